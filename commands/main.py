@@ -1,0 +1,61 @@
+"""The console script `deepergatgnn`."""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from commands import models, predict, serve, train
+from deepergatgnn import __version__
+from deepergatgnn.errors import ConfigError, DeeperGATGNNError, ModelNotFoundError, StructureError
+
+app = typer.Typer(
+    name="deepergatgnn",
+    help="Crystal properties with DeeperGATGNN: train, predict, serve.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+WRONG_INPUT, FAILURE = 2, 1
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Crystal properties with DeeperGATGNN: train, predict, serve."""
+
+
+app.command("train")(train.train)
+app.command("evaluate")(train.evaluate)
+app.command("predict")(predict.predict)
+app.command("serve")(serve.serve)
+app.command("worker")(serve.worker)
+app.add_typer(models.app, name="models")
+app.add_typer(train.datasets, name="datasets")
+
+
+def main() -> None:
+    """Run a command; 2 for wrong input, 1 for failure, never a stack trace for either."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        app()
+    except (ConfigError, ModelNotFoundError, StructureError) as error:
+        _stop(error, WRONG_INPUT)
+    except DeeperGATGNNError as error:
+        _stop(error, FAILURE)
+    except OSError as error:
+        _stop(error, FAILURE)
+
+
+def _stop(error: Exception, code: int) -> None:
+    print(f"deepergatgnn: {error}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,99 @@
+"""`models`: what is in the store."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from commands.options import JsonOption, StoreOption, open_store
+from deepergatgnn.artifact import CARD
+from model_store import split_reference
+
+app = typer.Typer(help="Versions in the store.", no_args_is_help=True)
+Reference = Annotated[str, typer.Argument(help="NAME or NAME@VERSION.", metavar="MODEL")]
+
+
+@app.command("list")
+def list_models(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List models, versions, units and test errors; * is in production.
+
+    Example: deepergatgnn models list
+    """
+    opened = open_store(store)
+    rows = []
+    for name in opened.names():
+        for version in opened.versions(name):
+            manifest = opened.manifest(f"{name}@{version}")
+            rows.append(
+                {
+                    "model": name,
+                    "version": version,
+                    "production": version == opened.production(name),
+                    "property": manifest.target.property,
+                    "unit": manifest.target.unit,
+                    "test_mae": manifest.metrics.get("test", {}).get("mae"),
+                }
+            )
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        mark = "*" if row["production"] else " "
+        mae = "" if row["test_mae"] is None else f"test MAE {row['test_mae']:.4f} {row['unit']}"
+        print(f"{mark} {row['model']}@{row['version']}  {row['property']}  {mae}")
+
+
+@app.command("show")
+def show(model: Reference, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Print the card of a version, or with --json its manifest.
+
+    Example: deepergatgnn models show bulk-modulus
+    """
+    opened = open_store(store)
+    manifest = opened.manifest(model)
+    print(manifest.model_dump_json() if as_json else (opened.folder(model) / CARD).read_text("utf-8"))
+
+
+@app.command("verify")
+def verify(
+    model: Annotated[str | None, typer.Argument(help="NAME or NAME@VERSION; all, if not given.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the files of versions with their sha256 and load the weights; exit 1 if anything is wrong.
+
+    Example: deepergatgnn models verify
+    """
+    from deepergatgnn.weights import load_artifact
+
+    opened = open_store(store)
+    references = [model] if model else [f"{n}@{v}" for n in opened.names() for v in opened.versions(n)]
+    for reference in references:
+        opened.verify(reference)
+        load_artifact(opened.folder(reference))
+        if not as_json:
+            print(f"{reference}: ok")
+    if as_json:
+        print(json.dumps({"verified": references}))
+
+
+@app.command("promote")
+def promote(model: Annotated[str, typer.Argument(metavar="NAME@VERSION")], store: StoreOption = None) -> None:
+    """Serve a version by default.
+
+    Example: deepergatgnn models promote bulk-modulus@1.0.0
+    """
+    name, version = split_reference(model)
+    if version is None:
+        raise typer.BadParameter("write NAME@VERSION")
+    open_store(store).promote(name, version)
+    print(f"{name}: {version} is in production")
+
+
+@app.command("rollback")
+def rollback(name: Annotated[str, typer.Argument(metavar="NAME")], store: StoreOption = None) -> None:
+    """Return to the version that was in production before.
+
+    Example: deepergatgnn models rollback bulk-modulus
+    """
+    print(f"{name}: {open_store(store).rollback(name)} is in production")

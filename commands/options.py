@@ -1,0 +1,45 @@
+"""Options that several commands share."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepergatgnn.errors import ConfigError
+from model_store import ModelStore
+
+if TYPE_CHECKING:
+    import torch
+
+STORE_VARIABLE = "DEEPERGATGNN_MODEL_STORE"
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help=f"Folder of checkpoints; ${STORE_VARIABLE}, else those shipped."),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+def open_store(folder: Path | None) -> ModelStore:
+    """The store of an option, else of the environment, else the shipped one."""
+    return ModelStore(folder or os.environ.get(STORE_VARIABLE) or None)
+
+
+def device_named(name: str) -> "torch.device":
+    """A device that exists; `auto` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: if there is no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
+    return device

@@ -1,0 +1,12 @@
+"""DeeperGATGNN: crystals in, properties and per-atom attention out.
+
+The kernel: no environment, no HTTP, no command line. `structures` and `graph` are numpy only;
+`layers`, `network`, `artifact` and `predictor` need torch and are imported by their full names.
+
+Sources: Omee et al., Patterns 3, 100491 (2022), doi:10.1016/j.patter.2022.100491;
+Louis et al., Phys. Chem. Chem. Phys. 22, 18141 (2020), doi:10.1039/D0CP01474E.
+"""
+
+from deepergatgnn.version import __version__
+
+__all__ = ["__version__"]

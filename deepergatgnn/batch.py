@@ -1,0 +1,67 @@
+"""Crystal graphs → one disjoint graph of tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepergatgnn.graph import CrystalGraph
+
+
+@dataclass(frozen=True, eq=False)
+class GraphBatch:
+    """B crystals as one graph with N atoms and E edges, edges sorted by receiver.
+
+    Shapes:
+        atomic_numbers: int64 [N].
+        senders: int64 [E], neighbour j.
+        receivers: int64 [E], atom i.
+        distances: float32 [E], Å.
+        crystals: int64 [N], the crystal of each atom.
+        n_atoms: int64 [B], atoms of each crystal.
+    """
+
+    atomic_numbers: Tensor
+    senders: Tensor
+    receivers: Tensor
+    distances: Tensor
+    crystals: Tensor
+    n_atoms: Tensor
+
+    @property
+    def n_crystals(self) -> int:
+        """Number of crystals B."""
+        return self.n_atoms.shape[0]
+
+    def to(self, device: torch.device | str, *, dtype: torch.dtype | None = None) -> "GraphBatch":
+        """The same batch on a device, distances in `dtype`."""
+        moved = {field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)}
+        if dtype is not None:
+            moved["distances"] = moved["distances"].to(dtype)
+        return GraphBatch(**moved)
+
+
+def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:
+    """Put graphs side by side, atoms renumbered, in the given order.
+
+    Args:
+        graphs: at least one.
+
+    Returns:
+        The batch, on the CPU.
+    """
+    n_atoms = np.array([graph.n_atoms for graph in graphs], dtype=np.int64)
+    n_edges = np.array([graph.n_edges for graph in graphs], dtype=np.int64)
+    first_atom = np.cumsum(n_atoms) - n_atoms
+    senders = np.concatenate([graph.senders for graph in graphs]).astype(np.int64) + np.repeat(first_atom, n_edges)
+    degrees = np.concatenate([graph.degrees for graph in graphs])
+    return GraphBatch(
+        atomic_numbers=torch.from_numpy(np.concatenate([graph.atomic_numbers for graph in graphs])),
+        senders=torch.from_numpy(senders),
+        receivers=torch.from_numpy(np.repeat(np.arange(len(degrees), dtype=np.int64), degrees)),
+        distances=torch.from_numpy(np.concatenate([graph.distances for graph in graphs])),
+        crystals=torch.from_numpy(np.repeat(np.arange(len(graphs), dtype=np.int64), n_atoms)),
+        n_atoms=torch.from_numpy(n_atoms),
+    )

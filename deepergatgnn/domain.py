@@ -1,0 +1,47 @@
+"""Is a crystal like those the checkpoint was trained on? Nothing here depends on the cell it was posted in."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepergatgnn.elements import element_symbol
+from deepergatgnn.graph import CrystalGraph
+from deepergatgnn.manifest import Domain
+
+
+@dataclass(frozen=True)
+class DomainJudgement:
+    """The verdict on one crystal.
+
+    Attributes:
+        in_domain: no reason against it.
+        score: Mahalanobis distance of the crystal vector from the training set over its 99th percentile;
+            above 1 is unusual.
+        reasons: sentences, empty where `in_domain`.
+    """
+
+    in_domain: bool
+    score: float
+    reasons: tuple[str, ...]
+
+
+def judge(graph: CrystalGraph, distance: float, domain: Domain) -> DomainJudgement:
+    """Compare a crystal with the training set.
+
+    Args:
+        graph: of the crystal.
+        distance: Mahalanobis distance of its crystal vector from those of the training part.
+        domain: what the checkpoint remembers of its training part.
+    """
+    reasons = []
+    if unseen := sorted(set(np.unique(graph.atomic_numbers).tolist()) - set(domain.elements)):
+        names = ", ".join(element_symbol(number) for number in unseen)
+        reasons.append(f"no crystal with {names} was in the training set")
+    low, high = domain.volume_per_atom
+    volume = graph.volume / graph.n_atoms
+    if not low <= volume <= high:
+        reasons.append(f"{volume:.1f} Å³ per atom is outside the training set's {low:.1f} to {high:.1f}")
+    score = distance / domain.distance_limit
+    if score > 1:
+        reasons.append("the crystal vector is farther from the training set than those of 99 % of known crystals")
+    return DomainJudgement(in_domain=not reasons, score=score, reasons=tuple(reasons))

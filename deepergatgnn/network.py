@@ -1,0 +1,75 @@
+"""The DeeperGATGNN network (Omee et al., Patterns 3, 100491 (2022), doi:10.1016/j.patter.2022.100491, Fig. 1).
+
+Legend: N atoms, E edges, B crystals, F channels, T targets.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
+from torch import Tensor, nn
+
+from deepergatgnn.batch import GraphBatch
+from deepergatgnn.elements import FEATURES, element_features
+from deepergatgnn.graph import GraphConfig
+from deepergatgnn.layers import AGATLayer, GaussianBasis
+from deepergatgnn.network_config import NetworkConfig
+from deepergatgnn.normalization import DifferentiableGroupNorm
+from deepergatgnn.pooling import GlobalAttention, attention_sum, composition
+
+
+class NetworkOutput(NamedTuple):
+    """What one forward pass gives.
+
+    Shapes:
+        values: [B, T], in the standardised units of training.
+        attention: [N], global attention of the atoms, summing to 1 over each crystal.
+        crystal_vectors: [B, F], what the head sees.
+    """
+
+    values: Tensor
+    attention: Tensor
+    crystal_vectors: Tensor
+
+
+class DeeperGATGNN(nn.Module):
+    """Embeddings, AGAT layers with group normalization and skips, global attention, pooling, head.
+
+    Args:
+        config: sizes.
+        graph: the featuriser whose graphs it reads.
+    """
+
+    element_table: Tensor
+
+    def __init__(self, config: NetworkConfig, graph: GraphConfig) -> None:
+        super().__init__()
+        self.config, self.graph = config, graph
+        channels = config.channels
+        # A buffer, not a parameter: a checkpoint carries the very features it was trained on.
+        self.register_buffer("element_table", torch.from_numpy(element_features(graph.max_atomic_number)))
+        self.embed_element = nn.Linear(FEATURES, channels)
+        self.basis = GaussianBasis(graph.cutoff, graph.gaussians)
+        self.embed_edge = nn.Linear(graph.gaussians, channels)
+        self.layers = nn.ModuleList(AGATLayer(channels, config.heads) for _ in range(config.layers))
+        self.norms = nn.ModuleList(
+            DifferentiableGroupNorm(channels, config.groups, config.group_scale) for _ in range(config.layers)
+        )
+        self.attention = GlobalAttention(channels, graph.max_atomic_number)
+        self.hidden = nn.Linear(channels, channels)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(channels, config.targets)
+
+    def forward(self, batch: GraphBatch) -> NetworkOutput:
+        """Predict a batch of crystals; no crystal sees another, except through batch statistics in training."""
+        x = F.leaky_relu(self.embed_element(self.element_table), 0.2)[batch.atomic_numbers - 1]  # [N, F]
+        e = F.leaky_relu(self.embed_edge(self.basis(batch.distances)), 0.2)  # [E, F]
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = x + norm(layer(x, e, batch.receivers, batch.senders))
+        compositions = composition(
+            batch.atomic_numbers, batch.crystals, batch.n_atoms, self.graph.max_atomic_number, x.dtype
+        )
+        weights = self.attention(x, compositions, batch.crystals)
+        vectors = attention_sum(x, weights, batch.crystals, batch.n_crystals)
+        hidden = self.dropout(F.softplus(self.hidden(vectors)))
+        return NetworkOutput(self.head(hidden), weights, vectors)

@@ -1,0 +1,78 @@
+r"""Differentiable group normalization.
+
+Zhou et al., "Towards deeper graph neural networks with differentiable group normalization", arXiv:2006.06972;
+Eqs. 3-6 of Omee et al., doi:10.1016/j.patter.2022.100491:
+
+.. math::
+    S = softmax(H U), \quad H_g = S[:, g] ∘ H, \quad
+    \tilde H = H + λ \sum_g \left( γ_g \frac{H_g - μ_g}{σ_g} + β_g \right)
+
+With μ and σ at hand the sum over groups is affine in H, so the N×G×F tensor H_g is never written:
+
+.. math:: \tilde H = H ∘ (1 + λ S A) + b, \quad A_g = γ_g / σ_g, \quad b = λ \sum_g (β_g - μ_g A_g)
+
+and in training its moments are two small products, :math:`μ = S^T H / N` and :math:`(S^2)^T (H^2) / N`.
+The same function as `torch_geometric.nn.DiffGroupNorm(track_running_stats=True)`.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class DifferentiableGroupNorm(nn.Module):
+    """Normalizes soft groups of atoms each on its own; always keeps running statistics.
+
+    Statistics of the batch at inference would let an answer depend on who shares the batch.
+
+    Args:
+        channels: F.
+        groups: G.
+        scale: λ, the weight of the normalized part.
+        momentum: of the running statistics.
+        eps: added to the variance.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self, channels: int, groups: int = 10, scale: float = 0.01, *, momentum: float = 0.01, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.channels, self.groups, self.scale, self.momentum, self.eps = channels, groups, scale, momentum, eps
+        self.assign = nn.Linear(channels, groups, bias=False)
+        self.weight = nn.Parameter(torch.ones(groups, channels))
+        self.bias = nn.Parameter(torch.zeros(groups, channels))
+        self.register_buffer("running_mean", torch.zeros(groups, channels))
+        self.register_buffer("running_var", torch.ones(groups, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize.
+
+        Shapes:
+            x: [N, F].
+            output: [N, F].
+        """
+        assignment = self.assign(x).softmax(dim=-1)  # S [N, G]
+        if self.training:
+            mean, var = self._moments(x, assignment)
+        else:
+            mean, var = self.running_mean, self.running_var
+        gain = self.weight * torch.rsqrt(var + self.eps)  # A [G, F]
+        shift = (self.bias - mean * gain).sum(dim=0)  # [F]
+        normalized: Tensor = x * (1 + self.scale * (assignment @ gain)) + self.scale * shift  # [N, F]
+        return normalized
+
+    def _moments(self, x: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of S[:, g] ∘ x over atoms, [G, F] each; updates the running ones."""
+        n = x.shape[0]
+        mean = assignment.T @ x / n
+        var = ((assignment * assignment).T @ (x * x) / n - mean * mean).clamp_min(0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((var * (n / max(n - 1, 1))).to(self.running_var.dtype), self.momentum)
+        return mean, var
+
+    def extra_repr(self) -> str:
+        """Sizes, as in PyTorch's own layers."""
+        return f"{self.channels}, groups={self.groups}, scale={self.scale}"

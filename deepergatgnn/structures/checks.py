@@ -1,0 +1,150 @@
+"""Is this a crystal that a model may see? Finite, of a believable size, and no two atoms in one place."""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core.lattice import Lattice
+
+from deepergatgnn.errors import StructureError
+from deepergatgnn.structures.elements import SYMBOLS
+from deepergatgnn.structures.limits import StructureLimits
+
+# Volume over the product of the lengths; the primitive cell of a CdI₂ polytype, 131 Å long and 4 Å wide, has 8e-4.
+_FLATTEST: Final = 1e-6
+# Beyond a million cells a float64 no longer places an atom to better than 1e-10 of the cell.
+_FARTHEST: Final = 1e6
+# Rows of the distance matrix at a time: 256 by 2000 atoms, three float64 each, are 12 MB.
+_CHUNK: Final = 256
+
+
+def check_lattice(lattice: NDArray[np.float64], limits: StructureLimits) -> None:
+    """Refuse a cell that is not finite, flat, or of an absurd size.
+
+    Args:
+        lattice: cell vectors as rows, in Å, [3, 3].
+        limits: bounds that the structure must keep.
+
+    Raises:
+        StructureError: `bad_cell`.
+    """
+    if not np.isfinite(lattice).all():
+        raise StructureError("bad_cell", "The cell holds a value that is not a finite number: give all vectors in Å.")
+    lengths = np.linalg.norm(lattice, axis=1)
+    for name, length in zip("abc", lengths, strict=True):
+        if not limits.min_period <= length <= limits.max_length:
+            raise StructureError(
+                "bad_cell",
+                f"The cell vector {name} is {length:.4g} Å long, outside {limits.min_period:g} to "
+                f"{limits.max_length:g} Å: check the units and the scale.",
+            )
+    volume = abs(np.linalg.det(lattice))
+    if volume < _FLATTEST * lengths.prod():
+        raise StructureError(
+            "bad_cell", f"The cell is flat, its volume is {volume:.3g} Å³: check its angles or vectors."
+        )
+    shortest = _shortest_period(_reduced(lattice))
+    if shortest < limits.min_period:
+        raise StructureError(
+            "bad_cell",
+            f"The cell repeats every {shortest:.3g} Å, less than {limits.min_period:g} Å: check its vectors.",
+        )
+
+
+def check_arrays(
+    lattice: NDArray[np.float64],
+    atomic_numbers: NDArray[np.int64],
+    frac_coords: NDArray[np.float64],
+    limits: StructureLimits,
+    places: Sequence[str] | None = None,
+) -> None:
+    """Refuse coordinates that are not finite, an unbelievable density, and overlapping atoms.
+
+    Args:
+        lattice: a cell that passed `check_lattice`, [3, 3].
+        atomic_numbers: [N].
+        frac_coords: [N, 3].
+        limits: bounds that the structure must keep.
+        places: what the file calls each atom, for the messages; else they are counted from 1.
+
+    Raises:
+        StructureError: `bad_cell`, `unknown_element`, `too_many_atoms`, `too_dense`, `too_sparse` or
+            `overlapping_atoms`.
+    """
+    count = len(atomic_numbers)
+    if count > limits.max_atoms:
+        raise StructureError(
+            "too_many_atoms",
+            f"The cell has {count:,} atoms and the limit is {limits.max_atoms:,}: post a smaller cell.",
+        )
+    for index in np.flatnonzero((atomic_numbers < 1) | (atomic_numbers >= len(SYMBOLS))):
+        raise StructureError(
+            "unknown_element", f"Atom {index + 1} has the atomic number {atomic_numbers[index]}: give 1 to 118."
+        )
+    for index in np.flatnonzero(~(np.abs(frac_coords) < _FARTHEST).all(axis=1)):
+        raise StructureError(
+            "bad_cell", f"A coordinate of atom {index + 1} is not a number, or far outside the cell: correct it."
+        )
+    _check_density(lattice, count, limits)
+    if pair := _closest_pair(lattice, frac_coords, limits.min_distance):
+        first, second, distance = pair
+        one, two = (
+            places[index] if places else f"{index + 1} ({SYMBOLS[atomic_numbers[index]]})" for index in (first, second)
+        )
+        raise StructureError(
+            "overlapping_atoms",
+            f"The atoms {one} and {two} are {distance:.3f} Å apart, less than {limits.min_distance:g} Å: "
+            "remove one or correct the coordinates.",
+        )
+
+
+def _check_density(lattice: NDArray[np.float64], count: int, limits: StructureLimits) -> None:
+    per_atom = float(abs(np.linalg.det(lattice))) / count
+    if per_atom < limits.min_volume_per_atom:
+        raise StructureError(
+            "too_dense",
+            f"There are {per_atom:.3g} Å³ for each atom, less than {limits.min_volume_per_atom:g}: "
+            "check the cell, its units and the number of atoms.",
+        )
+    if per_atom > limits.max_volume_per_atom:
+        raise StructureError(
+            "too_sparse",
+            f"There are {per_atom:.4g} Å³ for each atom, more than {limits.max_volume_per_atom:g}: "
+            "check the cell, its units and that no atoms are missing.",
+        )
+
+
+def _closest_pair(
+    lattice: NDArray[np.float64], frac_coords: NDArray[np.float64], min_distance: float
+) -> tuple[int, int, float] | None:
+    """Find two atoms nearer than `min_distance`, periodic images included: both indices and the distance in Å."""
+    reduced = _reduced(lattice)
+    coords = frac_coords @ lattice @ np.linalg.inv(reduced)
+    # Two atoms closer than half of every spacing of lattice planes meet in the image with all differences within
+    # half a cell; only in a thinner cell the images next to it could be closer.
+    spacings = 1 / np.linalg.norm(np.linalg.inv(reduced), axis=0)
+    reach = [1 if spacing < 2 * min_distance else 0 for spacing in spacings]
+    images = np.array(list(product(*(range(-steps, steps + 1) for steps in reach))))
+    for start in range(0, len(coords), _CHUNK):
+        rows = np.arange(start, min(start + _CHUNK, len(coords)))
+        between = coords[None, :, :] - coords[rows, None, :]  # [chunk, N, 3]
+        between -= np.round(between)
+        for image in images:
+            squared = np.square((between + image) @ reduced).sum(axis=-1)  # [chunk, N]
+            # The distance of an atom from its own images is a period, which `check_lattice` has seen.
+            squared[rows - start, rows] = np.inf
+            first, second = np.unravel_index(int(squared.argmin()), squared.shape)
+            if squared[first, second] < min_distance**2:
+                return start + int(first), int(second), float(np.sqrt(squared[first, second]))
+    return None
+
+
+def _reduced(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(Lattice(lattice).get_lll_reduced_lattice().matrix, dtype=np.float64)
+
+
+def _shortest_period(reduced: NDArray[np.float64]) -> float:
+    steps = np.array([step for step in product((-1, 0, 1), repeat=3) if any(step)])
+    return float(np.linalg.norm(steps @ reduced, axis=1).min())

@@ -1,0 +1,102 @@
+"""CIF files: text, tokens, cell, symmetry and sites, each read by its own module or by pymatgen."""
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core.lattice import Lattice
+from pymatgen.io.cif import CifFile, str2float
+
+from deepergatgnn.errors import StructureError
+from deepergatgnn.structures.checks import check_lattice
+from deepergatgnn.structures.cif_sites import formula_warning, read_sites
+from deepergatgnn.structures.cif_symmetry import (
+    MOST_COPIES_LOST,
+    Columns,
+    check_operators_fit,
+    expand,
+    ideal_positions,
+    read_operators,
+    value_of,
+)
+from deepergatgnn.structures.cif_text import structure_block
+from deepergatgnn.structures.crystal import Crystal, crystal_from_numbers, too_many_atoms
+from deepergatgnn.structures.limits import StructureLimits
+
+_LENGTHS: Final = ("_cell_length_a", "_cell_length_b", "_cell_length_c")
+_ANGLES: Final = ("_cell_angle_alpha", "_cell_angle_beta", "_cell_angle_gamma")
+_LEAST_OPENING: Final = 1e-6  # radians by which the angles of a cell must close
+
+
+def read_cif(text: str, limits: StructureLimits) -> Crystal:
+    """Read the first structure of a CIF; symmetry copies of a site follow one another.
+
+    Args:
+        text: the file, CIF 1 or 2.
+        limits: bounds that the structure must keep.
+
+    Raises:
+        StructureError: as `read_structure`.
+    """
+    block, said = structure_block(text)
+    (parsed,) = CifFile.from_str(block.text).data.values()
+    # Keys do not depend on case, and the newer dictionaries write _atom_site.fract_x.
+    columns: Columns = {
+        key.lower().replace(".", "_"): value if isinstance(value, list) else [value]
+        for key, value in parsed.data.items()
+    }
+    lattice = _lattice(columns, said)
+    check_lattice(lattice, limits)
+    sites = read_sites(columns, said, limits)
+    operators = read_operators(columns, said)
+    check_operators_fit(operators, lattice)
+    # The fewest atoms that these sites can make, counted before they are made.
+    if (fewest := math.ceil(len(sites) * operators.n_operators / MOST_COPIES_LOST)) > limits.max_atoms:
+        raise too_many_atoms(fewest, limits)
+    numbers: list[int] = []
+    places: list[str] = []
+    coords: list[NDArray[np.float64]] = []
+    merged = []
+    for site, position in zip(
+        sites, ideal_positions(np.array([site.frac_coords for site in sites]), operators, said), strict=True
+    ):
+        copies, is_merged = expand(position, operators)
+        coords.append(copies)
+        numbers += [site.atomic_number] * len(copies)
+        places += [f"a copy of {site.label[:20]}" if operators.n_operators > 1 else site.label[:20]] * len(copies)
+        merged += [site.label] if is_merged else []
+        if len(numbers) > limits.max_atoms:
+            raise too_many_atoms(len(numbers), limits)
+    if merged:
+        names = ", ".join(label[:20] for label in merged[:5])
+        said.append(f"Symmetry copies of {names} that nearly coincide are taken for one atom each.")
+    if warning := formula_warning(columns, numbers):
+        said.append(warning)
+    return crystal_from_numbers(lattice, numbers, np.concatenate(coords), warnings=said, limits=limits, places=places)
+
+
+def _lattice(columns: Columns, said: list[str]) -> NDArray[np.float64]:
+    lengths = [_positive(key, value_of(columns, key)) for key in _LENGTHS]
+    missing = [key for key in _ANGLES if value_of(columns, key) == "?"]
+    if missing:  # the default of the CIF dictionary
+        said.append(f"The file does not give {', '.join(missing)}: taken to be 90°.")
+    angles = [90.0 if key in missing else _positive(key, value_of(columns, key)) for key in _ANGLES]
+    alpha, beta, gamma = np.radians(angles)
+    # Half the sum of the angles must exceed each of them and stay below 180° for the vectors to span a volume.
+    half = (alpha + beta + gamma) / 2
+    if half >= np.pi - _LEAST_OPENING or half <= max(alpha, beta, gamma) + _LEAST_OPENING:
+        raise StructureError(
+            "bad_cell", f"The cell angles {angles[0]:g}, {angles[1]:g}, {angles[2]:g}° do not close: correct them."
+        )
+    return np.array(Lattice.from_parameters(*lengths, *angles).matrix, dtype=np.float64)
+
+
+def _positive(key: str, text: str) -> float:
+    try:
+        value = str2float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value <= 0:
+        raise StructureError("bad_cell", f"The CIF has {key} {text[:30]!r}: give a positive number.")
+    return value

@@ -1,0 +1,144 @@
+"""The sites of a CIF: one row of the atom loop each, refused where a model would have to guess."""
+
+import math
+import re
+from collections import Counter
+from typing import Final, NamedTuple
+
+from pymatgen.io.cif import str2float
+
+from deepergatgnn.errors import StructureError
+from deepergatgnn.structures.cif_symmetry import Columns, value_of
+from deepergatgnn.structures.crystal import disordered, too_many_atoms
+from deepergatgnn.structures.elements import ATOMIC_NUMBERS, SYMBOLS, atomic_number_of_label
+from deepergatgnn.structures.limits import StructureLimits
+
+_FRACT: Final = ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z")
+_FULL: Final = 1e-3  # how far from 1 an occupancy may be by rounding
+_LONGEST_FORMULA: Final = 1000  # characters
+_FORMULA_TOLERANCE: Final = 0.01  # of the share of an element; pymatgen's `comp_tol`
+
+
+class CifSite(NamedTuple):
+    """One row of the atom loop that is an atom."""
+
+    label: str
+    atomic_number: int
+    frac_coords: tuple[float, float, float]
+
+
+def read_sites(columns: Columns, said: list[str], limits: StructureLimits) -> list[CifSite]:
+    """Read the atom loop.
+
+    Args:
+        columns: the data block.
+        said: warnings are added here.
+        limits: `max_atoms` holds for the rows too.
+
+    Raises:
+        StructureError: `disordered`, `unknown_element`, `no_structure`, `unreadable` or `too_many_atoms`.
+    """
+    rows = len(columns[_FRACT[0]])
+    if rows > limits.max_atoms:
+        raise too_many_atoms(rows, limits)
+    types = columns.get("_atom_site_type_symbol") or columns.get("_atom_site_label")
+    if types is None:
+        raise StructureError("unreadable", "The CIF names no element: add _atom_site_type_symbol or _atom_site_label.")
+    labels = columns.get("_atom_site_label") or types
+    if any(len(column) != rows for column in (types, labels, *(columns.get(key, []) for key in _FRACT))):
+        raise StructureError("unreadable", "The atom loop of the CIF has columns of different lengths: complete it.")
+    if types is not labels:
+        types = [label if symbol in ("?", ".", "") else symbol for symbol, label in zip(types, labels, strict=True)]
+    occupancies = _occupancies(columns, rows)
+    _check_ordered(columns, types, labels, occupancies)
+    sites = []
+    for index, (symbol, label, occupancy) in enumerate(zip(types, labels, occupancies, strict=True)):
+        place = f"site {index + 1} ({label[:20]})"
+        if occupancy == 0:
+            said.append(f"The {place} has the occupancy 0 and is left out.")
+            continue
+        number, warning = atomic_number_of_label(symbol, place)
+        said += [warning] if warning else []
+        x, y, z = (_coordinate(columns[key][index], place, key) for key in _FRACT)
+        sites.append(CifSite(label, number, (x, y, z)))
+    if not sites:
+        raise StructureError("no_structure", "The CIF has no occupied site: post at least one atom.")
+    _note_implicit_hydrogens(columns, types, said)
+    return sites
+
+
+def formula_warning(columns: Columns, numbers: list[int]) -> str | None:
+    """Compare the formula of the file with the atoms that it gives.
+
+    Args:
+        columns: the data block.
+        numbers: atomic number of every atom of the cell.
+
+    Returns:
+        A sentence if they differ: as a rule the hydrogen atoms were not located.
+    """
+    formula = value_of(columns, "_chemical_formula_sum").strip(" '\"")
+    tokens = re.findall(r"([A-Z][a-z]?)(\d*\.?\d*)", formula[:_LONGEST_FORMULA])
+    if not tokens or "".join(symbol + count for symbol, count in tokens) != "".join(formula.split()):
+        return None  # not a formula that can be compared
+    said: dict[int, float] = {}
+    for symbol, count in tokens:
+        number = 1 if symbol in ("D", "T") else ATOMIC_NUMBERS.get(symbol)
+        if number is None or count == ".":
+            return None
+        said[number] = said.get(number, 0.0) + float(count or 1)
+    found = Counter(numbers)
+    total = sum(said.values())
+    elements = said.keys() | found.keys()
+    if total and all(abs(said.get(z, 0.0) / total - found[z] / len(numbers)) <= _FORMULA_TOLERANCE for z in elements):
+        return None
+    missing = ", ".join(SYMBOLS[z] for z in said if not found[z])
+    lacks = f" without any {missing}" if missing else ""
+    return f"The formula of the file, {formula[:60]}, is not that of its atoms{lacks}: atoms may be missing."
+
+
+def _occupancies(columns: Columns, rows: int) -> list[float]:
+    column = columns.get("_atom_site_occupancy") or ["1"] * rows
+    if len(column) != rows:
+        raise StructureError("unreadable", f"The CIF has {len(column)} occupancies for {rows} sites: complete them.")
+    values = []
+    for text in column:
+        # The dictionary's default is 1, and `.` and `?` ask for the default.
+        try:
+            value = 1.0 if text in (".", "?") else str2float(text)
+        except ValueError:
+            value = 1.0
+        values.append(value)
+    return values
+
+
+def _check_ordered(columns: Columns, types: list[str], labels: list[str], occupancies: list[float]) -> None:
+    for index, (symbol, occupancy) in enumerate(zip(types, occupancies, strict=True)):
+        place = f"site {index + 1} ({labels[index][:20]})"
+        if " + " in symbol:
+            raise StructureError("disordered", f"The {place} is the mixture {symbol[:40]!r}: post an ordered cell.")
+        if occupancy == 0 or abs(occupancy - 1) <= _FULL:
+            continue
+        position = [columns[key][index] for key in _FRACT]
+        shares = [
+            (types[other].strip("0123456789?'()") or "?", occupancies[other])
+            for other in range(len(types))
+            if [columns[key][other] for key in _FRACT] == position
+        ]
+        raise disordered(place, shares)
+
+
+def _coordinate(text: str, place: str, key: str) -> float:
+    try:
+        value = math.nan if text == "." else str2float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise StructureError("unreadable", f"The {place} has {key} {text[:30]!r}: give a number, or remove the site.")
+    return value
+
+
+def _note_implicit_hydrogens(columns: Columns, types: list[str], said: list[str]) -> None:
+    attached = any(text not in ("0", "?", ".", "") for text in columns.get("_atom_site_attached_hydrogens", []))
+    if attached or any(symbol.startswith(("Wat", "wat", "O-H", "OH")) for symbol in types):
+        said.append("The file counts hydrogen atoms that have no position; they are missing from the structure.")

@@ -1,0 +1,113 @@
+"""POSCAR and CONTCAR files: pymatgen reads them once the counts are known to be sane."""
+
+import re
+from typing import Final, NamedTuple
+
+from pymatgen.io.vasp.inputs import Poscar
+
+from deepergatgnn.errors import StructureError
+from deepergatgnn.structures.crystal import Crystal, crystal_from_pymatgen, too_many_atoms
+from deepergatgnn.structures.elements import is_element
+from deepergatgnn.structures.limits import StructureLimits
+
+_HEADER_LINES: Final = 5  # comment, scale, three vectors
+_MOST_SYMBOL_LINES: Final = 10  # as many as pymatgen looks for
+_NAME_IN_COMMENT: Final = re.compile(r"([A-Z][a-z]?)(\d*)")
+
+
+class _Header(NamedTuple):
+    comment: str
+    counts: list[int]
+    names_elements: bool
+    n_lines: int
+
+
+def read_poscar(text: str, limits: StructureLimits) -> Crystal:
+    """Read VASP 4, 5 and 6 files, direct or Cartesian; velocities are left behind.
+
+    Args:
+        text: the file.
+        limits: bounds that the structure must keep.
+
+    Raises:
+        StructureError: `unreadable` where the file does not name its elements, and as `read_structure`.
+    """
+    header = _scan_header(text)
+    total = sum(header.counts)
+    if total > limits.max_atoms:
+        raise too_many_atoms(total, limits)
+    if total == 0:
+        raise StructureError("no_structure", "The POSCAR declares 0 atoms: give the number of each element.")
+    lines = text.split("\n")
+    # Counted before pymatgen sees the file, which believes the declared counts.
+    given = sum(1 for line in lines[header.n_lines :] if line.strip()) - 1
+    if given < total:
+        raise StructureError(
+            "unreadable",
+            f"The POSCAR declares {total} atoms and has {max(given, 0)} lines of coordinates: complete it.",
+        )
+    poscar = Poscar.from_str(text, read_velocities=False)
+    if header.names_elements or poscar.true_names:
+        return crystal_from_pymatgen(poscar.structure, limits=limits)
+    names = _names_from_comment(header)
+    poscar = Poscar.from_str(text, default_names=names, read_velocities=False)
+    said = f"The file does not name its elements; {' '.join(names)} are taken from its first line."
+    return crystal_from_pymatgen(poscar.structure, warnings=[said], limits=limits)
+
+
+def _scan_header(text: str) -> _Header:
+    lines = [line.split("#", 1)[0] for line in text.split("\n", _HEADER_LINES + 2 * _MOST_SYMBOL_LINES + 1)]
+    if len(lines) <= _HEADER_LINES + 1:
+        raise StructureError("unreadable", f"The POSCAR ends after {len(lines)} lines: complete it.")
+    _check_numbers(lines)
+    for first in range(_HEADER_LINES, min(len(lines), _HEADER_LINES + _MOST_SYMBOL_LINES + 1)):
+        words = lines[first].split()
+        if words and _is_integer(words[0]):
+            break
+    else:
+        raise StructureError("unreadable", "The POSCAR has no line with the number of atoms of each element: add it.")
+    n_symbol_lines = first - _HEADER_LINES
+    n_lines = first + max(1, n_symbol_lines)
+    counts: list[int] = []
+    for word in " ".join(lines[first:n_lines]).split():
+        if not _is_integer(word) or len(word) > 12 or int(word) < 0:  # noqa: PLR2004 - 10^12 atoms are too many
+            raise StructureError("unreadable", f"The POSCAR has the atom count {word[:20]!r}: give whole numbers.")
+        counts.append(int(word))
+    comment = text.split("\n", 1)[0].strip(" #\t")
+    return _Header(comment, counts, n_symbol_lines > 0, n_lines)
+
+
+def _check_numbers(lines: list[str]) -> None:
+    for number, (line, what, count) in enumerate(
+        zip(lines[1:_HEADER_LINES], ("scale", "vector a", "vector b", "vector c"), (1, 3, 3, 3), strict=True), start=2
+    ):
+        try:
+            # A vector may be followed by a remark in the files of some programs, but pymatgen takes numbers alone.
+            good = len([float(word) for word in line.split()]) == count
+        except ValueError:
+            good = False
+        if not good:
+            raise StructureError(
+                "unreadable",
+                f"Line {number} of the POSCAR is {line.strip()[:40]!r}: the {what} takes {count} "
+                f"number{'s' * (count > 1)} and nothing else.",
+            )
+
+
+def _names_from_comment(header: _Header) -> list[str]:
+    """Take `Mg Si` or `Mg2 Si4` from the first line, if that is exactly what it says."""
+    matches = [_NAME_IN_COMMENT.fullmatch(word) for word in header.comment.split()]
+    names = [match[1] for match in matches if match and is_element(match[1])]
+    counts = [int(match[2]) if match and match[2] else None for match in matches]
+    agrees = all(said in (None, declared) for said, declared in zip(counts, header.counts, strict=False))
+    if len(names) == len(matches) == len(header.counts) and agrees:
+        return names
+    raise StructureError(
+        "unreadable",
+        f"The POSCAR does not name the elements of its counts {' '.join(map(str, header.counts[:8]))}: "
+        "add a line of element symbols above them.",
+    )
+
+
+def _is_integer(word: str) -> bool:
+    return re.fullmatch(r"[+-]?\d+", word, re.ASCII) is not None

@@ -1,0 +1,70 @@
+"""The one door: text or an object in, a checked crystal out."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from deepergatgnn.errors import StructureError
+from deepergatgnn.structures.cif import read_cif
+from deepergatgnn.structures.crystal import Crystal
+from deepergatgnn.structures.extxyz import read_extxyz
+from deepergatgnn.structures.json_objects import read_json, read_object
+from deepergatgnn.structures.limits import DEFAULT_LIMITS, StructureLimits
+from deepergatgnn.structures.poscar import read_poscar
+from deepergatgnn.structures.text import StructureFormat, TextFormat, clean_text, detect_format
+
+_READERS: Final[dict[TextFormat, Callable[[str, StructureLimits], Crystal]]] = {
+    "cif": read_cif,
+    "poscar": read_poscar,
+    "extxyz": read_extxyz,
+    "json": read_json,
+}
+
+
+def read_structure(
+    source: str | bytes | Mapping[str, Any],
+    format: StructureFormat = "auto",  # noqa: A002 - the name that the service has for it
+    limits: StructureLimits = DEFAULT_LIMITS,
+) -> Crystal:
+    """Read one crystal, in the posted cell and the posted order of its atoms.
+
+    Args:
+        source: the text of a CIF, POSCAR, extxyz or JSON file, or an object: pymatgen's `Structure.as_dict()`,
+            an OPTIMADE structure, or `{"lattice": ..., "species": ..., "frac_coords": ...}`. It is not changed.
+        format: of the text; `auto` tells it from the content. An object is always JSON.
+        limits: bounds that the structure must keep.
+
+    Returns:
+        The checked crystal, with a warning for everything that was not taken literally.
+
+    Raises:
+        StructureError: for whatever is not an ordered, finite crystal of known elements; nothing else is raised.
+    """
+    # pymatgen warns through Python; what matters of that is found by the readers and said in the crystal's warnings.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if isinstance(source, Mapping):
+                return _read_mapping(source, format, limits)
+            text = clean_text(source, limits)
+            return _READERS[detect_format(text) if format == "auto" else format](text, limits)
+        except StructureError:
+            raise
+        except Exception as error:  # the parsers raise what their authors did not foresee
+            raise StructureError("unreadable", _reason(error)) from error
+
+
+def _read_mapping(source: Mapping[str, Any], format_: StructureFormat, limits: StructureLimits) -> Crystal:
+    if format_ in ("auto", "json"):
+        return read_object(source, limits)
+    raise StructureError("unreadable", f"The structure is an object, and the format {format_!r} is text: leave it out.")
+
+
+def _reason(error: Exception) -> str:
+    """Say in one sentence what a parser did not like, without its file names and class names."""
+    if isinstance(error, RecursionError):
+        return "The structure is nested too deeply: post a plain one."
+    said = " ".join(str(error).split())
+    if not isinstance(error, ValueError) or not said or "/" in said or "\\" in said:
+        return "The structure is malformed in a way that its reader has no words for: check that the file is whole."
+    return f"The structure cannot be read ({said[:120].rstrip('.')}): check that the file is whole."

@@ -1,0 +1,100 @@
+"""From bytes to clean text, and from text to the name of its format."""
+
+import codecs
+import re
+from typing import Final, Literal
+
+from deepergatgnn.errors import StructureError
+from deepergatgnn.structures.limits import StructureLimits
+
+TextFormat = Literal["cif", "poscar", "extxyz", "json"]
+StructureFormat = Literal["auto", "cif", "poscar", "extxyz", "json"]
+
+# Everything below space but tab and newline; vertical tab and form feed have become spaces by then.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+_SHOWN: Final = 40  # characters of an unknown file in the message
+_CIF: Final = re.compile(r"^\s*(?:data_|loop_\b|_cell[_.]|_atom_site[_.]|#\\#CIF)", re.IGNORECASE)
+
+
+def clean_text(source: str | bytes, limits: StructureLimits) -> str:
+    r"""Decode, and make every line end with `\n`.
+
+    Args:
+        source: UTF-8 or UTF-16 with or without a byte order mark, else taken for Latin-1.
+        limits: `max_bytes` holds for the text as posted.
+
+    Raises:
+        StructureError: `too_many_bytes`, or `unreadable` for empty text and for binary data.
+    """
+    # A character is at least one byte: what is longer than the limit already need not be encoded to be measured.
+    size = len(source)
+    if isinstance(source, str) and size <= limits.max_bytes:
+        size = len(source.encode("utf-8", "surrogatepass"))
+    if size > limits.max_bytes:
+        raise StructureError(
+            "too_many_bytes",
+            f"The text has {size:,} bytes and the limit is {limits.max_bytes:,}: post the structure alone.",
+        )
+    text = source if isinstance(source, str) else _decode(source)
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = text.translate({0x0B: " ", 0x0C: " ", 0x1A: " "})  # 0x1A is how DOS ends a file
+    if not text.strip():
+        raise StructureError("unreadable", "The text is empty: post a CIF, POSCAR, extxyz or JSON structure.")
+    if control := _CONTROL.search(text):
+        raise StructureError(
+            "unreadable",
+            f"The text holds the control character 0x{ord(control[0]):02x}, so it is binary or compressed: "
+            "post plain text.",
+        )
+    return text
+
+
+def detect_format(text: str) -> TextFormat:
+    """Tell the format from the content alone.
+
+    Args:
+        text: as `clean_text` gives it.
+
+    Raises:
+        StructureError: `unreadable` if it looks like none of the four.
+    """
+    if text.lstrip()[:1] in ("{", "["):
+        return "json"
+    lines = text.split("\n", 5)
+    # A comment, a scale (or three), three vectors.
+    if [min(_numbers(line), 3) for line in lines[1:5]] in ([1, 3, 3, 3], [3, 3, 3, 3]):
+        return "poscar"
+    if lines[0].strip().isdecimal():
+        return "extxyz"
+    if any(_CIF.match(line) for line in text.split("\n")):
+        return "cif"
+    raise StructureError(
+        "unreadable",
+        f"The text that begins with {_beginning(text)!r} is no CIF, POSCAR, extxyz or JSON structure: "
+        "name its format, or convert it.",
+    )
+
+
+def _decode(data: bytes) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _numbers(line: str) -> int:
+    """Count the numbers that a line begins with."""
+    count = 0
+    for word in line.split()[:4]:
+        try:
+            float(word)
+        except ValueError:
+            break
+        count += 1
+    return count
+
+
+def _beginning(text: str) -> str:
+    return text.strip().split("\n", 1)[0][:_SHOWN]

@@ -1,0 +1,209 @@
+"""The folder of checkpoints: `NAME/VERSION/` immutable, `NAME/production` one line. Needs no torch."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from deepergatgnn.artifact import FILES, read_manifest, verify_files
+from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
+from deepergatgnn.manifest import NAME_PATTERN, VERSION_PATTERN, Manifest
+
+SHIPPED = Path(__file__).parent / "checkpoints"
+PRODUCTION, HISTORY = "production", "history"
+
+
+def split_reference(reference: str) -> tuple[str, str | None]:
+    """Take NAME[@VERSION] apart.
+
+    Raises:
+        ModelNotFoundError: if it is not of that form, so that no name ever becomes a path.
+    """
+    name, at, version = reference.partition("@")
+    if not re.fullmatch(NAME_PATTERN, name) or (at and not re.fullmatch(VERSION_PATTERN, version)):
+        raise ModelNotFoundError(f"{reference[:80]!r} is not a model: write NAME or NAME@MAJOR.MINOR.PATCH")
+    return name, version or None
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+class ModelStore:
+    """One store.
+
+    Args:
+        root: its folder; the checkpoints shipped with the package, if not given.
+    """
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        self.root = Path(root) if root is not None else SHIPPED
+
+    def names(self) -> list[str]:
+        """Models that have at least one version."""
+        if not self.root.is_dir():
+            return []
+        return sorted(
+            path.name
+            for path in self.root.iterdir()
+            if re.fullmatch(NAME_PATTERN, path.name) and path.is_dir() and self._versions(path)
+        )
+
+    def versions(self, name: str) -> list[str]:
+        """Versions of a model, oldest first.
+
+        Raises:
+            ModelNotFoundError: if there is no such model.
+        """
+        versions = self._versions(self.root / split_reference(name)[0])
+        if not versions:
+            raise ModelNotFoundError(f"no model {name!r}: the store has {', '.join(self.names()) or 'none'}")
+        return versions
+
+    def production(self, name: str) -> str:
+        """The version served by default.
+
+        Raises:
+            ModelNotFoundError: if there is no such model or none of its versions was promoted.
+        """
+        versions = self.versions(name)
+        try:
+            version = (self.root / name / PRODUCTION).read_text("utf-8").strip()
+        except FileNotFoundError:
+            version = ""
+        if version not in versions:
+            raise ModelNotFoundError(f"model {name!r} has no version in production: promote one of {versions}")
+        return version
+
+    def folder(self, reference: str) -> Path:
+        """The folder of NAME (its production version) or NAME@VERSION.
+
+        Raises:
+            ModelNotFoundError: if it is not there.
+        """
+        name, version = split_reference(reference)
+        if version is None:
+            version = self.production(name)
+        elif version not in self.versions(name):
+            raise ModelNotFoundError(f"model {name!r} has no version {version}: it has {self.versions(name)}")
+        return self.root / name / version
+
+    def manifest(self, reference: str) -> Manifest:
+        """The checked manifest of NAME or NAME@VERSION.
+
+        Raises:
+            ModelNotFoundError: if it is not there.
+            ArtifactError: if it is damaged or says it is another model.
+        """
+        folder = self.folder(reference)
+        manifest = read_manifest(folder)
+        if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
+            raise ArtifactError(
+                f"{folder.parent.name}/{folder.name} holds the manifest of {manifest.name}@{manifest.version}"
+            )
+        return manifest
+
+    def verify(self, reference: str) -> Manifest:
+        """Compare every file with the sha256 of the manifest.
+
+        Raises:
+            ModelNotFoundError, ArtifactError: as `manifest`, and for any altered, missing or foreign file.
+        """
+        manifest = self.manifest(reference)
+        verify_files(self.folder(reference), manifest)
+        return manifest
+
+    def next_version(self, name: str) -> str:
+        """A free version: 1.0.0 first, then one minor up."""
+        versions = self._versions(self.root / split_reference(name)[0])
+        if not versions:
+            return "1.0.0"
+        major, minor, _ = _order(versions[-1])
+        return f"{major}.{minor + 1}.0"
+
+    def publish(self, name: str, version: str, files: Mapping[str, bytes]) -> Path:
+        """Add a version, whole or not at all; it is never changed afterwards. The first one becomes production.
+
+        Args:
+            name: as in the manifest.
+            version: as in the manifest.
+            files: content of each file of a checkpoint.
+
+        Raises:
+            ArtifactError: if the version exists or the files are not a valid checkpoint.
+        """
+        split_reference(f"{name}@{version}")
+        if set(files) != FILES:
+            raise ArtifactError(f"a checkpoint has the files {sorted(FILES)}, not {sorted(files)}")
+        final = self.root / name / version
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():
+            raise ArtifactError(f"{name}@{version} exists and is immutable: publish under the next version")
+        staging = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=final.parent))
+        try:
+            for file, content in files.items():
+                (staging / file).write_bytes(content)
+                (staging / file).chmod(0o644)
+            staging.chmod(0o755)
+            manifest = read_manifest(staging)
+            verify_files(staging, manifest)
+            staging.rename(final)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        if not (final.parent / PRODUCTION).exists():
+            self.promote(name, version)
+        return final
+
+    def promote(self, name: str, version: str) -> None:
+        """Make a version the one served by default, after verifying it.
+
+        Raises:
+            ModelNotFoundError, ArtifactError: as `verify`; the version in production then stays.
+        """
+        self.verify(f"{name}@{version}")
+        folder = self.root / name
+        if (folder / PRODUCTION).exists():
+            before = (folder / PRODUCTION).read_text("utf-8")
+            if before.strip() == version:
+                return
+            with (folder / HISTORY).open("a", encoding="utf-8") as history:
+                history.write(before)
+        _replace(folder / PRODUCTION, f"{version}\n")
+
+    def rollback(self, name: str) -> str:
+        """Return to the version that was in production before.
+
+        Returns:
+            That version.
+
+        Raises:
+            ConfigError: if there was none.
+        """
+        self.production(name)
+        folder = self.root / name
+        history = (folder / HISTORY).read_text("utf-8").split() if (folder / HISTORY).exists() else []
+        if not history:
+            raise ConfigError(
+                f"model {name!r} had no other version in production: promote one of {self.versions(name)}"
+            )
+        version = history.pop()
+        self.verify(f"{name}@{version}")
+        _replace(folder / PRODUCTION, f"{version}\n")
+        _replace(folder / HISTORY, "".join(f"{line}\n" for line in history))
+        return version
+
+    @staticmethod
+    def _versions(folder: Path) -> list[str]:
+        if not folder.is_dir():
+            return []
+        return sorted((p.name for p in folder.iterdir() if re.fullmatch(VERSION_PATTERN, p.name)), key=_order)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)

@@ -1,0 +1,69 @@
+"""The API's view of the store: which versions answer, and what their manifests say. No weights, no torch."""
+
+import time
+from collections.abc import Sequence
+
+from deepergatgnn.errors import ArtifactError, ModelNotFoundError
+from deepergatgnn.manifest import Manifest
+from model_store import ModelStore, split_reference
+
+FRESH_S = 1.0  # how long a production pointer is believed without a look at the disk
+
+
+class Catalogue:
+    """Manifests by reference; versions are immutable, so they are read once, production pointers every second.
+
+    Args:
+        store: the store.
+    """
+
+    def __init__(self, store: ModelStore) -> None:
+        self._store = store
+        self._manifests: dict[str, Manifest] = {}
+        self._production: dict[str, str] = {}
+        self._read = float("-inf")
+
+    def production(self) -> dict[str, str]:
+        """Version in production by model; a model without a readable one is left out."""
+        if time.monotonic() - self._read > FRESH_S:
+            found = {}
+            for name in self._store.names():
+                try:
+                    found[name] = self._store.production(name)
+                    self.manifest(name, found[name])
+                except (ModelNotFoundError, ArtifactError):
+                    found.pop(name, None)
+            self._production, self._read = found, time.monotonic()
+        return self._production
+
+    def manifest(self, name: str, version: str | None = None) -> Manifest:
+        """The manifest of a version, the production version if none is named.
+
+        Raises:
+            ModelNotFoundError: if there is none.
+        """
+        if version is None:
+            version = self.production().get(name) or self._store.production(name)
+        reference = f"{name}@{version}"
+        if reference not in self._manifests:
+            self._manifests[reference] = self._store.manifest(reference)
+        return self._manifests[reference]
+
+    def versions(self, name: str) -> list[str]:
+        """Versions of a model, oldest first.
+
+        Raises:
+            ModelNotFoundError: if there is no such model.
+        """
+        return self._store.versions(name)
+
+    def resolve(self, references: Sequence[str]) -> list[Manifest]:
+        """Manifests of NAME or NAME@VERSION, each once, in their order; all models in production if none is named.
+
+        Raises:
+            ModelNotFoundError: if one is not there.
+        """
+        if not references:
+            references = list(self.production())
+        found = [self.manifest(*split_reference(reference)) for reference in references]
+        return list({f"{manifest.name}@{manifest.version}": manifest for manifest in found}.values())

@@ -1,0 +1,58 @@
+"""Errors of the HTTP interface: RFC 9457 problem documents, and one table from kernel codes to statuses."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+
+from deepergatgnn.errors import DeeperGATGNNError, ModelNotFoundError, StructureError
+
+PROBLEM_JSON = "application/problem+json"
+TOO_LARGE = frozenset({"too_many_atoms", "too_many_edges", "too_many_bytes"})
+
+
+class ServiceError(DeeperGATGNNError):
+    """An answer that is not a prediction.
+
+    Attributes:
+        status: HTTP status.
+        code: machine-readable reason.
+        detail: one sentence that says what to change.
+        retry_after_s: when to come again, for 429 and 503.
+    """
+
+    def __init__(self, status: int, code: str, detail: str, retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail, self.retry_after_s = status, code, detail, retry_after_s
+
+
+def service_error(error: DeeperGATGNNError) -> ServiceError:
+    """The HTTP form of a kernel error."""
+    match error:
+        case ServiceError():
+            return error
+        case StructureError():
+            return ServiceError(413 if error.code in TOO_LARGE else 422, error.code, error.detail)
+        case ModelNotFoundError():
+            return ServiceError(404, "unknown_model", str(error))
+        case _:
+            return ServiceError(503, "model_unavailable", "the model cannot be used at the moment", 5)
+
+
+def problem(request: Request, error: ServiceError) -> JSONResponse:
+    """The problem document of an error."""
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    document: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "request_id": request.state.request_id,
+    }
+    return JSONResponse(document, error.status, headers, PROBLEM_JSON)

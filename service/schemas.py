@@ -1,0 +1,133 @@
+"""Bodies of requests and answers; units stand in the names where the number has one."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Format = Literal["auto", "cif", "poscar", "extxyz", "json"]
+Attention = Literal["global", "none"]
+ModelReference = Annotated[str, Field(max_length=160)]
+Identifier = Annotated[str, Field(max_length=256)]
+
+
+class PredictRequest(BaseModel):
+    """One structure, as file text, as pymatgen `Structure.as_dict()`, or as an OPTIMADE structure."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"structure": "NaCl\n1.0\n0 2.82 2.82\n2.82 0 2.82\n2.82 2.82 0\nNa Cl\n1 1\ndirect\n0 0 0\n.5 .5 .5\n"}
+            ]
+        },
+    )
+
+    structure: str | dict[str, Any]
+    format: Format = "auto"
+    models: list[ModelReference] = Field(default_factory=list, max_length=32)
+    attention: Attention = "global"
+    id: Identifier | None = None
+
+
+class Interval(BaseModel):
+    """Where the true value lies with probability `level`."""
+
+    level: float
+    low: float
+    high: float
+
+
+class DomainVerdict(BaseModel):
+    """Whether the crystal is like the training set; a score above 1 is unusual."""
+
+    in_domain: bool
+    score: float
+    reasons: list[str]
+
+
+class AtomWeight(BaseModel):
+    """Global attention of one atom of the posted cell; the weights sum to 1."""
+
+    index: int
+    element: str
+    frac_coords: tuple[float, float, float]
+    weight: float
+
+
+class PropertyPrediction(BaseModel):
+    """What one model says."""
+
+    model: str
+    version: str
+    property: str
+    value: float
+    unit: str
+    interval: Interval
+    domain: DomainVerdict
+    attention: list[AtomWeight] | None = None
+
+
+class LatencyMs(BaseModel):
+    """Measured, in milliseconds; the parts do not add up to more than `total`."""
+
+    parse: float
+    graph: float
+    queue: float
+    inference: float
+    total: float
+
+
+class PredictResponse(BaseModel):
+    """The answer for one structure."""
+
+    id: str
+    formula: str
+    reduced_formula: str
+    n_atoms: int
+    n_edges: int
+    predictions: list[PropertyPrediction]
+    warnings: list[str]
+    latency_ms: LatencyMs
+
+
+class ModelVersion(BaseModel):
+    """One version of a model, in short."""
+
+    version: str
+    production: bool
+
+
+class ModelSummary(BaseModel):
+    """One model."""
+
+    name: str
+    production: str | None
+    property: str
+    unit: str
+    description: str
+    versions: list[ModelVersion]
+    test: dict[str, float]
+
+
+class ModelList(BaseModel):
+    """Every model of the store."""
+
+    models: list[ModelSummary]
+
+
+class Health(BaseModel):
+    """State of the service."""
+
+    status: Literal["ok", "ready"]
+    workers: int | None = None
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str

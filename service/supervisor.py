@@ -1,0 +1,122 @@
+"""A whole service in one command: broker if none is named, worker processes, the API; ends as one."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import structlog
+import uvicorn
+
+from service.app import create_app
+from service.broker import embedded_broker
+from service.settings import Settings
+
+RESTART_S = (0.2, 10.0)  # pause before a worker that died is replaced: at first, at most
+LONG_LIFE_S = 30.0
+log = structlog.get_logger("supervisor")
+
+
+def run(settings: Settings, workers: int | None, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        settings: of the service.
+        workers: worker processes to run here; None: one with the embedded broker, none with a broker of one's own.
+        announce: told the address once a worker is ready, or at once where none runs here.
+    """
+    with ExitStack() as stack:
+        if settings.redis_url is None:
+            url, count = stack.enter_context(embedded_broker()), 1 if workers is None else workers
+        else:
+            url, count = settings.redis_url.get_secret_value(), workers or 0
+        listener = stack.enter_context(_listen(settings.host, settings.port))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn stops at these and then raises them again: that must not end this process before the rest.
+            signal.signal(number, lambda *_: None)
+        asyncio.run(_serve(settings, url, count, listener, announce))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
+    listener.set_inheritable(False)
+    return listener
+
+
+async def _serve(
+    settings: Settings, url: str, count: int, listener: socket.socket, announce: Callable[[str], None]
+) -> None:
+    app = create_app(settings, url)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.drain_s),
+        server_header=False,
+        lifespan="on",
+    )
+    server = uvicorn.Server(config)
+    keepers = [asyncio.create_task(_keep_worker(settings, url)) for _ in range(count)]
+    host, port = listener.getsockname()[:2]
+
+    async def announce_when_ready() -> None:
+        while not server.started or (count and not app.state.dispatcher.workers):  # noqa: ASYNC110 - uvicorn has no event
+            await asyncio.sleep(0.05)
+        announce(f"http://{host}:{port}")
+
+    ready = asyncio.create_task(announce_when_ready())
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        for task in (ready, *keepers):
+            task.cancel()
+        await asyncio.gather(ready, *keepers, return_exceptions=True)
+
+
+async def _keep_worker(settings: Settings, url: str) -> None:
+    """One worker process, replaced whenever it dies; stopped when cancelled."""
+    environment = os.environ | {
+        "DEEPERGATGNN_REDIS_URL": url,
+        "DEEPERGATGNN_PARENT": str(os.getpid()),
+        "DEEPERGATGNN_BROKER_EMBEDDED": str(settings.redis_url is None),
+    }
+    pause = RESTART_S[0]
+    while True:
+        born = time.monotonic()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "service.worker",
+            env=environment,
+            start_new_session=True,  # a Ctrl-C reaches it through its supervisor, not from the terminal
+        )
+        try:
+            status = await process.wait()
+        except asyncio.CancelledError:
+            await _stop(process)
+            raise
+        pause = RESTART_S[0] if time.monotonic() - born > LONG_LIFE_S else min(2 * pause, RESTART_S[1])
+        log.warning("worker ended, starting another", status=status, pause_s=pause)
+        await asyncio.sleep(pause)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), 10)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
