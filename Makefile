@@ -11,7 +11,7 @@ demo: setup
 	@$(BIN)/python -m service.demo
 
 test: setup
-	@$(BIN)/python -m tests.run
+	@$(BIN)/python -m pytest
 
 serve: setup
 	@exec $(BIN)/deepergatgnn serve --port $(PORT)

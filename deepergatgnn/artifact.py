@@ -31,6 +31,8 @@ def read_manifest(folder: Path) -> Manifest:
         document = json.loads((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise ArtifactError(f"{folder.name} has no {MANIFEST}: this is not a checkpoint folder") from None
+    except OSError as error:
+        raise ArtifactError(f"{folder.name}/{MANIFEST} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{folder.name}/{MANIFEST} is not JSON: {error}") from None
     if not isinstance(document, dict):

@@ -23,7 +23,7 @@ class GraphConfig(BaseModel):
         shell_tolerance: neighbours up to this much (Å) beyond the last one kept belong to its shell. On 8083
             relaxed cells, ties of symmetry end near 3e-5 Å and real shells begin to differ above 1e-2 Å.
         gaussians: number of Gaussians, centred evenly on [0, cutoff], that expand a distance.
-        max_atomic_number: length of the composition vector.
+        max_atomic_number: length of the composition vector; the element table ends at 108.
         max_edges: a crystal with more edges is refused.
     """
 
@@ -33,7 +33,7 @@ class GraphConfig(BaseModel):
     neighbours: int = Field(default=12, gt=0, le=64)
     shell_tolerance: float = Field(default=1e-2, ge=0, lt=1)
     gaussians: int = Field(default=50, gt=1, le=512)
-    max_atomic_number: int = Field(default=108, gt=0, le=118)
+    max_atomic_number: int = Field(default=108, gt=0, le=108)
     max_edges: int = Field(default=200_000, gt=0)
 
 
@@ -104,9 +104,10 @@ def build_graph(crystal: HasCell, config: GraphConfig) -> CrystalGraph:
     numbers = crystal.atomic_numbers
     if len(numbers) == 0:
         raise StructureError("no_structure", "the structure has no atoms: post a crystal with at least one site")
-    if numbers.max() > config.max_atomic_number or numbers.min() < 1:
-        heavy = int(numbers.max())
-        raise StructureError("unknown_element", f"atomic number {heavy} is outside 1 to {config.max_atomic_number}")
+    unknown = (numbers < 1) | (numbers > config.max_atomic_number)
+    if unknown.any():
+        first = int(numbers[unknown][0])
+        raise StructureError("unknown_element", f"atomic number {first} is outside 1 to {config.max_atomic_number}")
     receivers, senders, distances = _neighbours_within(crystal, config)
     kept = _nearest_shells(receivers, distances, len(numbers), config)
     if len(kept) > config.max_edges:

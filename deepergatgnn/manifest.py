@@ -14,7 +14,7 @@ from deepergatgnn.network_config import NetworkConfig
 
 SCHEMA_VERSION = 1
 NAME_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-VERSION_PATTERN = r"^(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})$"
+VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})$"  # \d has digits of all scripts
 
 
 class _Record(BaseModel):

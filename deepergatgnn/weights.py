@@ -28,32 +28,45 @@ def load_artifact(folder: Path) -> tuple[Manifest, DeeperGATGNN, dict[str, Tenso
     manifest = read_manifest(folder)
     tensors = _read_tensors(folder.name, verify_files(folder, manifest)[WEIGHTS])
     network = DeeperGATGNN(manifest.network, manifest.graph)
-    state = {key.removeprefix(_NETWORK): value for key, value in tensors.items() if key.startswith(_NETWORK)}
-    expected = network.state_dict()
-    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    if without := [key for key in missing if "running_" in key]:
+    expected = _names(network.state_dict(), _domain_shapes(manifest))
+    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing and all("running_" in key or key.endswith("num_batches_tracked") for key in missing):
         raise ArtifactError(
-            f"{folder.name}: normalization without running statistics ({without[0]}): its answers would depend on "
+            f"{folder.name}: normalization without running statistics ({missing[0]}): its answers would depend on "
             "who shares the batch; train with running statistics"
         )
     if missing or unexpected:
         raise ArtifactError(f"{folder.name}: weights do not fit the network: {missing=} {unexpected=}")
-    for key, value in state.items():
+    for key, value in tensors.items():
         if value.shape != expected[key].shape or value.dtype != expected[key].dtype:
             raise ArtifactError(
                 f"{folder.name}: {key} is {value.dtype} {list(value.shape)}, "
                 f"the network has {expected[key].dtype} {list(expected[key].shape)}"
             )
-    network.load_state_dict(state)
+    network.load_state_dict(_part(tensors, _NETWORK))
     network.eval().requires_grad_(requires_grad=False)
-    return manifest, network, {key.removeprefix(_DOMAIN): tensors[key] for key in tensors if key.startswith(_DOMAIN)}
+    return manifest, network, _part(tensors, _DOMAIN)
 
 
 def pack_weights(network: DeeperGATGNN, domain: Mapping[str, Tensor]) -> bytes:
     """The content of model.safetensors."""
-    tensors = {_NETWORK + key: value for key, value in network.state_dict().items()}
-    tensors |= {_DOMAIN + key: value for key, value in domain.items()}
+    tensors = _names(network.state_dict(), domain)
     return save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+
+
+def _names(state: Mapping[str, Tensor], domain: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names in the file."""
+    return {_NETWORK + key: value for key, value in state.items()} | {_DOMAIN + key: domain[key] for key in domain}
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _domain_shapes(manifest: Manifest) -> dict[str, Tensor]:
+    """Empty arrays of the domain score, in their shapes."""
+    channels = manifest.network.channels
+    return {"mean": torch.empty(channels), "whitening": torch.empty(channels, channels)}
 
 
 def _read_tensors(name: str, content: bytes) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The folder of checkpoints: `NAME/VERSION/` immutable, `NAME/production` one line. Needs no torch."""
 
-import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from deepergatgnn.manifest import NAME_PATTERN, VERSION_PATTERN, Manifest
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 PRODUCTION, HISTORY = "production", "history"
+LONGEST_NAME = 100  # characters; the name becomes a folder's
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
@@ -22,7 +23,8 @@ def split_reference(reference: str) -> tuple[str, str | None]:
         ModelNotFoundError: if it is not of that form, so that no name ever becomes a path.
     """
     name, at, version = reference.partition("@")
-    if not re.fullmatch(NAME_PATTERN, name) or (at and not re.fullmatch(VERSION_PATTERN, version)):
+    named = len(name) <= LONGEST_NAME and re.fullmatch(NAME_PATTERN, name)
+    if not named or (at and not re.fullmatch(VERSION_PATTERN, version)):
         raise ModelNotFoundError(f"{reference[:80]!r} is not a model: write NAME or NAME@MAJOR.MINOR.PATCH")
     return name, version or None
 
@@ -99,10 +101,7 @@ class ModelStore:
         """
         folder = self.folder(reference)
         manifest = read_manifest(folder)
-        if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
-            raise ArtifactError(
-                f"{folder.parent.name}/{folder.name} holds the manifest of {manifest.name}@{manifest.version}"
-            )
+        _check_identity(manifest, folder.parent.name, folder.name)
         return manifest
 
     def verify(self, reference: str) -> Manifest:
@@ -148,8 +147,14 @@ class ModelStore:
                 (staging / file).chmod(0o644)
             staging.chmod(0o755)
             manifest = read_manifest(staging)
+            _check_identity(manifest, name, version)
             verify_files(staging, manifest)
-            staging.rename(final)
+            try:
+                staging.rename(final)
+            except OSError:
+                if not final.exists():
+                    raise
+                raise ArtifactError(f"{name}@{version} was published by another process just now") from None
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -202,8 +207,14 @@ class ModelStore:
         return sorted((p.name for p in folder.iterdir() if re.fullmatch(VERSION_PATTERN, p.name)), key=_order)
 
 
+def _check_identity(manifest: Manifest, name: str, version: str) -> None:
+    """Refuse a manifest that speaks of another version than the folder it is in."""
+    if (manifest.name, manifest.version) != (name, version):
+        raise ArtifactError(f"{name}/{version} holds the manifest of {manifest.name}@{manifest.version}")
+
+
 def _replace(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old or the new content, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     temporary.write_text(text, "utf-8")
     temporary.replace(path)

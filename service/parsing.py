@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any
 
 import orjson
@@ -125,3 +126,5 @@ class ParsePool:
         """Stop all processes now."""
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
+        # The server that forks the processes would outlive this one for a moment; only its private method waits for it.
+        getattr(forkserver._forkserver, "_stop", lambda: None)()  # noqa: SLF001

@@ -31,6 +31,7 @@ from service.schemas import (
     PredictRequest,
     PredictResponse,
     Problem,
+    Readiness,
 )
 from service.settings import Settings
 
@@ -210,15 +211,15 @@ def _summary(catalogue: Catalogue, name: str) -> ModelSummary:
 @router.get("/healthz", summary="Is the process alive")
 async def healthz() -> Health:
     """Answers as long as the event loop runs."""
-    return Health(status="ok")
+    return Health()
 
 
 @router.get("/readyz", responses={503: ERRORS[503]}, summary="Can a request be answered now")
-async def readyz(request: Request) -> Health:
+async def readyz(request: Request) -> Readiness:
     """Ready: the broker is reachable, a worker is alive, the process is not draining."""
     dispatcher = _state(request)[3]
     dispatcher.readiness()
-    return Health(status="ready", workers=dispatcher.workers)
+    return Readiness(workers=dispatcher.workers)
 
 
 @router.get("/metrics", include_in_schema=False)

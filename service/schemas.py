@@ -116,10 +116,16 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    """State of the service."""
+    """The process is alive."""
 
-    status: Literal["ok", "ready"]
-    workers: int | None = None
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """A request could be answered now."""
+
+    status: Literal["ready"] = "ready"
+    workers: int
 
 
 class Problem(BaseModel):

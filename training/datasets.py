@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +96,14 @@ def read_dataset(name: str) -> Dataset:
     try:
         text = gzip.decompress(content) if path.suffix == ".gz" else content
         documents = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON lines: {error}") from None
     rows, refused = [], []
     for number, document in enumerate(documents, start=1):
         if not isinstance(document, dict) or "structure" not in document:
             raise ConfigError(f"{path}, line {number}: not an object with a structure")
+        if not isinstance(document.get("targets") or {}, dict):
+            raise ConfigError(f"{path}, line {number}: targets is not an object")
         row_id = str(document.get("id", number))
         try:
             crystal = crystal_from_arrays(**document["structure"])

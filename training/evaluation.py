@@ -72,10 +72,13 @@ def evaluate(predictor: Predictor, dataset_name: str, target: str | None, where:
     dataset = read_dataset(dataset_name)
     known = [row for row in dataset.rows if np.isfinite(number(row.targets.get(key))) and _selected(row, where)]
     if not known:
-        raise ConfigError(
-            f"{dataset.name} has no row with a number in target {key!r}" + (f" and {where}" * bool(where))
-        )
+        condition = f" and {where}" if where else ""
+        raise ConfigError(f"{dataset.name} has no row with a number in target {key!r}{condition}")
     dataset, graphs = build_graphs(replace(dataset, rows=tuple(known)), manifest.graph)
+    if not graphs:
+        raise ConfigError(
+            f"{dataset.name}: all {len(known)} rows were refused, the first {dataset.refused[-1].detail!r}"
+        )
     truth = dataset.values([key])[:, 0]
     figures = summarise(predictor.predict_graphs(graphs), truth)
     counts = {name: int(figures.pop(name)) for name in ("n", "flagged")}

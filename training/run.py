@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from deepergatgnn.artifact import CARD, MANIFEST, WEIGHTS, digest
+from deepergatgnn.errors import ConfigError
 from deepergatgnn.graph import CrystalGraph
 from deepergatgnn.manifest import Calibration, Golden, Manifest, Provenance, Scaler, Target
 from deepergatgnn.network import DeeperGATGNN
@@ -70,10 +71,15 @@ def run(
 
     Returns:
         The manifests, in the order of the targets.
+
+    Raises:
+        ConfigError: if a part of the data has no number for a target.
+        TrainingError: if the loss is not finite.
     """
     dataset, graphs = build_graphs(read_dataset(config.data), config.graph)
     targets = dataset.values([target.key for target in config.targets])
     split = split_rows(dataset, config.split, config.seed)
+    _check_targets(config, dataset, targets, split)
     mean, std = np.nanmean(targets[split.train], axis=0), np.nanstd(targets[split.train], axis=0)
     scaled = ((targets - mean) / std).astype(np.float32)
     torch.manual_seed(config.seed)
@@ -97,6 +103,15 @@ def run(
         _publish(whole, index, target, Scaler(mean=float(mean[index]), std=float(std[index])), store)
         for index, target in enumerate(config.targets)
     ]
+
+
+def _check_targets(config: TrainingConfig, dataset: Dataset, targets: NDArray[np.float64], split: Split) -> None:
+    """Refuse a target that a part knows nothing of: better now than after the training."""
+    for target, column in zip(config.targets, targets.T, strict=True):
+        if empty := [part for part in split.sizes() if not np.isfinite(column[getattr(split, part)]).any()]:
+            raise ConfigError(f"no number for target {target.key!r} of {dataset.name} in part {', '.join(empty)}")
+        if np.nanstd(column[split.train]) == 0:
+            raise ConfigError(f"target {target.key!r} of {dataset.name} is the same in the whole training part")
 
 
 def _examples(graphs: Sequence[CrystalGraph], targets: NDArray[np.float32], rows: NDArray[np.int64]) -> Examples:

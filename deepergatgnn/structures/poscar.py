@@ -30,7 +30,7 @@ def read_poscar(text: str, limits: StructureLimits) -> Crystal:
         limits: bounds that the structure must keep.
 
     Raises:
-        StructureError: `unreadable` where the file does not name its elements, and as `read_structure`.
+        StructureError: as `read_structure`.
     """
     header = _scan_header(text)
     total = sum(header.counts)
@@ -50,8 +50,17 @@ def read_poscar(text: str, limits: StructureLimits) -> Crystal:
     if header.names_elements or poscar.true_names:
         return crystal_from_pymatgen(poscar.structure, limits=limits)
     names = _names_from_comment(header)
-    poscar = Poscar.from_str(text, default_names=names, read_velocities=False)
-    said = f"The file does not name its elements; {' '.join(names)} are taken from its first line."
+    if names is None:
+        # VASP 4 keeps the elements in another file. pymatgen counts through the periodic table instead, and so does
+        # every tool built on it; a reader that differs would disagree with all of them in silence.
+        assumed = " ".join(dict.fromkeys(site.specie.symbol for site in poscar.structure))
+        said = (
+            f"The file does not name its elements: {assumed[:80]} are placeholders, and every answer is for them. "
+            "Add a line of element symbols above the counts."
+        )
+    else:
+        poscar = Poscar.from_str(text, default_names=names, read_velocities=False)
+        said = f"The file does not name its elements; {' '.join(names)} are taken from its first line."
     return crystal_from_pymatgen(poscar.structure, warnings=[said], limits=limits)
 
 
@@ -94,7 +103,7 @@ def _check_numbers(lines: list[str]) -> None:
             )
 
 
-def _names_from_comment(header: _Header) -> list[str]:
+def _names_from_comment(header: _Header) -> list[str] | None:
     """Take `Mg Si` or `Mg2 Si4` from the first line, if that is exactly what it says."""
     matches = [_NAME_IN_COMMENT.fullmatch(word) for word in header.comment.split()]
     names = [match[1] for match in matches if match and is_element(match[1])]
@@ -102,11 +111,7 @@ def _names_from_comment(header: _Header) -> list[str]:
     agrees = all(said in (None, declared) for said, declared in zip(counts, header.counts, strict=False))
     if len(names) == len(matches) == len(header.counts) and agrees:
         return names
-    raise StructureError(
-        "unreadable",
-        f"The POSCAR does not name the elements of its counts {' '.join(map(str, header.counts[:8]))}: "
-        "add a line of element symbols above them.",
-    )
+    return None
 
 
 def _is_integer(word: str) -> bool:
