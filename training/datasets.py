@@ -51,7 +51,8 @@ class Dataset:
 
     def values(self, keys: Sequence[str]) -> NDArray[np.float64]:
         """Targets [rows, keys]; NaN where a row has no finite number."""
-        return np.array([[number(row.targets.get(key)) for key in keys] for row in self.rows]).reshape(-1, len(keys))
+        numbers = [[number(row.targets.get(key)) for key in keys] for row in self.rows]
+        return np.array(numbers, dtype=np.float64).reshape(len(self.rows), len(keys))
 
 
 def number(value: Any) -> float:

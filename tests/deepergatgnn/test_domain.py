@@ -1,0 +1,79 @@
+"""The verdict whether a crystal is like those of the training part."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deepergatgnn.domain import judge
+from deepergatgnn.graph import CrystalGraph
+from deepergatgnn.manifest import Domain
+from tests.fixtures import SODIUM, Published, bundled, graphs_of, supercell
+from training.datasets import build_graphs
+from training.splits import split_rows
+
+
+@pytest.fixture(scope="module")
+def domain(tiny: Published) -> Domain:
+    return tiny.manifest.domain
+
+
+def sodium(scale: float = 1.0, **changes: object) -> CrystalGraph:
+    [graph] = graphs_of([replace(SODIUM, lattice=scale * SODIUM.lattice, **changes)])
+    return graph
+
+
+def test_a_metal_of_the_set_is_in_the_domain(domain: Domain) -> None:
+    verdict = judge(sodium(), 0.5 * domain.distance_limit, domain)
+    assert verdict.in_domain
+    assert verdict.score == pytest.approx(0.5)
+    assert verdict.reasons == ()
+
+
+def test_an_element_that_training_never_saw_is_named(domain: Domain) -> None:
+    verdict = judge(sodium(atomic_numbers=np.array([10])), 0.0, domain)
+    assert not verdict.in_domain
+    assert verdict.reasons == ("no crystal with Ne was in the training set",)
+
+
+def test_several_unseen_elements_are_in_one_sentence(domain: Domain) -> None:
+    two = replace(supercell(SODIUM, (2, 1, 1)), atomic_numbers=np.array([86, 10]))
+    [graph] = graphs_of([two])
+    assert "no crystal with Ne, Rn was" in judge(graph, 0.0, domain).reasons[0]
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.7])
+def test_a_volume_outside_the_range_is_named_with_the_range(domain: Domain, scale: float) -> None:
+    verdict = judge(sodium(scale), 0.0, domain)
+    assert not verdict.in_domain
+    low, high = domain.volume_per_atom
+    assert f"{low:.1f} to {high:.1f}" in verdict.reasons[0]
+    assert "Å³ per atom" in verdict.reasons[0]
+
+
+def test_a_distant_crystal_vector_is_flagged_beyond_the_limit_only(domain: Domain) -> None:
+    assert judge(sodium(), domain.distance_limit, domain).in_domain
+    verdict = judge(sodium(), 1.01 * domain.distance_limit, domain)
+    assert not verdict.in_domain
+    assert verdict.score == pytest.approx(1.01)
+    assert "crystal vector" in verdict.reasons[0]
+
+
+def test_every_reason_is_given(domain: Domain) -> None:
+    far = judge(sodium(1.7, atomic_numbers=np.array([10])), 2 * domain.distance_limit, domain)
+    assert len(far.reasons) == 3
+
+
+def test_the_cell_does_not_matter(domain: Domain) -> None:
+    [large] = graphs_of([supercell(SODIUM, (2, 2, 2))])
+    assert judge(large, 1.0, domain) == judge(sodium(), 1.0, domain)
+
+
+def test_the_domain_is_that_of_the_training_part(tiny: Published) -> None:
+    dataset, graphs = build_graphs(bundled(), tiny.config.graph)
+    train = [graphs[row] for row in split_rows(dataset, tiny.config.split, tiny.config.seed).train]
+    domain = tiny.manifest.domain
+    assert set(domain.elements) == {number for graph in train for number in graph.atomic_numbers.tolist()}
+    volumes = [graph.volume / graph.n_atoms for graph in train]
+    assert domain.volume_per_atom == pytest.approx((min(volumes), max(volumes)))
+    assert all(judge(graph, 0.0, domain).in_domain for graph in train)

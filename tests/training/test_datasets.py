@@ -1,0 +1,191 @@
+"""Reading data sets: nothing is dropped in silence."""
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepergatgnn.errors import ConfigError
+from deepergatgnn.graph import GraphConfig
+from tests.fixtures import BUNDLED, bundled
+from training.datasets import (
+    BUNDLED as FOLDER,
+)
+from training.datasets import (
+    DATA_VARIABLE,
+    build_graphs,
+    describe,
+    known_datasets,
+    locate,
+    number,
+    read_dataset,
+)
+
+PATH = FOLDER / f"{BUNDLED}.jsonl.gz"
+
+
+def real_documents(count: int) -> list[dict[str, Any]]:
+    with gzip.open(PATH, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
+
+
+def written(folder: Path, documents: list[Any], name: str = "mine.jsonl") -> Path:
+    path = folder / name
+    content = "".join(json.dumps(document) + "\n" for document in documents).encode()
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    return path
+
+
+def test_the_bundled_set_is_whole() -> None:
+    dataset = bundled()
+    assert dataset.name == BUNDLED
+    assert dataset.sha256 == hashlib.sha256(PATH.read_bytes()).hexdigest()
+    assert len(dataset.rows) == 1128
+    assert dataset.refused == ()
+    assert len({row.id for row in dataset.rows}) == 1128
+    assert np.isfinite(dataset.values(["log10_K_VRH", "log10_G_VRH"])).all()
+    assert len(build_graphs(dataset, GraphConfig())[1]) == 1128
+
+
+def test_a_row_keeps_structure_targets_and_its_other_columns() -> None:
+    [document] = real_documents(1)
+    row = bundled().rows[0]
+    assert row.id == document["id"]
+    assert list(row.crystal.symbols) == document["structure"]["species"]
+    np.testing.assert_array_equal(row.crystal.frac_coords, document["structure"]["frac_coords"])
+    assert row.targets == document["targets"]
+    assert row.fields == {"space_group": document["space_group"]}
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.jsonl.gz"])
+def test_a_file_of_ones_own_is_read_compressed_or_not(tmp_path: Path, name: str) -> None:
+    dataset = read_dataset(str(written(tmp_path, real_documents(5), name)))
+    assert dataset.name == "mine"
+    assert [row.id for row in dataset.rows] == [row.id for row in bundled().rows[:5]]
+
+
+def test_refused_rows_are_listed_with_their_reason(tmp_path: Path) -> None:
+    overlapping, fictional, flat, good = real_documents(4)
+    overlapping["structure"]["frac_coords"][1] = overlapping["structure"]["frac_coords"][0]
+    fictional["structure"]["species"][0] = "Xx"
+    flat["structure"]["lattice"][2] = flat["structure"]["lattice"][1]
+    dataset = read_dataset(str(written(tmp_path, [overlapping, fictional, flat, good])))
+    assert [row.id for row in dataset.rows] == [good["id"]]
+    assert [(refusal.id, refusal.code) for refusal in dataset.refused] == [
+        (overlapping["id"], "overlapping_atoms"),
+        (fictional["id"], "unknown_element"),
+        (flat["id"], "bad_cell"),
+    ]
+    assert all(refusal.detail for refusal in dataset.refused)
+    assert describe(str(tmp_path / "mine.jsonl"))["refused"] == [
+        {"id": refusal.id, "code": refusal.code} for refusal in dataset.refused
+    ]
+
+
+def test_rows_without_a_graph_join_the_refused() -> None:
+    config = GraphConfig(max_edges=300)
+    dataset, graphs = build_graphs(bundled(), config)
+    assert len(dataset.rows) == len(graphs) < 1128
+    assert len(dataset.rows) + len(dataset.refused) == 1128
+    assert {refusal.code for refusal in dataset.refused} == {"too_many_edges"}
+    for row, graph in zip(dataset.rows, graphs, strict=True):
+        np.testing.assert_array_equal(row.crystal.atomic_numbers, graph.atomic_numbers)
+
+
+def test_a_row_without_an_id_is_known_by_its_number(tmp_path: Path) -> None:
+    documents = real_documents(2)
+    del documents[1]["id"]
+    assert [row.id for row in read_dataset(str(written(tmp_path, documents))).rows] == [documents[0]["id"], "2"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"not json\n", b'{"id": 1}\n{', b"\xff\xfe\x00", b"[" * 100_000],
+    ids=["brace", "prose", "second line", "bytes", "deep"],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_not_json_lines_is_refused(tmp_path: Path, content: bytes, packed: bool) -> None:
+    path = tmp_path / ("bad.jsonl.gz" if packed else "bad.jsonl")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(ConfigError, match=r"bad\.jsonl.*is not JSON lines"):
+        read_dataset(str(path))
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    content = PATH.read_bytes()[:50_000]
+    damaged = bytearray(PATH.read_bytes())
+    damaged[1000] ^= 0xFF
+    for index, bad in enumerate((content, bytes(damaged), b"", b"plain text")):
+        path = tmp_path / f"bad-{index}.jsonl.gz"
+        path.write_bytes(bad)
+        if bad:
+            with pytest.raises(ConfigError, match="is not JSON lines"):
+                read_dataset(str(path))
+        else:
+            assert read_dataset(str(path)).rows == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda d: d.pop("structure"), "not an object with a structure"),
+        (lambda d: d["structure"].pop("species"), "structure needs lattice, species, frac_coords"),
+        (lambda d: d["structure"].update(charge=1), "structure needs lattice, species, frac_coords"),
+        (lambda d: d.update(structure=[1, 2]), "structure needs lattice, species, frac_coords"),
+        (lambda d: d.update(targets=[1.0]), "targets is not an object"),
+    ],
+)
+def test_a_row_of_another_form_is_refused_with_its_line(tmp_path: Path, change: Any, reason: str) -> None:
+    documents = real_documents(2)
+    change(documents[1])
+    with pytest.raises(ConfigError, match=f"line 2: {reason}"):
+        read_dataset(str(written(tmp_path, documents)))
+    with pytest.raises(ConfigError, match="line 1: not an object"):
+        read_dataset(str(written(tmp_path, [[], *documents])))
+
+
+def test_missing_numbers_are_nan_and_known_ones_are_kept(tmp_path: Path) -> None:
+    documents = real_documents(6)
+    for document, value in zip(documents, [1.5, None, "2.5", float("nan"), float("inf"), 2], strict=True):
+        document["targets"] = {"x": value}
+    del documents[1]["targets"]
+    dataset = read_dataset(str(written(tmp_path, documents)))
+    np.testing.assert_array_equal(dataset.values(["x"])[:, 0], [1.5, np.nan, np.nan, np.nan, np.nan, 2.0])
+    assert np.isnan(dataset.values(["y"])).all()
+    assert dataset.values([]).shape == (6, 0)
+    assert np.isnan(number([1.0]))
+
+
+def test_a_name_is_found_in_the_data_folder_and_a_bundled_one_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("steel", BUNDLED):
+        (tmp_path / name).mkdir()
+        written(tmp_path / name, real_documents(2), f"{name}.jsonl.gz")
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    assert locate("steel") == tmp_path / "steel" / "steel.jsonl.gz"
+    assert locate(BUNDLED) == PATH
+    assert set(known_datasets()) == {"steel", BUNDLED}
+    assert len(read_dataset("steel").rows) == 2
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(DATA_VARIABLE, raising=False)
+    for name in ("steel", "../steel", ""):
+        with pytest.raises(ConfigError, match=f"{BUNDLED}.*{DATA_VARIABLE}"):
+            read_dataset(name)
+
+
+def test_the_description_counts(tmp_path: Path) -> None:
+    found = describe(BUNDLED)
+    assert (found["rows"], found["refused"]) == (1128, [])
+    assert found["targets"]["log10_K_VRH"] == 1128
+    assert found["elements"] == len({symbol for row in bundled().rows for symbol in row.crystal.symbols})
+    assert found["atoms_max"] == max(row.crystal.n_atoms for row in bundled().rows)
+    json.dumps(found)
+    empty = describe(str(written(tmp_path, [])))
+    assert (empty["rows"], empty["atoms_mean"], empty["atoms_max"]) == (0, 0, 0)

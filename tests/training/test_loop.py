@@ -1,0 +1,315 @@
+"""The loop: it learns, it stops, and an interruption leaves no trace."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from deepergatgnn.batch import collate
+from deepergatgnn.graph import GraphConfig
+from deepergatgnn.network import DeeperGATGNN
+from deepergatgnn.network_config import NetworkConfig
+from tests.fixtures import graphs_of, some_rows
+from training.config import OptimizationConfig
+from training.loop import (
+    LOSSES,
+    Batches,
+    Epoch,
+    Examples,
+    TrainingError,
+    _loss,
+    _moving_average,
+    _parameter_groups,
+    learning_rate,
+    outputs,
+    train,
+    validation_error,
+)
+from training.state import STATE, Progress
+
+CPU = torch.device("cpu")
+QUICK = OptimizationConfig(epochs=3, batch_size=16, compile=False)
+
+
+@cache
+def examples() -> tuple[Examples, Examples]:
+    """Eighty crystals to learn and twenty to validate, bulk and shear modulus standardised."""
+    rows = some_rows(100)
+    values = np.array([[row.targets["log10_K_VRH"], row.targets["log10_G_VRH"]] for row in rows])
+    scaled = ((values - values.mean(axis=0)) / values.std(axis=0)).astype(np.float32)
+    graphs = graphs_of([row.crystal for row in rows])
+    order = np.random.default_rng(0).permutation(100)
+    return tuple(Examples([graphs[row] for row in part], scaled[part]) for part in (order[:80], order[80:]))  # type: ignore[return-value]
+
+
+def fresh(seed: int = 0) -> DeeperGATGNN:
+    torch.manual_seed(seed)
+    return DeeperGATGNN(NetworkConfig(layers=2, channels=16, heads=2, groups=4, targets=2, dropout=0.2), GraphConfig())
+
+
+@dataclass
+class Trial:
+    """One call of `train`, with what it reported."""
+
+    folder: Path
+    config: OptimizationConfig = QUICK
+    network: DeeperGATGNN = field(default_factory=fresh)
+    epochs: list[Epoch] = field(default_factory=list)
+
+    def run(
+        self,
+        training: Examples | None = None,
+        validation: Examples | None = None,
+        *,
+        fingerprint: str = "same",
+        report: Callable[[Epoch], None] | None = None,
+        track: Callable[[Batches, int, int], Batches] = lambda batches, _epoch, _total: batches,
+    ) -> Progress:
+        return train(
+            self.network,
+            training or examples()[0],
+            validation or examples()[1],
+            self.config,
+            (1.0, 0.5),
+            seed=1,
+            device=CPU,
+            folder=self.folder,
+            fingerprint=fingerprint,
+            report=report or self.epochs.append,
+            track=track,
+        )
+
+
+def weights(network: DeeperGATGNN) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in network.state_dict().items()}
+
+
+class InterruptionError(Exception):
+    """As if the process had ended."""
+
+
+def test_a_few_epochs_lower_the_error(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, QUICK.model_copy(update={"epochs": 8, "learning_rate": 5e-3}))
+    before = validation_error(fresh(), examples()[0], CPU)
+    progress = trial.run()
+    assert validation_error(trial.network, examples()[0], CPU) < 0.8 * before
+    assert trial.epochs[-1].train_loss < 0.8 * trial.epochs[0].train_loss
+    assert [epoch.number for epoch in trial.epochs] == list(range(1, 9))
+    assert progress.epoch == 8
+    assert not trial.network.training
+
+
+def test_the_network_left_is_that_of_the_best_epoch(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, QUICK.model_copy(update={"epochs": 6, "learning_rate": 0.03, "ema": 0.0}))
+    progress = trial.run()
+    errors = [epoch.validation_mae for epoch in trial.epochs]
+    assert progress.best_epoch == int(np.argmin(errors)) + 1
+    assert progress.best_error == min(errors)
+    assert validation_error(trial.network, examples()[1], CPU) == pytest.approx(min(errors), rel=1e-6)
+    assert [epoch.best for epoch in trial.epochs] == [
+        error < min([*errors[:index], math.inf]) for index, error in enumerate(errors)
+    ]
+
+
+@cache
+def undisturbed(folder: Path) -> tuple[dict[str, bytes], list[tuple[int, float, float, bool]]]:
+    trial = Trial(folder)
+    trial.run()
+    return weights(trial.network), told(trial.epochs)
+
+
+def told(epochs: list[Epoch]) -> list[tuple[int, float, float, bool]]:
+    """Reports without their times."""
+    return [(epoch.number, epoch.train_loss, epoch.validation_mae, epoch.best) for epoch in epochs]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], list[tuple[int, float, float, bool]]]:
+    """What three epochs give when nothing happens."""
+    return undisturbed(tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit(
+    tmp_path: Path, whole: tuple[dict[str, bytes], object]
+) -> None:
+    trial = Trial(tmp_path)
+    trial.run()
+    assert (weights(trial.network), told(trial.epochs)) == whole
+
+
+def test_a_run_interrupted_between_epochs_goes_on_to_the_same_bits(
+    tmp_path: Path, whole: tuple[dict[str, bytes], list[tuple[int, float, float, bool]]]
+) -> None:
+    def stop(epoch: Epoch) -> None:
+        raise InterruptionError(epoch.number)
+
+    with pytest.raises(InterruptionError, match="1"):
+        Trial(tmp_path).run(report=stop)
+    again = Trial(tmp_path, network=fresh(seed=99))  # whatever it starts from, the state on disk counts
+    again.run()
+    assert weights(again.network) == whole[0]
+    assert told(again.epochs) == whole[1][1:]
+
+
+def test_a_run_interrupted_within_an_epoch_goes_on_to_the_same_bits(
+    tmp_path: Path, whole: tuple[dict[str, bytes], list[tuple[int, float, float, bool]]]
+) -> None:
+    def stop(batches: Batches, epoch: int, _total: int) -> Batches:
+        for index, batch in enumerate(batches):
+            if (epoch, index) == (1, 2):
+                raise InterruptionError
+            yield batch
+
+    with pytest.raises(InterruptionError):
+        Trial(tmp_path).run(track=stop)
+    again = Trial(tmp_path)
+    again.run()
+    assert weights(again.network) == whole[0]
+    assert told(again.epochs) == whole[1][1:]
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path, whole: tuple[dict[str, bytes], object]) -> None:
+    Trial(tmp_path).run()
+    again = Trial(tmp_path)
+    progress = again.run()
+    assert again.epochs == []
+    assert progress.epoch == 3
+    assert weights(again.network) == whole[0]
+
+
+def test_the_state_of_another_configuration_is_not_taken_up(tmp_path: Path) -> None:
+    Trial(tmp_path).run(fingerprint="other")
+    again = Trial(tmp_path)
+    again.run()
+    assert len(again.epochs) == 3
+
+
+def test_only_the_state_is_left_in_the_folder(tmp_path: Path) -> None:
+    Trial(tmp_path / "deep" / "er").run()
+    assert [path.name for path in (tmp_path / "deep" / "er").iterdir()] == [STATE]
+
+
+def test_it_stops_when_validation_does_not_improve(tmp_path: Path) -> None:
+    """What is learned is the opposite of what is validated: the first epoch stays the best."""
+    training, validation = examples()
+    opposite = replace(training, targets=np.full_like(training.targets, 5.0))
+    against = replace(validation, targets=np.full_like(validation.targets, -5.0))
+    trial = Trial(tmp_path, QUICK.model_copy(update={"epochs": 50, "patience": 2, "learning_rate": 0.01}))
+    progress = trial.run(opposite, against)
+    assert (progress.epoch, progress.best_epoch) == (3, 1)
+    again = Trial(tmp_path, trial.config)
+    again.run(opposite, against)
+    assert again.epochs == []
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_the_remedy(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    with torch.no_grad():
+        trial.network.head.bias.fill_(math.nan)
+    with pytest.raises(TrainingError, match=r"the loss is nan in epoch 1: lower optimization\.learning_rate"):
+        trial.run()
+    assert trial.epochs == []
+
+
+def test_a_run_that_blows_up_keeps_the_state_of_the_epoch_before(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+
+    def spoil(epoch: Epoch) -> None:
+        trial.epochs.append(epoch)
+        with torch.no_grad():
+            trial.network.head.bias.fill_(math.inf)
+
+    with pytest.raises(TrainingError, match=r"in epoch 2: .* the state of epoch 1 is kept in"):
+        trial.run(report=spoil)
+    again = Trial(tmp_path)
+    assert again.run().epoch == 3
+    assert [epoch.number for epoch in again.epochs] == [2, 3]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_missing_targets_count_for_nothing(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(6, 2, generator=generator, requires_grad=True)
+    targets = torch.randn(6, 2, generator=generator)
+    targets[0, 0] = targets[3, 1] = targets[4, 0] = targets[4, 1] = math.nan
+    share = torch.tensor([1.0, 0.25])
+    loss = _loss(values, targets, share, LOSSES[name])
+    total, weight = torch.zeros(()), 0.0
+    for row in range(6):
+        for column in range(2):
+            if not math.isnan(targets[row, column]):
+                total = total + share[column] * LOSSES[name](values[row, column], targets[row, column])
+                weight += share[column].item()
+    torch.testing.assert_close(loss, total / weight)
+    [gradient] = torch.autograd.grad(loss, values)
+    assert gradient.isfinite().all()
+    assert gradient[4].tolist() == [0, 0]
+    assert gradient[0, 0] == gradient[3, 1] == 0
+
+
+def test_a_batch_without_any_target_neither_learns_nor_fails() -> None:
+    values = torch.ones(3, 1, requires_grad=True)
+    loss = _loss(values, torch.full((3, 1), math.nan), torch.ones(1), LOSSES["l1"])
+    assert loss == 0
+    [gradient] = torch.autograd.grad(loss, values)
+    assert not gradient.any()
+
+
+def test_a_run_with_missing_targets_learns(tmp_path: Path) -> None:
+    training, validation = examples()
+    holes = training.targets.copy()
+    holes[::3, 0] = holes[1::4, 1] = np.nan
+    trial = Trial(tmp_path)
+    trial.run(replace(training, targets=holes), replace(validation, targets=validation.targets * [[1, np.nan]]))
+    assert all(math.isfinite(epoch.train_loss) and math.isfinite(epoch.validation_mae) for epoch in trial.epochs)
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
+    config = OptimizationConfig(learning_rate=2e-3, warmup=0.2)
+    rates = [learning_rate(step, 100, config) for step in range(101)]
+    assert rates[0] == pytest.approx(2e-3 / 25)
+    assert max(rates) == rates[20] == 2e-3
+    assert rates[:21] == sorted(rates[:21])
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert all(math.isfinite(learning_rate(step, 1, config)) for step in range(2))
+
+
+def test_weight_decay_is_for_matrices_only() -> None:
+    network = fresh()
+    decayed, spared = _parameter_groups(network, 0.1)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    assert {names[id(p)] for p in decayed["params"]} == {  # type: ignore[attr-defined]
+        *(f"layers.{index}.{name}" for index in range(2) for name in ("weight", "attention")),
+        *(f"{name}.weight" for name in ("embed_element", "embed_edge", "hidden", "head")),
+        *(f"attention.{name}.weight" for name in ("first", "second", "output")),
+    }
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)  # type: ignore[arg-type]
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+
+
+def test_the_moving_average_starts_short_and_copies_counters() -> None:
+    update = _moving_average(0.9)
+    mean, counter = torch.zeros(1), torch.zeros((), dtype=torch.int64)
+    update([mean, counter], [torch.ones(1), torch.tensor(7)], 0)
+    assert mean.item() == pytest.approx(0.9)  # decay 1/10 at first
+    assert counter.item() == 7
+    update([mean, counter], [torch.zeros(1), torch.tensor(8)], 10_000)
+    assert mean.item() == pytest.approx(0.81)
+
+
+def test_outputs_do_not_depend_on_how_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, graphs = fresh().eval(), examples()[1].graphs
+    with torch.inference_mode():
+        expected: Tensor = network(collate(graphs)).values
+    for limit in (1, 1000):
+        monkeypatch.setattr("training.loop.EVALUATION_EDGES", limit)
+        values, vectors = outputs(network, graphs, CPU)
+        torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
+        assert vectors.shape == (len(graphs), 16)
