@@ -12,15 +12,17 @@ from deepergatgnn.graph import CrystalGraph
 
 @dataclass(frozen=True, eq=False)
 class GraphBatch:
-    """B crystals as one graph with N atoms and E edges, edges sorted by receiver.
+    """B crystals as one graph with N nodes and E edges, edges sorted by receiver.
 
     Shapes:
         atomic_numbers: int64 [N].
         senders: int64 [E], neighbour j.
-        receivers: int64 [E], atom i.
+        receivers: int64 [E], node i.
         distances: float32 [E], Å.
-        crystals: int64 [N], the crystal of each atom.
-        n_atoms: int64 [B], atoms of each crystal.
+        crystals: int64 [N], the crystal of each node.
+        multiplicities: float32 [N], atoms that a node stands for.
+        counts: float32 [E], equal edges of one atom that an edge stands for.
+        n_atoms: float32 [B], atoms of each crystal.
     """
 
     atomic_numbers: Tensor
@@ -28,6 +30,8 @@ class GraphBatch:
     receivers: Tensor
     distances: Tensor
     crystals: Tensor
+    multiplicities: Tensor
+    counts: Tensor
     n_atoms: Tensor
 
     @property
@@ -36,15 +40,15 @@ class GraphBatch:
         return self.n_atoms.shape[0]
 
     def to(self, device: torch.device | str, *, dtype: torch.dtype | None = None) -> "GraphBatch":
-        """The same batch on a device, distances in `dtype`."""
+        """The same batch on a device, real numbers in `dtype`."""
         moved = {field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)}
         if dtype is not None:
-            moved["distances"] = moved["distances"].to(dtype)
+            moved |= {name: value.to(dtype) for name, value in moved.items() if value.is_floating_point()}
         return GraphBatch(**moved)
 
 
 def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:
-    """Put graphs side by side, atoms renumbered, in the given order.
+    """Put graphs side by side, nodes renumbered, in the given order.
 
     Args:
         graphs: at least one.
@@ -52,16 +56,18 @@ def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:
     Returns:
         The batch, on the CPU.
     """
-    n_atoms = np.array([graph.n_atoms for graph in graphs], dtype=np.int64)
-    n_edges = np.array([graph.n_edges for graph in graphs], dtype=np.int64)
-    first_atom = np.cumsum(n_atoms) - n_atoms
-    senders = np.concatenate([graph.senders for graph in graphs]).astype(np.int64) + np.repeat(first_atom, n_edges)
+    n_nodes = np.array([graph.n_nodes for graph in graphs], dtype=np.int64)
+    n_links = np.array([graph.n_links for graph in graphs], dtype=np.int64)
+    first_node = np.cumsum(n_nodes) - n_nodes
+    senders = np.concatenate([graph.senders for graph in graphs]).astype(np.int64) + np.repeat(first_node, n_links)
     degrees = np.concatenate([graph.degrees for graph in graphs])
     return GraphBatch(
         atomic_numbers=torch.from_numpy(np.concatenate([graph.atomic_numbers for graph in graphs])),
         senders=torch.from_numpy(senders),
         receivers=torch.from_numpy(np.repeat(np.arange(len(degrees), dtype=np.int64), degrees)),
         distances=torch.from_numpy(np.concatenate([graph.distances for graph in graphs])),
-        crystals=torch.from_numpy(np.repeat(np.arange(len(graphs), dtype=np.int64), n_atoms)),
-        n_atoms=torch.from_numpy(n_atoms),
+        crystals=torch.from_numpy(np.repeat(np.arange(len(graphs), dtype=np.int64), n_nodes)),
+        multiplicities=torch.from_numpy(np.concatenate([graph.multiplicities for graph in graphs])).float(),
+        counts=torch.from_numpy(np.concatenate([graph.counts for graph in graphs])).float(),
+        n_atoms=torch.tensor([graph.n_atoms for graph in graphs], dtype=torch.float32),
     )

@@ -22,6 +22,8 @@ class GraphConfig(BaseModel):
         neighbours: nearest neighbours kept for each atom, before the last shell is completed.
         shell_tolerance: neighbours up to this much (Å) beyond the last one kept belong to its shell. On 8083
             relaxed cells, ties of symmetry end near 3e-5 Å and real shells begin to differ above 1e-2 Å.
+        distance_resolution: distances of like pairs that differ by less than this (Å) become their mean, so that
+            rounded coordinates do not hide that they are equal.
         gaussians: number of Gaussians, centred evenly on [0, cutoff], that expand a distance.
         max_atomic_number: length of the composition vector; the element table ends at 108.
         max_edges: a crystal with more edges is refused.
@@ -32,6 +34,7 @@ class GraphConfig(BaseModel):
     cutoff: float = Field(default=8.0, gt=0, le=20)
     neighbours: int = Field(default=12, gt=0, le=64)
     shell_tolerance: float = Field(default=1e-2, ge=0, lt=1)
+    distance_resolution: float = Field(default=5e-5, ge=0, lt=1e-2)
     gaussians: int = Field(default=50, gt=1, le=512)
     max_atomic_number: int = Field(default=108, gt=0, le=108)
     max_edges: int = Field(default=200_000, gt=0)
@@ -55,14 +58,19 @@ class HasCell(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class CrystalGraph:
-    """Directed edges sender → receiver, sorted by receiver, then by distance.
+    """Directed edges sender → receiver, sorted by receiver; equivalent atoms may be merged into one node.
+
+    A graph as built has a node for each atom; `equivalence.merge_equivalent` makes a smaller one with the same answers.
 
     Shapes:
-        atomic_numbers: int64 [N].
-        senders: int32 [E], the neighbour j of each edge.
-        degrees: int32 [N], edges of each receiver i; they sum to E.
-        distances: float32 [E], Å.
+        atomic_numbers: int64 [n], of each node.
+        senders: int32 [e], the neighbour j of each edge.
+        degrees: int32 [n], edges of each receiver i; they sum to e.
+        distances: float32 [e], Å.
         volume: of the cell, Å³.
+        multiplicities: int32 [n], atoms that a node stands for; they sum to N.
+        counts: int32 [e], equal edges that an edge stands for.
+        classes: int32 [N], the node of each atom of the cell.
     """
 
     atomic_numbers: NDArray[np.int64]
@@ -70,21 +78,34 @@ class CrystalGraph:
     degrees: NDArray[np.int32]
     distances: NDArray[np.float32]
     volume: float
+    multiplicities: NDArray[np.int32]
+    counts: NDArray[np.int32]
+    classes: NDArray[np.int32]
 
     @property
     def n_atoms(self) -> int:
-        """Number of atoms N."""
+        """Atoms of the cell, N."""
+        return len(self.classes)
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes that are computed, n."""
         return len(self.atomic_numbers)
 
     @property
-    def n_edges(self) -> int:
-        """Number of edges E."""
+    def n_links(self) -> int:
+        """Edges that are computed, e."""
         return len(self.senders)
 
     @cached_property
+    def n_edges(self) -> int:
+        """Edges of all atoms of the cell, E."""
+        return int(self.counts @ self.multiplicities[self.receivers].astype(np.int64))
+
+    @cached_property
     def receivers(self) -> NDArray[np.int32]:
-        """int32 [E], the atom i whose neighbourhood each edge belongs to."""
-        return np.repeat(np.arange(self.n_atoms, dtype=np.int32), self.degrees)
+        """int32 [e], the node i whose neighbourhood each edge belongs to."""
+        return np.repeat(np.arange(self.n_nodes, dtype=np.int32), self.degrees)
 
 
 def build_graph(crystal: HasCell, config: GraphConfig) -> CrystalGraph:
@@ -114,13 +135,16 @@ def build_graph(crystal: HasCell, config: GraphConfig) -> CrystalGraph:
         raise StructureError(
             "too_many_edges", f"the crystal has {len(kept)} edges, the limit is {config.max_edges}: post a smaller cell"
         )
-    degrees = np.bincount(receivers[kept], minlength=len(numbers)).astype(np.int32)
+    receivers, senders, distances = receivers[kept], senders[kept], distances[kept]
     return CrystalGraph(
         atomic_numbers=np.asarray(numbers, dtype=np.int64),
-        senders=senders[kept].astype(np.int32),
-        degrees=degrees,
-        distances=distances[kept].astype(np.float32),
+        senders=senders.astype(np.int32),
+        degrees=np.bincount(receivers, minlength=len(numbers)).astype(np.int32),
+        distances=_levelled(numbers[receivers], numbers[senders], distances, config.distance_resolution),
         volume=float(abs(np.linalg.det(crystal.lattice))),
+        multiplicities=np.ones(len(numbers), dtype=np.int32),
+        counts=np.ones(len(kept), dtype=np.int32),
+        classes=np.arange(len(numbers), dtype=np.int32),
     )
 
 
@@ -159,3 +183,24 @@ def _nearest_shells(
     reach = distances[order][last] + config.shell_tolerance
     kept: NDArray[np.int64] = order[distances[order] <= reach[receivers[order]]]
     return kept
+
+
+def _levelled(
+    receivers: NDArray[np.int64], senders: NDArray[np.int64], distances: NDArray[np.float64], resolution: float
+) -> NDArray[np.float32]:
+    """Replace runs of nearly equal distances between the same two elements by their mean.
+
+    A run ends where the next distance is `resolution` farther. One that has grown longer than four resolutions is no
+    shell blurred by rounding but a dense, low-symmetry cell, and keeps its distances.
+    """
+    pairs = np.minimum(receivers, senders) * 1000 + np.maximum(receivers, senders)
+    order = np.lexsort((distances, pairs))
+    ordered, pairs = distances[order], pairs[order]
+    begins = np.concatenate([[True], (np.diff(ordered) > resolution) | (np.diff(pairs) != 0)])
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(np.append(starts, len(ordered)))
+    means = np.add.reduceat(ordered, starts) / lengths
+    spans = ordered[starts + lengths - 1] - ordered[starts]
+    levelled = np.empty(len(distances), dtype=np.float32)
+    levelled[order] = np.where(np.repeat(spans <= 4 * resolution, lengths), np.repeat(means, lengths), ordered)
+    return levelled

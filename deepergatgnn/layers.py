@@ -8,6 +8,8 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
 from torch import Tensor, nn
 from torch_geometric.utils import scatter, softmax
 
+from deepergatgnn.normalization import WeightedBatchNorm
+
 
 class GaussianBasis(nn.Module):
     """Expands a distance in Gaussians on a fixed grid, exp(-(d - μ_k)² / 2σ²), σ the grid's spacing.
@@ -50,7 +52,7 @@ class AGATLayer(nn.Module):
         self.weight = nn.Parameter(torch.empty(2 * channels, heads * channels))  # W
         self.attention = nn.Parameter(torch.empty(heads, 2 * channels))  # a
         self.bias = nn.Parameter(torch.empty(channels))  # b
-        self.norm = nn.BatchNorm1d(heads)
+        self.norm = WeightedBatchNorm(heads)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -58,15 +60,18 @@ class AGATLayer(nn.Module):
         nn.init.xavier_uniform_(self.weight)
         nn.init.xavier_uniform_(self.attention)
         nn.init.zeros_(self.bias)
-        self.norm.reset_parameters()
 
-    def forward(self, x: Tensor, e: Tensor, receivers: Tensor, senders: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, e: Tensor, receivers: Tensor, senders: Tensor, log_counts: Tensor, weights: Tensor
+    ) -> Tensor:
         """Gather from the neighbours.
 
         Shapes:
-            x: [N, F] atoms.
+            x: [N, F] nodes.
             e: [E, F] edges.
-            receivers, senders: [E], atom i and its neighbour j.
+            receivers, senders: [E], node i and its neighbour j.
+            log_counts: [E], logarithm of the equal edges of one atom that an edge stands for.
+            weights: [E], edges of the whole crystal that an edge stands for.
             output: [N, F].
         """
         W_x, W_e = torch.split(self.weight, self.channels)
@@ -75,8 +80,8 @@ class AGATLayer(nn.Module):
         h_j = F.softplus(x_W[senders] + e_W).view(-1, self.heads, self.channels)
         a_i, a_j = torch.split(self.attention, self.channels, dim=-1)  # [H, F] each
         score = F.softplus((h_i * a_i).sum(dim=-1) + (h_j * a_j).sum(dim=-1))  # [E, H]
-        score = F.softplus(self.norm(score))
-        alpha = softmax(score, receivers, num_nodes=x.shape[0]) / self.heads
+        score = F.softplus(self.norm(score, weights))
+        alpha = softmax(score + log_counts.unsqueeze(-1), receivers, num_nodes=x.shape[0]) / self.heads
         message = torch.einsum("eh,ehf->ef", alpha, h_j)
         out: Tensor = scatter(message, receivers, dim=0, dim_size=x.shape[0], reduce="sum")
         return out + self.bias

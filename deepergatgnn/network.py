@@ -1,6 +1,6 @@
 """The DeeperGATGNN network (Omee et al., Patterns 3, 100491 (2022), doi:10.1016/j.patter.2022.100491, Fig. 1).
 
-Legend: N atoms, E edges, B crystals, F channels, T targets.
+Legend: N nodes, E edges, B crystals, F channels, T targets.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class NetworkOutput(NamedTuple):
 
     Shapes:
         values: [B, T], in the standardised units of training.
-        attention: [N], global attention of the atoms, summing to 1 over each crystal.
+        attention: [N], global attention of all the atoms of a node together, summing to 1 over each crystal.
         crystal_vectors: [B, F], what the head sees.
     """
 
@@ -64,12 +64,13 @@ class DeeperGATGNN(nn.Module):
         """Predict a batch of crystals; no crystal sees another, except through batch statistics in training."""
         x = F.leaky_relu(self.embed_element(self.element_table), 0.2)[batch.atomic_numbers - 1]  # [N, F]
         e = F.leaky_relu(self.embed_edge(self.basis(batch.distances)), 0.2)  # [E, F]
+        log_counts = batch.counts.log()
+        edge_weights = batch.counts * batch.multiplicities[batch.receivers]
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = x + norm(layer(x, e, batch.receivers, batch.senders))
-        compositions = composition(
-            batch.atomic_numbers, batch.crystals, batch.n_atoms, self.graph.max_atomic_number, x.dtype
-        )
-        weights = self.attention(x, compositions, batch.crystals)
-        vectors = attention_sum(x, weights, batch.crystals, batch.n_crystals)
+            gathered = layer(x, e, batch.receivers, batch.senders, log_counts, edge_weights)
+            x = x + norm(gathered, batch.multiplicities)
+        compositions = composition(batch, self.graph.max_atomic_number)
+        weights = self.attention(x, compositions, batch)
+        vectors = attention_sum(x, weights, batch)
         hidden = self.dropout(F.softplus(self.hidden(vectors)))
         return NetworkOutput(self.head(hidden), weights, vectors)

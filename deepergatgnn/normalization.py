@@ -1,4 +1,6 @@
-r"""Differentiable group normalization.
+r"""Normalizations whose rows may stand for several atoms or edges: differentiable groups, and heads.
+
+Differentiable group normalization:
 
 Zhou et al., "Towards deeper graph neural networks with differentiable group normalization", arXiv:2006.06972;
 Eqs. 3-6 of Omee et al., doi:10.1016/j.patter.2022.100491:
@@ -46,16 +48,17 @@ class DifferentiableGroupNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(groups, channels))
         self.register_buffer("running_var", torch.ones(groups, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, multiplicities: Tensor) -> Tensor:
         """Normalize.
 
         Shapes:
             x: [N, F].
+            multiplicities: [N], atoms that each row stands for.
             output: [N, F].
         """
         assignment = self.assign(x).softmax(dim=-1)  # S [N, G]
         if self.training:
-            mean, var = self._moments(x, assignment)
+            mean, var = self._moments(x, assignment, multiplicities)
         else:
             mean, var = self.running_mean, self.running_var
         gain = self.weight * torch.rsqrt(var + self.eps)  # A [G, F]
@@ -63,16 +66,66 @@ class DifferentiableGroupNorm(nn.Module):
         normalized: Tensor = x * (1 + self.scale * (assignment @ gain)) + self.scale * shift  # [N, F]
         return normalized
 
-    def _moments(self, x: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
+    def _moments(self, x: Tensor, assignment: Tensor, multiplicities: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of S[:, g] ∘ x over atoms, [G, F] each; updates the running ones."""
-        n = x.shape[0]
-        mean = assignment.T @ x / n
-        var = ((assignment * assignment).T @ (x * x) / n - mean * mean).clamp_min(0)
+        n = multiplicities.sum()
+        share = (multiplicities / n).unsqueeze(-1)
+        mean = (share * assignment).T @ x
+        var = ((share * assignment * assignment).T @ (x * x) - mean * mean).clamp_min(0)
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_((var * (n / max(n - 1, 1))).to(self.running_var.dtype), self.momentum)
+            self.running_var.lerp_((var * (n / (n - 1).clamp_min(1))).to(self.running_var.dtype), self.momentum)
         return mean, var
 
     def extra_repr(self) -> str:
         """Sizes, as in PyTorch's own layers."""
         return f"{self.channels}, groups={self.groups}, scale={self.scale}"
+
+
+class WeightedBatchNorm(nn.Module):
+    """Batch normalization (Ioffe and Szegedy, arXiv:1502.03167) of rows that stand for several each.
+
+    The same as `torch.nn.BatchNorm1d` on the rows written out as often as they count.
+
+    Args:
+        channels: C.
+        momentum: of the running statistics.
+        eps: added to the variance.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.channels, self.momentum, self.eps = channels, momentum, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Normalize.
+
+        Shapes:
+            x: [N, C].
+            weights: [N], how often each row counts.
+            output: [N, C].
+        """
+        if self.training:
+            n = weights.sum()
+            share = weights / n
+            mean = share @ x
+            var = share @ (x - mean) ** 2
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_((var * (n / (n - 1).clamp_min(1))).to(self.running_var.dtype), self.momentum)
+        else:
+            mean, var = self.running_mean, self.running_var
+        gain = self.weight * torch.rsqrt(var + self.eps)
+        normalized: Tensor = x * gain + (self.bias - mean * gain)
+        return normalized
+
+    def extra_repr(self) -> str:
+        """Sizes, as in PyTorch's own layers."""
+        return f"{self.channels}"

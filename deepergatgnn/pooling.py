@@ -1,6 +1,6 @@
 """From atoms to the crystal: global attention that sees the composition, then a weighted sum.
 
-Legend: N atoms, B crystals, F channels, C elements.
+Legend: N nodes, B crystals, F channels, C elements.
 """
 
 import torch
@@ -8,19 +8,14 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
 from torch import Tensor, nn
 from torch_geometric.utils import scatter, softmax
 
+from deepergatgnn.batch import GraphBatch
 
-def composition(atomic_numbers: Tensor, crystals: Tensor, n_atoms: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """Fraction of each element in each crystal.
 
-    Shapes:
-        atomic_numbers, crystals: [N].
-        n_atoms: [B].
-        output: [B, C], rows sum to 1; element Z in column Z - 1.
-    """
-    n_crystals = n_atoms.shape[0]
-    counts = torch.zeros(n_crystals * size, dtype=dtype, device=atomic_numbers.device)
-    counts.index_add_(0, crystals * size + atomic_numbers - 1, torch.ones_like(atomic_numbers, dtype=dtype))
-    return counts.view(n_crystals, size) / n_atoms.unsqueeze(-1)
+def composition(batch: GraphBatch, size: int) -> Tensor:
+    """Fraction of each element in each crystal, [B, C]; rows sum to 1; element Z in column Z - 1."""
+    counts = batch.multiplicities.new_zeros(batch.n_crystals * size)
+    counts = counts.index_add(0, batch.crystals * size + batch.atomic_numbers - 1, batch.multiplicities)
+    return counts.view(batch.n_crystals, size) / batch.n_atoms.unsqueeze(-1)
 
 
 class GlobalAttention(nn.Module):
@@ -41,30 +36,29 @@ class GlobalAttention(nn.Module):
         self.second = nn.Linear(channels, channels)
         self.output = nn.Linear(channels, 1)
 
-    def forward(self, x: Tensor, compositions: Tensor, crystals: Tensor) -> Tensor:
+    def forward(self, x: Tensor, compositions: Tensor, batch: GraphBatch) -> Tensor:
         """Attention weights.
 
         Shapes:
-            x: [N, F] atoms.
+            x: [N, F] nodes.
             compositions: [B, C].
-            crystals: [N].
-            output: [N], >= 0, summing to 1 over each crystal.
+            output: [N], of all the atoms of a node together; >= 0, summing to 1 over each crystal.
         """
         W_x, W_c = torch.split(self.first.weight, [self.channels, compositions.shape[-1]], dim=-1)
         per_crystal = F.linear(compositions, W_c, self.first.bias)  # [B, F]
-        hidden = F.softplus(F.linear(x, W_x) + per_crystal[crystals])
+        hidden = F.softplus(F.linear(x, W_x) + per_crystal[batch.crystals])
         hidden = F.softplus(self.second(hidden))
         score = self.output(hidden).squeeze(-1)
-        weights: Tensor = softmax(score, crystals, num_nodes=compositions.shape[0])
+        weights: Tensor = softmax(score + batch.multiplicities.log(), batch.crystals, num_nodes=batch.n_crystals)
         return weights
 
 
-def attention_sum(x: Tensor, weights: Tensor, crystals: Tensor, n_crystals: int) -> Tensor:
+def attention_sum(x: Tensor, weights: Tensor, batch: GraphBatch) -> Tensor:
     """Crystal vectors: Σ over atoms of weight times features. Intensive, because the weights sum to 1.
 
     Shapes:
-        x: [N, F]. weights, crystals: [N].
+        x: [N, F]. weights: [N].
         output: [B, F].
     """
-    pooled: Tensor = scatter(weights.unsqueeze(-1) * x, crystals, dim=0, dim_size=n_crystals, reduce="sum")
+    pooled: Tensor = scatter(weights.unsqueeze(-1) * x, batch.crystals, dim=0, dim_size=batch.n_crystals, reduce="sum")
     return pooled

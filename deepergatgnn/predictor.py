@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deepergatgnn.batch import GraphBatch, collate
 from deepergatgnn.domain import DomainJudgement, judge
+from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.graph import CrystalGraph, HasCell, build_graph
 from deepergatgnn.manifest import Manifest
 from deepergatgnn.network import DeeperGATGNN
@@ -83,13 +84,15 @@ class Predictor:
         Raises:
             StructureError: if no graph can be built from one of them.
         """
-        return self.predict_graphs([build_graph(crystal, self.manifest.graph) for crystal in crystals])
+        return self.predict_graphs(
+            [merge_equivalent(build_graph(crystal, self.manifest.graph)) for crystal in crystals]
+        )
 
     def predict_graphs(self, graphs: Sequence[CrystalGraph], *, max_edges: int = 100_000) -> list[Prediction]:
         """Predict graphs of this checkpoint's featuriser, in their order.
 
         Args:
-            graphs: any number.
+            graphs: any number; equivalent atoms may be merged, the answers are the same.
             max_edges: edges in one forward pass, unless a single crystal has more.
         """
         return [prediction for part in cut(graphs, max_edges) for prediction in self._predict(part, collate(part))]
@@ -104,7 +107,8 @@ class Predictor:
         values = (output.values[:, 0].double() * self.manifest.scaler.std + self.manifest.scaler.mean).tolist()
         offsets = (output.crystal_vectors - self._domain["mean"]) @ self._domain["whitening"]
         distances = torch.linalg.vector_norm(offsets, dim=-1).tolist()
-        attention = np.split(output.attention.cpu().numpy(), np.cumsum([graph.n_atoms for graph in graphs])[:-1])
+        by_atom = (output.attention / batch.multiplicities.to(self.device)).cpu().numpy()
+        attention = np.split(by_atom, np.cumsum([graph.n_nodes for graph in graphs])[:-1])
         half_width = self.manifest.calibration.half_widths["0.9"]
         return [
             Prediction(
@@ -112,7 +116,7 @@ class Predictor:
                 low=value - half_width,
                 high=value + half_width,
                 domain=judge(graph, distance, self.manifest.domain),
-                attention=weights,
+                attention=weights[graph.classes],
             )
             for graph, value, distance, weights in zip(graphs, values, distances, attention, strict=True)
         ]
@@ -122,9 +126,9 @@ def cut(graphs: Sequence[CrystalGraph], max_edges: int) -> Iterator[Sequence[Cry
     """Cut a sequence into runs of at most `max_edges` edges, at least one graph each."""
     start, edges = 0, 0
     for index, graph in enumerate(graphs):
-        if index > start and edges + graph.n_edges > max_edges:
+        if index > start and edges + graph.n_links > max_edges:
             yield graphs[start:index]
             start, edges = index, 0
-        edges += graph.n_edges
+        edges += graph.n_links
     if start < len(graphs):
         yield graphs[start:]

@@ -1,4 +1,4 @@
-"""What goes into a batch: by edges and atoms, never by count. Pure."""
+"""What goes into a batch: by edges and nodes, never by count. Pure."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class Budget:
     """What the device computes at once, at most."""
 
     edges: int
-    atoms: int
+    nodes: int
 
 
 def take_batch(backlog: deque[Entry], budget: Budget) -> list[Entry]:
@@ -22,11 +22,11 @@ def take_batch(backlog: deque[Entry], budget: Budget) -> list[Entry]:
         budget: at least one entry is taken, even if it is larger alone.
     """
     batch: list[Entry] = []
-    edges = atoms = 0
+    edges = nodes = 0
     while backlog:
         graph = backlog[0].graph
-        edges, atoms = edges + graph.n_edges, atoms + graph.n_atoms
-        if batch and (edges > budget.edges or atoms > budget.atoms):
+        edges, nodes = edges + graph.n_links, nodes + graph.n_nodes
+        if batch and (edges > budget.edges or nodes > budget.nodes):
             break
         batch.append(backlog.popleft())
     return batch

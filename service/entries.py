@@ -42,6 +42,9 @@ class Entry:
             "degrees": self.graph.degrees.astype(np.uint16).tobytes(),
             "distances": self.graph.distances.tobytes(),
             "volume": self.graph.volume,
+            "multiplicities": self.graph.multiplicities.tobytes(),
+            "counts": self.graph.counts.tobytes(),
+            "classes": self.graph.classes.tobytes(),
         }
 
     @classmethod
@@ -57,6 +60,9 @@ class Entry:
             degrees=np.frombuffer(fields[b"degrees"], np.uint16).astype(np.int32),
             distances=np.frombuffer(fields[b"distances"], np.float32),
             volume=float(fields[b"volume"]),
+            multiplicities=np.frombuffer(fields[b"multiplicities"], np.int32),
+            counts=np.frombuffer(fields[b"counts"], np.int32),
+            classes=np.frombuffer(fields[b"classes"], np.int32),
         )
         return cls(
             id=fields[b"id"].decode(),

@@ -39,7 +39,7 @@ def observe_batch(entries: Sequence[Entry], answers: Sequence[Answer], budget_ed
     """Count a batch that a worker computed."""
     BATCH_STRUCTURES.observe(len(entries))
     BATCH_SECONDS.observe(max(answer.inference_ms for answer in answers) / 1000)
-    BATCH_FILL.observe(sum(entry.graph.n_edges for entry in entries) / budget_edges)
+    BATCH_FILL.observe(sum(entry.graph.n_links for entry in entries) / budget_edges)
 
 
 def serve_worker_metrics(port: int | None) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 from pebble import ProcessExpired, ProcessPool
 
+from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.errors import StructureError
 from deepergatgnn.graph import CrystalGraph, GraphConfig, build_graph
 from deepergatgnn.structures import StructureFormat, read_structure
@@ -54,7 +55,7 @@ def parse(source: bytes | str, file_format: StructureFormat, configs: Sequence[G
     started = time.perf_counter()
     crystal = read_structure(source, file_format)
     read = time.perf_counter()
-    graphs = tuple(build_graph(crystal, config) for config in configs)
+    graphs = tuple(merge_equivalent(build_graph(crystal, config)) for config in configs)
     built = time.perf_counter()
     return Parsed(
         formula=crystal.formula,

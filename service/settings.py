@@ -25,7 +25,7 @@ class Settings(BaseSettings):
         max_body_mib: of a request.
         max_in_flight: crystals admitted and not yet answered, over which requests get 429.
         deadline_s: of a request; a client may shorten it.
-        batch_edges, batch_atoms: what the worker computes at once, at most.
+        batch_edges, batch_nodes: what the worker computes at once, at most; equivalent atoms count once.
         lease_s: after this long without renewal an entry of a dead worker is taken over.
         max_deliveries: after this many, an entry is dead-lettered.
         heartbeat_s: of workers; one that is silent for three is not counted.
@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(default=2048, ge=1)
     deadline_s: float = Field(default=30.0, gt=0)
     batch_edges: int = Field(default=60_000, ge=1)
-    batch_atoms: int = Field(default=6_000, ge=1)
+    batch_nodes: int = Field(default=6_000, ge=1)
     lease_s: float = Field(default=6.0, gt=0)
     max_deliveries: int = Field(default=3, ge=1)
     heartbeat_s: float = Field(default=1.0, gt=0)

@@ -46,7 +46,7 @@ class Worker:
             torch.set_num_threads(settings.threads)
         self._device = device
         self._engine = Engine(ModelStore(settings.model_store), device, self.name)
-        self._budget = Budget(settings.batch_edges, settings.batch_atoms)
+        self._budget = Budget(settings.batch_edges, settings.batch_nodes)
         self._backlog: deque[Entry] = deque()
         self._held: dict[str, Delivery] = {}
         self._computing_since: float | None = None

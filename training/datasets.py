@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.errors import ConfigError, StructureError
 from deepergatgnn.graph import CrystalGraph, GraphConfig, build_graph
 from deepergatgnn.structures import Crystal, crystal_from_arrays
@@ -128,7 +129,7 @@ def build_graphs(dataset: Dataset, config: GraphConfig) -> tuple[Dataset, list[C
     rows, graphs, refused = [], [], list(dataset.refused)
     for row in dataset.rows:
         try:
-            graphs.append(build_graph(row.crystal, config))
+            graphs.append(merge_equivalent(build_graph(row.crystal, config)))
         except StructureError as error:
             refused.append(Refusal(row.id, error.code, error.detail))
         else:

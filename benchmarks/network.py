@@ -1,0 +1,157 @@
+"""The network against a literal transcription of the papers' equations, on real crystals.
+
+    python -m benchmarks.network [--quick]
+
+Both are 20 layers with the same weights. "Merged" computes atoms that message passing cannot tell apart once (what is
+served and trained); "whole" computes every atom, so that the two parts of the gain can be told apart. The last line is
+one JSON object: `forward_ratio` by batch size, `train_step_ratio`, `train_memory_ratio` (peak growth of the process,
+literal over ours), `max_rel_diff` of values and gradients.
+"""
+
+import json
+import multiprocessing
+import resource
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import arguments, interleaved
+from deepergatgnn.batch import GraphBatch, collate
+from deepergatgnn.equivalence import merge_equivalent
+from deepergatgnn.graph import CrystalGraph, GraphConfig, build_graph
+from deepergatgnn.network import DeeperGATGNN
+from deepergatgnn.network_config import NetworkConfig
+from tests.literal import LiteralDeeperGATGNN, literal_names
+from training.datasets import read_dataset
+
+THREADS, LAYERS, SIZES, TRAINING_BATCH = 2, 20, (1, 8, 32, 100), 100
+
+
+def networks(dtype: torch.dtype = torch.float32) -> tuple[DeeperGATGNN, LiteralDeeperGATGNN]:
+    """Ours and the literal one, with the same weights."""
+    torch.manual_seed(0)
+    ours = DeeperGATGNN(NetworkConfig(layers=LAYERS), GraphConfig()).to(dtype)
+    return ours, LiteralDeeperGATGNN(ours).to(dtype)
+
+
+def graphs(count: int) -> tuple[list[CrystalGraph], list[CrystalGraph]]:
+    """Whole and merged graphs of the same crystals, spread over the data set."""
+    rows = read_dataset("elastic_tensor_2015").rows
+    whole = [build_graph(row.crystal, GraphConfig()) for row in rows[:: len(rows) // count][:count]]
+    return whole, [merge_equivalent(graph) for graph in whole]
+
+
+def batches(some: Sequence[CrystalGraph], size: int, dtype: torch.dtype = torch.float32) -> list[GraphBatch]:
+    """The crystals in batches of a size."""
+    return [collate(some[i : i + size]).to("cpu", dtype=dtype) for i in range(0, len(some) - size + 1, size)]
+
+
+@torch.inference_mode()
+def forward(network: torch.nn.Module, some: Sequence[GraphBatch]) -> None:
+    """Evaluate batches."""
+    for batch in some:
+        network(batch)
+
+
+def train_step(network: torch.nn.Module, some: Sequence[GraphBatch]) -> None:
+    """Forward and backward of batches."""
+    for batch in some:
+        network.zero_grad()
+        network(batch).values.square().mean().backward()
+
+
+def difference(dtype: torch.dtype) -> float:
+    """Largest difference of values and of each parameter's gradient over the largest of them."""
+    whole, merged = graphs(24)
+    worst = 0.0
+    for training in (False, True):
+        ours, literal = networks(dtype)
+        mine = _values_and_gradients(ours.train(training), batches(merged, len(merged), dtype)[0])
+        theirs = _values_and_gradients(literal.train(training), batches(whole, len(whole), dtype)[0])
+        largest = max(float(theirs[name].abs().max()) for name in theirs if name != "values")
+        for name, tensor in literal_names(mine).items():
+            scale = float(theirs[name].abs().max()) if name == "values" else largest
+            worst = max(worst, float((tensor - theirs[name]).abs().max()) / scale)
+    return worst
+
+
+def _values_and_gradients(network: torch.nn.Module, batch: GraphBatch) -> dict[str, Tensor]:
+    values = network(batch).values
+    values.square().mean().backward()
+    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return found | {"values": values.detach()}
+
+
+def peak_growth(literal: bool) -> float:  # noqa: FBT001
+    """MiB by which one training step raises the peak memory of a fresh process."""
+    torch.set_num_threads(THREADS)
+    whole, merged = graphs(TRAINING_BATCH)
+    ours, theirs = networks()
+    network = (theirs if literal else ours).train()
+    batch = batches(whole if literal else merged, TRAINING_BATCH)
+    train_step(network, batches(whole[:2], 2))  # what any first step allocates
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    train_step(network, batch)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def compare_forward(quick: bool) -> dict[str, object]:  # noqa: FBT001
+    """Ratios and speed by batch size."""
+    whole, merged = graphs(100 if quick else 200)
+    ours, literal = networks()
+    ours.eval()
+    literal.eval()
+    ratio, without, speed = {}, {}, {}
+    for size in SIZES:
+        some = slice(0, max(size, 16 if quick else 48))
+        of_whole, of_merged = batches(whole[some], size), batches(merged[some], size)
+        runs = {
+            "literal": partial(forward, literal, of_whole),
+            "whole": partial(forward, ours, of_whole),
+            "merged": partial(forward, ours, of_merged),
+        }
+        seconds = interleaved(runs, 3 if quick else 9)
+        ratio[str(size)] = round(seconds["literal"] / seconds["merged"], 2)
+        without[str(size)] = round(seconds["literal"] / seconds["whole"], 2)
+        speed[str(size)] = round(size * len(of_merged) / seconds["merged"], 1)
+        print(f"batch {size:3}: literal/ours {ratio[str(size)]}, without merging {without[str(size)]}", flush=True)
+    return {"forward_ratio": ratio, "forward_ratio_without_merging": without, "graphs_per_s": speed}
+
+
+def compare_training(quick: bool) -> dict[str, object]:  # noqa: FBT001
+    """Ratios of a training step, and of the memory it takes."""
+    whole, merged = graphs(TRAINING_BATCH)
+    of_whole, of_merged = batches(whole, TRAINING_BATCH), batches(merged, TRAINING_BATCH)
+    ours, literal = networks()
+    runs = {
+        "literal": partial(train_step, literal.train(), of_whole),
+        "whole": partial(train_step, ours.train(), of_whole),
+        "merged": partial(train_step, ours.train(), of_merged),
+    }
+    seconds = interleaved(runs, 2 if quick else 5)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        theirs_mib, ours_mib = (pool.apply(peak_growth, (literally,)) for literally in (True, False))
+    return {
+        "train_step_ratio": round(seconds["literal"] / seconds["merged"], 2),
+        "train_step_ratio_without_merging": round(seconds["literal"] / seconds["whole"], 2),
+        "train_graphs_per_s": round(TRAINING_BATCH / seconds["merged"], 1),
+        "train_memory_mib": {"literal": round(theirs_mib, 1), "ours": round(ours_mib, 1)},
+        "train_memory_ratio": round(theirs_mib / ours_mib, 2),
+    }
+
+
+def main() -> None:
+    """Run and print."""
+    quick = arguments(__doc__).quick
+    torch.set_num_threads(THREADS)
+    report: dict[str, object] = {"threads": THREADS, "layers": LAYERS, "data": "elastic_tensor_2015"}
+    report["max_rel_diff"] = {"float32": difference(torch.float32), "float64": difference(torch.float64)}
+    report |= compare_forward(quick)
+    report |= compare_training(quick)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
