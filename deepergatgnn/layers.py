@@ -62,7 +62,13 @@ class AGATLayer(nn.Module):
         nn.init.zeros_(self.bias)
 
     def forward(
-        self, x: Tensor, e: Tensor, receivers: Tensor, senders: Tensor, log_counts: Tensor, weights: Tensor
+        self,
+        x: Tensor,
+        e: Tensor,
+        receivers: Tensor,
+        senders: Tensor,
+        log_counts: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """Gather from the neighbours.
 
@@ -70,8 +76,8 @@ class AGATLayer(nn.Module):
             x: [N, F] nodes.
             e: [E, F] edges.
             receivers, senders: [E], node i and its neighbour j.
-            log_counts: [E], logarithm of the equal edges of one atom that an edge stands for.
-            weights: [E], edges of the whole crystal that an edge stands for.
+            log_counts: [E], logarithm of the equal edges of one atom that an edge stands for; 0, if not given.
+            weights: [E], edges of the whole crystal that an edge stands for; 1, if not given.
             output: [N, F].
         """
         W_x, W_e = torch.split(self.weight, self.channels)
@@ -81,7 +87,9 @@ class AGATLayer(nn.Module):
         a_i, a_j = torch.split(self.attention, self.channels, dim=-1)  # [H, F] each
         score = F.softplus((h_i * a_i).sum(dim=-1) + (h_j * a_j).sum(dim=-1))  # [E, H]
         score = F.softplus(self.norm(score, weights))
-        alpha = softmax(score + log_counts.unsqueeze(-1), receivers, num_nodes=x.shape[0]) / self.heads
+        if log_counts is not None:
+            score = score + log_counts.unsqueeze(-1)
+        alpha = softmax(score, receivers, num_nodes=x.shape[0]) / self.heads
         message = torch.einsum("eh,ehf->ef", alpha, h_j)
         out: Tensor = scatter(message, receivers, dim=0, dim_size=x.shape[0], reduce="sum")
         return out + self.bias

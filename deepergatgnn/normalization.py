@@ -21,6 +21,10 @@ import torch
 from torch import Tensor, nn
 
 
+def _ones(x: Tensor) -> Tensor:
+    return x.new_ones(x.shape[0])
+
+
 class DifferentiableGroupNorm(nn.Module):
     """Normalizes soft groups of atoms each on its own; always keeps running statistics.
 
@@ -38,7 +42,7 @@ class DifferentiableGroupNorm(nn.Module):
     running_var: Tensor
 
     def __init__(
-        self, channels: int, groups: int = 10, scale: float = 0.01, *, momentum: float = 0.01, eps: float = 1e-5
+        self, channels: int, groups: int = 10, scale: float = 0.01, *, momentum: float = 0.1, eps: float = 1e-5
     ) -> None:
         super().__init__()
         self.channels, self.groups, self.scale, self.momentum, self.eps = channels, groups, scale, momentum, eps
@@ -48,17 +52,17 @@ class DifferentiableGroupNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(groups, channels))
         self.register_buffer("running_var", torch.ones(groups, channels))
 
-    def forward(self, x: Tensor, multiplicities: Tensor) -> Tensor:
+    def forward(self, x: Tensor, multiplicities: Tensor | None = None) -> Tensor:
         """Normalize.
 
         Shapes:
             x: [N, F].
-            multiplicities: [N], atoms that each row stands for.
+            multiplicities: [N], atoms that each row stands for; one, if not given.
             output: [N, F].
         """
         assignment = self.assign(x).softmax(dim=-1)  # S [N, G]
         if self.training:
-            mean, var = self._moments(x, assignment, multiplicities)
+            mean, var = self._moments(x, assignment, _ones(x) if multiplicities is None else multiplicities)
         else:
             mean, var = self.running_mean, self.running_var
         gain = self.weight * torch.rsqrt(var + self.eps)  # A [G, F]
@@ -104,15 +108,16 @@ class WeightedBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """Normalize.
 
         Shapes:
             x: [N, C].
-            weights: [N], how often each row counts.
+            weights: [N], how often each row counts; once, if not given.
             output: [N, C].
         """
         if self.training:
+            weights = _ones(x) if weights is None else weights
             n = weights.sum()
             share = weights / n
             mean = share @ x

@@ -15,7 +15,7 @@ GRAPHS = graphs_of([SODIUM, *some_crystals(6), one_atom_cells()[5]])
 def taken_apart(batch: GraphBatch) -> list[tuple[list[int], list[tuple[int, int, float]]]]:
     """Atoms and edges of each crystal, atoms numbered from 0 again."""
     parts, first = [], 0
-    for crystal, n_atoms in enumerate(batch.n_atoms.tolist()):
+    for crystal, n_atoms in enumerate(batch.n_atoms.long().tolist()):
         own = batch.crystals[batch.receivers] == crystal
         edges = zip(
             (batch.receivers[own] - first).tolist(),
@@ -53,7 +53,9 @@ def test_shapes_and_types() -> None:
         "receivers": torch.int64,
         "distances": torch.float32,
         "crystals": torch.int64,
-        "n_atoms": torch.int64,
+        "multiplicities": torch.float32,
+        "counts": torch.float32,
+        "n_atoms": torch.float32,
     }
 
 
@@ -62,12 +64,13 @@ def test_edges_are_sorted_by_receiver() -> None:
     assert (receivers[1:] >= receivers[:-1]).all()
 
 
-def test_only_distances_change_their_type() -> None:
+def test_only_real_numbers_change_their_type() -> None:
     batch = collate(GRAPHS)
     moved = batch.to("cpu", dtype=torch.float64)
     assert moved.distances.dtype == torch.float64
     assert torch.equal(moved.distances.float(), batch.distances)
-    assert moved.senders.dtype == moved.n_atoms.dtype == torch.int64
+    assert moved.multiplicities.dtype == moved.counts.dtype == moved.n_atoms.dtype == torch.float64
+    assert moved.senders.dtype == moved.atomic_numbers.dtype == torch.int64
     assert batch.distances.dtype == torch.float32
 
 
