@@ -84,7 +84,7 @@ def _values_and_gradients(network: torch.nn.Module, batch: GraphBatch) -> dict[s
     return found | {"values": values.detach()}
 
 
-def peak_growth(literal: bool) -> float:  # noqa: FBT001
+def peak_growth(literal: bool) -> float:
     """MiB by which one training step raises the peak memory of a fresh process."""
     torch.set_num_threads(THREADS)
     whole, merged = graphs(TRAINING_BATCH)
@@ -97,7 +97,7 @@ def peak_growth(literal: bool) -> float:  # noqa: FBT001
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def compare_forward(quick: bool) -> dict[str, object]:  # noqa: FBT001
+def compare_forward(quick: bool) -> dict[str, object]:
     """Ratios and speed by batch size."""
     whole, merged = graphs(100 if quick else 200)
     ours, literal = networks()
@@ -120,7 +120,7 @@ def compare_forward(quick: bool) -> dict[str, object]:  # noqa: FBT001
     return {"forward_ratio": ratio, "forward_ratio_without_merging": without, "graphs_per_s": speed}
 
 
-def compare_training(quick: bool) -> dict[str, object]:  # noqa: FBT001
+def compare_training(quick: bool) -> dict[str, object]:
     """Ratios of a training step, and of the memory it takes."""
     whole, merged = graphs(TRAINING_BATCH)
     of_whole, of_merged = batches(whole, TRAINING_BATCH), batches(merged, TRAINING_BATCH)

@@ -75,7 +75,7 @@ class OptimizationConfig(_Section):
         loss: on standardised targets.
         clip: norm of the gradient.
         ema: decay of the averaged weights, which are validated and published; 0 for none.
-        compile: use torch.compile where a compiler exists.
+        compile: use torch.compile where a compiler exists; compiling takes minutes, which only long runs earn back.
     """
 
     epochs: int = Field(default=40, ge=1)
@@ -87,7 +87,7 @@ class OptimizationConfig(_Section):
     loss: Literal["l1", "smooth_l1", "mse"] = "l1"
     clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.995, ge=0, lt=1)
-    compile: bool = True
+    compile: bool = False
 
 
 class TrainingConfig(_Section):
