@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from uuid import uuid4
 
 import structlog
@@ -38,6 +39,7 @@ class Dispatcher:
         self._answers = RequestQueue(self._reader, replica)
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._in_flight = 0
         self._broker_up = False
         self._workers = 0
         self._worker_seen = float("-inf")
@@ -73,16 +75,24 @@ class Dispatcher:
         if not self._workers:
             raise ServiceError(503, "no_worker", "no worker is ready: retry soon", 2)
 
-    def admit(self, crystals: int = 1) -> None:
-        """Let a request in, before any work is spent on it.
+    @contextmanager
+    def admission(self) -> Iterator[None]:
+        """Let a crystal in, before any work is spent on it, and count it until the block ends.
 
         Raises:
             ServiceError: 503 not ready, 429 too much is waiting.
         """
         if self.draining or not self._broker_up or time.monotonic() - self._worker_seen > self._settings.absence_s:
             self.readiness()
-        if len(self._waiting) + crystals > self._settings.max_in_flight:
-            raise ServiceError(429, "overloaded", "too many crystals are waiting: retry later", 1)
+        if self._in_flight >= self._settings.max_in_flight:
+            raise ServiceError(429, "overloaded", f"{self._in_flight} crystals are waiting: retry later", 1)
+        self._in_flight += 1
+        metrics.IN_FLIGHT.set(self._in_flight)
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            metrics.IN_FLIGHT.set(self._in_flight)
 
     async def ask(
         self, parts: Sequence[tuple[CrystalGraph, Sequence[Manifest]]], deadline: float, *, attention: bool
@@ -98,7 +108,7 @@ class Dispatcher:
             An answer for each part.
 
         Raises:
-            ServiceError: 503 broker gone, 504 deadline passed, or what the worker said.
+            ServiceError: 503 broker gone, or what the worker said. The caller keeps the deadline.
         """
         entries = [
             Entry(
@@ -114,19 +124,15 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in entries]
         self._waiting |= {entry.id: future for entry, future in zip(entries, futures, strict=True)}
-        metrics.IN_FLIGHT.set(len(self._waiting))
         try:
-            await self._queue.submit(entries)
-            async with asyncio.timeout(max(0.0, deadline - time.time())):
-                answers: list[Answer] = await asyncio.gather(*futures)
-        except TimeoutError:
-            raise ServiceError(504, "deadline_passed", "the deadline passed before the crystal was computed") from None
-        except (RedisError, OSError):
-            raise ServiceError(503, "broker_unavailable", "the queue cannot be reached: retry soon", 2) from None
+            try:
+                await self._queue.submit(entries)
+            except (RedisError, OSError):
+                raise ServiceError(503, "broker_unavailable", "the queue cannot be reached: retry soon", 2) from None
+            answers: list[Answer] = await asyncio.gather(*futures)
         finally:
             for entry in entries:
                 self._waiting.pop(entry.id, None)
-            metrics.IN_FLIGHT.set(len(self._waiting))
         for answer in answers:
             if answer.error is not None:
                 raise ServiceError(*answer.error)

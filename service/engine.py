@@ -9,7 +9,7 @@ import torch
 
 from deepergatgnn.artifact import read_manifest
 from deepergatgnn.batch import GraphBatch, collate
-from deepergatgnn.errors import ArtifactError, ModelNotFoundError
+from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundError
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.structures import crystal_from_arrays
 from model_store import ModelStore
@@ -18,6 +18,10 @@ from service.entries import Answer, Entry, ModelAnswer
 log = logging.getLogger(__name__)
 LOADED_AT_MOST = 16
 GOLDEN_TOLERANCE = 1e-3
+
+
+class DeviceLostError(DeeperGATGNNError):
+    """The device of a worker is gone."""
 
 
 class Engine:
@@ -64,6 +68,7 @@ class Engine:
                 return self._halves(entries)
             return [self._failure(entries[0], (404, "unknown_model", str(error)))]
         except (RuntimeError, ValueError, IndexError) as error:
+            self._check_device()
             if len(entries) > 1:
                 log.warning("a batch of %d failed, halving it: %s", len(entries), error)
                 return self._halves(entries)
@@ -75,6 +80,17 @@ class Engine:
             Answer(entry.id, tuple(of_entry), elapsed, self._worker)
             for entry, of_entry in zip(entries, predictions, strict=True)
         ]
+
+    def _check_device(self) -> None:
+        """Return if the device still computes: after some errors of a GPU nothing does any more.
+
+        Raises:
+            DeviceLostError: it does not; the worker must end, and its entries go to another.
+        """
+        try:
+            (torch.ones(1, device=self._device) + 1).item()
+        except RuntimeError as error:
+            raise DeviceLostError(f"{self._device} does not compute any more: {error}") from error
 
     def _halves(self, entries: Sequence[Entry]) -> list[Answer]:
         middle = len(entries) // 2

@@ -1,5 +1,6 @@
 """A structure's way through the API process: parse and graph in the pool, queue, answer."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from service import metrics
 from service.catalogue import Catalogue
 from service.dispatcher import Dispatcher
 from service.entries import ModelAnswer
+from service.errors import ServiceError
 from service.parsing import Parsed, ParsePool
 from service.schemas import (
     AtomWeight,
@@ -67,6 +69,22 @@ async def predict_crystal(
     Raises:
         DeeperGATGNNError: unknown model, refused structure, or a ServiceError.
     """
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.time())):
+            return await _predict(posted, request_id, started, deadline, catalogue, pool, dispatcher)
+    except TimeoutError:
+        raise ServiceError(504, "deadline_passed", "the deadline passed before the crystal was computed") from None
+
+
+async def _predict(
+    posted: Posted,
+    request_id: str,
+    started: float,
+    deadline: float,
+    catalogue: Catalogue,
+    pool: ParsePool,
+    dispatcher: Dispatcher,
+) -> PredictResponse:
     manifests = catalogue.resolve(posted.models)
     by_config: dict[GraphConfig, list[Manifest]] = {}
     for manifest in manifests:  # several models over one graph, as long as they read the same kind

@@ -84,11 +84,13 @@ async def predict(
     """
     started = time.perf_counter()
     settings, catalogue, pool, dispatcher = _state(request)
-    dispatcher.admit()
-    body = await _read(request, file_format, models, attention)
-    deadline = time.time() + _patience_s(request, settings)
     try:
-        answer = await predict_crystal(body, request.state.request_id, started, deadline, catalogue, pool, dispatcher)
+        with dispatcher.admission():
+            deadline = time.time() + _patience_s(request, settings)
+            posted = await _read(request, file_format, models, attention)
+            answer = await predict_crystal(
+                posted, request.state.request_id, started, deadline, catalogue, pool, dispatcher
+            )
     except DeeperGATGNNError as error:
         refused = service_error(error)
         metrics.FAILURES.labels(refused.code).inc()

@@ -197,7 +197,8 @@ def _provenance(whole: _Run) -> Provenance:
     refused: dict[str, int] = {}
     for refusal in whole.dataset.refused:
         refused[refusal.code] = refused.get(refusal.code, 0) + 1
-    split: dict[str, Any] = config.split.model_dump(mode="json")
+    unused = {"test_fraction"} if config.split.test_field else set()
+    split: dict[str, Any] = config.split.model_dump(mode="json", exclude=unused, exclude_none=True)
     split["formulas_shared_by_train_and_test"] = shared_formulas(whole.dataset, whole.split)
     device = torch.cuda.get_device_name(whole.device) if whole.device.type == "cuda" else platform.machine()
     return Provenance(
