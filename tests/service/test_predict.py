@@ -101,7 +101,9 @@ def test_models_are_chosen_by_name_and_version(client: httpx.Client) -> None:
 
 
 def test_one_atom_cell(client: httpx.Client, pymatgen_structures: list[Structure]) -> None:
-    single = next(structure for structure in pymatgen_structures if len(structure) == 1)
+    metals = (structure for structure in pymatgen_structures if len(structure.composition) == 1)
+    single = next(metals).get_primitive_structure()
+    assert len(single) == 1
     answer = predict(client, structure=json.dumps(single.as_dict()))
     assert answer["n_atoms"] == 1
     assert [atom["weight"] for atom in answer["predictions"][0]["attention"]] == [1.0]
