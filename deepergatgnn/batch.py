@@ -47,15 +47,32 @@ class GraphBatch:
         return GraphBatch(**moved)
 
 
-def collate(graphs: Sequence[CrystalGraph]) -> GraphBatch:
+# Rock salt, merged: the crystal that fills up a batch whose dimensions must not be 1.
+_FILLER = CrystalGraph(
+    atomic_numbers=np.array([11, 17]),
+    senders=np.array([1, 0], dtype=np.int32),
+    degrees=np.array([1, 1], dtype=np.int32),
+    distances=np.array([2.82, 2.82], dtype=np.float32),
+    volume=44.9,
+    multiplicities=np.array([1, 1], dtype=np.int32),
+    counts=np.array([6, 6], dtype=np.int32),
+    classes=np.array([0, 1], dtype=np.int32),
+)
+
+
+def collate(graphs: Sequence[CrystalGraph], *, filled: bool = False) -> GraphBatch:
     """Put graphs side by side, nodes renumbered, in the given order.
 
     Args:
         graphs: at least one.
+        filled: append one more crystal, so that no dimension is 1: compiled code treats 1 as a case of its own, and
+            would be compiled again for it. In evaluation no crystal sees another.
 
     Returns:
         The batch, on the CPU.
     """
+    if filled:
+        graphs = [*graphs, _FILLER]
     n_nodes = np.array([graph.n_nodes for graph in graphs], dtype=np.int64)
     n_links = np.array([graph.n_links for graph in graphs], dtype=np.int64)
     first_node = np.cumsum(n_nodes) - n_nodes

@@ -3,7 +3,7 @@
 Three rungs: `Predictor.load` → `predict_structures` → `predict_graphs`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepergatgnn.batch import GraphBatch, collate
+from deepergatgnn.compilation import compile_network
 from deepergatgnn.domain import DomainJudgement, judge
 from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.graph import CrystalGraph, HasCell, build_graph
 from deepergatgnn.manifest import Manifest
-from deepergatgnn.network import DeeperGATGNN
+from deepergatgnn.network import DeeperGATGNN, NetworkOutput
 from deepergatgnn.weights import load_artifact
 
 
@@ -60,6 +61,7 @@ class Predictor:
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self._domain = {key: value.to(self.device) for key, value in domain.items()}
+        self._forward: Callable[[GraphBatch], NetworkOutput] = self.network
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> "Predictor":
@@ -69,6 +71,21 @@ class Predictor:
             ArtifactError: if the folder is refused.
         """
         return cls(*load_artifact(Path(folder)), device=device)
+
+    def compiled(self, examples: Sequence[CrystalGraph]) -> Callable[[GraphBatch], NetworkOutput]:
+        """Compile the network for batches of any size; takes up to minutes, and changes nothing yet: see `adopt`.
+
+        Args:
+            examples: crystals to compile and try it with, at least two.
+
+        Raises:
+            RuntimeError: where there is no compiler, or the compiled network gives other values.
+        """
+        return compile_network(self.network, [collate(part, filled=True) for part in (examples, examples[:1])])
+
+    def adopt(self, forward: Callable[[GraphBatch], NetworkOutput]) -> None:
+        """Compute with what `compiled` returned from now on."""
+        self._forward = forward
 
     def predict_structure(self, crystal: HasCell) -> Prediction:
         """Predict one crystal.
@@ -95,20 +112,26 @@ class Predictor:
             graphs: any number; equivalent atoms may be merged, the answers are the same.
             max_edges: edges in one forward pass, unless a single crystal has more.
         """
-        return [prediction for part in cut(graphs, max_edges) for prediction in self._predict(part, collate(part))]
+        return [
+            prediction
+            for part in cut(graphs, max_edges)
+            for prediction in self._predict(part, collate(part, filled=True))
+        ]
 
     def predict_collated(self, graphs: Sequence[CrystalGraph], batch: GraphBatch) -> list[Prediction]:
-        """Predict graphs that were collated before, so that several checkpoints share one batch."""
+        """Predict graphs that were collated before, filled or not, so that several checkpoints share one batch."""
         return self._predict(graphs, batch)
 
     @torch.inference_mode()
     def _predict(self, graphs: Sequence[CrystalGraph], batch: GraphBatch) -> list[Prediction]:
-        output = self.network(batch.to(self.device))
-        values = (output.values[:, 0].double() * self.manifest.scaler.std + self.manifest.scaler.mean).tolist()
-        offsets = (output.crystal_vectors - self._domain["mean"]) @ self._domain["whitening"]
+        output = self._forward(batch.to(self.device))
+        values = (
+            output.values[: len(graphs), 0].double() * self.manifest.scaler.std + self.manifest.scaler.mean
+        ).tolist()
+        offsets = (output.crystal_vectors[: len(graphs)] - self._domain["mean"]) @ self._domain["whitening"]
         distances = torch.linalg.vector_norm(offsets, dim=-1).tolist()
         by_atom = (output.attention / batch.multiplicities.to(self.device)).cpu().numpy()
-        attention = np.split(by_atom, np.cumsum([graph.n_nodes for graph in graphs])[:-1])
+        attention = np.split(by_atom, np.cumsum([graph.n_nodes for graph in graphs]))
         half_width = self.manifest.calibration.half_widths["0.9"]
         return [
             Prediction(
@@ -118,7 +141,7 @@ class Predictor:
                 domain=judge(graph, distance, self.manifest.domain),
                 attention=weights[graph.classes],
             )
-            for graph, value, distance, weights in zip(graphs, values, distances, attention, strict=True)
+            for graph, value, distance, weights in zip(graphs, values, distances, attention[: len(graphs)], strict=True)
         ]
 
 

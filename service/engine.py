@@ -9,7 +9,9 @@ import torch
 
 from deepergatgnn.artifact import read_manifest
 from deepergatgnn.batch import GraphBatch, collate
+from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundError
+from deepergatgnn.graph import build_graph
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.structures import crystal_from_arrays
 from model_store import ModelStore
@@ -57,6 +59,27 @@ class Engine:
                 log.warning("model not loaded: %s", error)
         if not self._predictors:
             raise ArtifactError(f"no model could be loaded from the store: {'; '.join(problems) or 'it is empty'}")
+
+    def compile_loaded(self) -> bool:
+        """Compile what is loaded, beside the eager networks that go on answering, and then use it.
+
+        Takes up to minutes; meant for a thread of its own.
+
+        Returns:
+            Whether compiled networks are in use; if not, nothing has changed.
+        """
+        compiled = []
+        for predictor in list(self._predictors.values()):
+            crystals = [crystal_from_arrays(g.lattice, g.species, g.frac_coords) for g in predictor.manifest.golden]
+            examples = [merge_equivalent(build_graph(crystal, predictor.manifest.graph)) for crystal in crystals]
+            try:
+                compiled.append((predictor, predictor.compiled(examples)))
+            except Exception as error:  # noqa: BLE001 - whatever a compiler says, the eager network is as right
+                log.warning("not compiled, the eager networks go on: %s", str(error).partition("\n")[0])
+                return False
+        for predictor, forward in compiled:
+            predictor.adopt(forward)
+        return True
 
     def answer(self, entries: Sequence[Entry]) -> list[Answer]:
         """Answer entries, in their order; an entry that breaks its batch is found by halving and fails alone."""
@@ -109,7 +132,7 @@ class Engine:
         for reference, rows in wanted.items():
             graphs = [entries[row].graph for row in rows]
             if rows not in batches:
-                batches[rows] = collate(graphs).to(self._device)
+                batches[rows] = collate(graphs, filled=True).to(self._device)
             for row, prediction in zip(
                 rows, self._predictor(reference).predict_collated(graphs, batches[rows]), strict=True
             ):

@@ -19,6 +19,7 @@ class Settings(BaseSettings):
         host, port: where the API listens.
         device: of the worker: auto, cpu, cuda, cuda:N.
         threads: of the worker on a CPU; 0 leaves the choice to torch.
+        compile_after_s: life of a worker after which it compiles its networks beside the eager ones; 0 for never.
         parse_processes: of the parse pool.
         parse_timeout_s: a file that takes longer is refused.
         parse_memory_mib: address space of a parse process.
@@ -46,6 +47,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     device: str = "auto"
     threads: int = Field(default=0, ge=0)
+    compile_after_s: float = Field(default=20.0, ge=0)
     parse_processes: int = Field(default=2, ge=1)
     parse_timeout_s: float = Field(default=1.5, gt=0)
     parse_memory_mib: int = Field(default=2048, ge=512)

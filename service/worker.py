@@ -6,9 +6,11 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import structlog
@@ -51,6 +53,8 @@ class Worker:
         self._held: dict[str, Delivery] = {}
         self._computing_since: float | None = None
         self._stopping = asyncio.Event()
+        # One thread computes, always the same: torch keeps a team of threads for each thread that calls it.
+        self._device_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
 
     async def run(self) -> None:
         """Work until told to stop (SIGTERM, SIGINT); then finish what is held and leave."""
@@ -60,7 +64,10 @@ class Worker:
         self._engine.load_production()
         await self._patiently(self._queue.create_group)
         log.info("ready", worker=self.name, device=str(self._device), models=self._engine.loaded)
-        upkeep = [asyncio.create_task(work) for work in (self._beat(), self._take_over(), self._follow_parent())]
+        upkeep = [
+            asyncio.create_task(work)
+            for work in (self._beat(), self._take_over(), self._follow_parent(), self._compile())
+        ]
         try:
             while not self._stopping.is_set() or self._backlog:
                 await self._step()
@@ -102,7 +109,9 @@ class Worker:
         if live:
             self._computing_since = time.monotonic()
             try:
-                computed = await asyncio.to_thread(self._engine.answer, live)
+                computed = await asyncio.get_running_loop().run_in_executor(
+                    self._device_thread, self._engine.answer, live
+                )
             finally:
                 self._computing_since = None
             metrics.observe_batch(live, computed, self._budget.edges)
@@ -157,6 +166,21 @@ class Worker:
                 log.warning("no takeover", error=str(error))
             await asyncio.sleep(self._settings.lease_s / 4)
 
+    async def _compile(self) -> None:
+        """Compile once the worker has settled: short lives are not worth it, and answers do not wait for it."""
+        if self._settings.compile_after_s:
+            await asyncio.sleep(self._settings.compile_after_s)
+            done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            # A daemon: a worker that is told to stop does not wait for a compiler.
+            threading.Thread(target=self._compile_and_tell, args=(done,), name="compile", daemon=True).start()
+            if await done:
+                log.info("compiled", worker=self.name, models=self._engine.loaded)
+
+    def _compile_and_tell(self, done: asyncio.Future[bool]) -> None:
+        compiled = self._engine.compile_loaded()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            done.get_loop().call_soon_threadsafe(done.set_result, compiled)
+
     async def _follow_parent(self) -> None:
         """End with the supervisor that started this worker, even if it was killed; take its broker along."""
         parent = self._settings.parent
@@ -192,6 +216,9 @@ def run(settings: Settings, url: str) -> None:
     """The whole life of a worker process."""
     metrics.serve_worker_metrics(settings.metrics_port)
     asyncio.run(Worker(settings, url).run())
+    if any(thread.name == "compile" for thread in threading.enumerate()):
+        # A compiler cannot be interrupted, and Python would tear down what it works with; nothing is left to save.
+        os._exit(0)
 
 
 if __name__ == "__main__":  # how the supervisor starts it

@@ -41,7 +41,9 @@ def running(*arguments: str, ready: str, **environment: str) -> Iterator[tuple["
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ
+        | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "DEEPERGATGNN_COMPILE_AFTER_S": "0"}
+        | environment,
         start_new_session=True,
     )
     assert process.stdout is not None

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import sysconfig
 import time
 from collections import deque
 from dataclasses import replace
@@ -116,6 +117,29 @@ def test_an_entry_that_breaks_its_batch_fails_alone(entries: list[Entry]) -> Non
     for ours, theirs in zip(good[:3] + good[4:], answers[:3] + answers[4:], strict=True):
         assert theirs.error is None
         assert [p.value for p in ours.predictions] == pytest.approx([p.value for p in theirs.predictions], abs=1e-5)
+
+
+def has_compiler() -> bool:
+    """Whether C++ that uses Python can be compiled here, which is what torch.compile does on a CPU."""
+    command = ["g++", "-fsyntax-only", "-x", "c++", f"-I{sysconfig.get_path('include')}", "-"]
+    try:
+        return subprocess.run(command, input=b"#include <Python.h>\n", check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def test_compiled_networks_give_the_same_answers_for_every_size(entries: list[Entry]) -> None:
+    engine = Engine(ModelStore(), torch.device("cpu"), "test")
+    engine.load_production()
+    batches = [entries[:1], entries[:2], entries[3:10], entries]
+    eager = [engine.answer(batch) for batch in batches]
+    assert engine.compile_loaded() == has_compiler()
+    for batch, expected in zip(batches, eager, strict=True):
+        for ours, theirs in zip(engine.answer(batch), expected, strict=True):
+            assert ours.error is None
+            for mine, other in zip(ours.predictions, theirs.predictions, strict=True):
+                assert mine.value == pytest.approx(other.value, abs=1e-5)
+                assert mine.attention == pytest.approx(other.attention, abs=1e-5)
 
 
 def test_a_model_that_is_gone_is_an_error_of_its_entry_alone(entries: list[Entry]) -> None:
