@@ -4,21 +4,23 @@
 
 Both are 20 layers with the same weights. "Merged" computes atoms that message passing cannot tell apart once (what is
 served and trained); "whole" computes every atom, so that the two parts of the gain can be told apart. The last line is
-one JSON object: `forward_ratio` by batch size, `train_step_ratio`, `train_memory_ratio` (peak growth of the process,
+one JSON object: `forward_ratio` by batch size (merged and compiled, as in a worker that has settled, where there is a
+compiler; `forward_ratio_eager` without it), `train_step_ratio`, `train_memory_ratio` (peak growth of the process,
 literal over ours), `max_rel_diff` of values and gradients.
 """
 
 import json
 import multiprocessing
-import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks.timing import arguments, interleaved
 from deepergatgnn.batch import GraphBatch, collate
+from deepergatgnn.compilation import compile_network
 from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.graph import CrystalGraph, GraphConfig, build_graph
 from deepergatgnn.network import DeeperGATGNN
@@ -43,13 +45,16 @@ def graphs(count: int) -> tuple[list[CrystalGraph], list[CrystalGraph]]:
     return whole, [merge_equivalent(graph) for graph in whole]
 
 
-def batches(some: Sequence[CrystalGraph], size: int, dtype: torch.dtype = torch.float32) -> list[GraphBatch]:
+def batches(
+    some: Sequence[CrystalGraph], size: int, dtype: torch.dtype = torch.float32, *, filled: bool = False
+) -> list[GraphBatch]:
     """The crystals in batches of a size."""
-    return [collate(some[i : i + size]).to("cpu", dtype=dtype) for i in range(0, len(some) - size + 1, size)]
+    starts = range(0, len(some) - size + 1, size)
+    return [collate(some[start : start + size], filled=filled).to("cpu", dtype=dtype) for start in starts]
 
 
 @torch.inference_mode()
-def forward(network: torch.nn.Module, some: Sequence[GraphBatch]) -> None:
+def forward(network: Callable[[GraphBatch], object], some: Sequence[GraphBatch]) -> None:
     """Evaluate batches."""
     for batch in some:
         network(batch)
@@ -92,9 +97,17 @@ def peak_growth(literal: bool) -> float:
     network = (theirs if literal else ours).train()
     batch = batches(whole if literal else merged, TRAINING_BATCH)
     train_step(network, batches(whole[:2], 2))  # what any first step allocates
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    del whole, merged
+    Path("/proc/self/clear_refs").write_text("5", "ascii")  # forget the peak so far (Linux)
+    before = _resident_kib("VmRSS")
     train_step(network, batch)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (_resident_kib("VmHWM") - before) / 1024
+
+
+def _resident_kib(field: str) -> int:
+    """A size of this process from the kernel's own accounting."""
+    status = Path("/proc/self/status").read_text("ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))
 
 
 def compare_forward(quick: bool) -> dict[str, object]:
@@ -103,7 +116,8 @@ def compare_forward(quick: bool) -> dict[str, object]:
     ours, literal = networks()
     ours.eval()
     literal.eval()
-    ratio, without, speed = {}, {}, {}
+    compiled = _compiled(ours, merged)
+    ratio, without, with_compiler, speed = {}, {}, {}, {}
     for size in SIZES:
         some = slice(0, max(size, 16 if quick else 48))
         of_whole, of_merged = batches(whole[some], size), batches(merged[some], size)
@@ -112,12 +126,31 @@ def compare_forward(quick: bool) -> dict[str, object]:
             "whole": partial(forward, ours, of_whole),
             "merged": partial(forward, ours, of_merged),
         }
-        seconds = interleaved(runs, 3 if quick else 9)
+        if compiled is not None:
+            runs["compiled"] = partial(forward, compiled, batches(merged[some], size, filled=True))
+        seconds = interleaved(runs, 3 if quick else 7)
+        if compiled is not None:
+            with_compiler[str(size)] = round(seconds["literal"] / seconds["compiled"], 2)
         ratio[str(size)] = round(seconds["literal"] / seconds["merged"], 2)
         without[str(size)] = round(seconds["literal"] / seconds["whole"], 2)
         speed[str(size)] = round(size * len(of_merged) / seconds["merged"], 1)
-        print(f"batch {size:3}: literal/ours {ratio[str(size)]}, without merging {without[str(size)]}", flush=True)
-    return {"forward_ratio": ratio, "forward_ratio_without_merging": without, "graphs_per_s": speed}
+        found = [ratios.get(str(size)) for ratios in (with_compiler, ratio, without)]
+        print(f"batch {size:3}: literal over compiled, eager, eager without merging: {found}", flush=True)
+    return {
+        "forward_ratio": with_compiler or ratio,
+        "forward_ratio_eager": ratio,
+        "forward_ratio_eager_without_merging": without,
+        "graphs_per_s": speed,
+    }
+
+
+def _compiled(network: DeeperGATGNN, some: Sequence[CrystalGraph]) -> Callable[[GraphBatch], object] | None:
+    """The network as a settled worker runs it; None where there is no compiler."""
+    try:
+        return compile_network(network, [collate(some[:count], filled=True) for count in (8, 1)])
+    except Exception as error:  # noqa: BLE001 - whatever the compiler says
+        print(f"not compiled: {error}")
+        return None
 
 
 def compare_training(quick: bool) -> dict[str, object]:
@@ -130,7 +163,7 @@ def compare_training(quick: bool) -> dict[str, object]:
         "whole": partial(train_step, ours.train(), of_whole),
         "merged": partial(train_step, ours.train(), of_merged),
     }
-    seconds = interleaved(runs, 2 if quick else 5)
+    seconds = interleaved(runs, 2 if quick else 3)
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         theirs_mib, ours_mib = (pool.apply(peak_growth, (literally,)) for literally in (True, False))
     return {

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from deepergatgnn.graph import CrystalGraph
 
+_LABELS = 2**32
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -28,52 +29,51 @@ def merge_equivalent(graph: CrystalGraph) -> CrystalGraph:
         A graph with one node for each class, in the order of their first atoms. Its `n_atoms` and `n_edges` are
         those of the crystal.
     """
-    labels = np.unique(graph.distances, return_inverse=True)[1].astype(np.int64)
-    n_labels = int(labels.max()) + 1
-    colours = _refine(graph, labels, n_labels)
-    n_classes = int(colours.max()) + 1
-    first = np.full(n_classes, graph.n_nodes)
-    np.minimum.at(first, colours, np.arange(graph.n_nodes))
+    colours = _refine(graph)
+    # Classes are numbered in the order of their first atoms: each raises the largest number so far.
+    first = np.flatnonzero(np.diff(np.maximum.accumulate(colours), prepend=-1))
     own = np.flatnonzero(first[colours[graph.receivers]] == graph.receivers)  # edges of the first atom of each class
-    keys = (colours[graph.receivers[own]] * n_classes + colours[graph.senders[own]]) * n_labels + labels[own]
-    _, where, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    kept = own[where]
+    keys = (colours[graph.receivers[own]] * len(first) + colours[graph.senders[own]]) * _LABELS + _labels(graph)[own]
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.diff(keys[order], prepend=-1))  # of equal edges
+    kept = own[order[starts]]
     return CrystalGraph(
         atomic_numbers=graph.atomic_numbers[first],
         senders=colours[graph.senders[kept]].astype(np.int32),
-        degrees=np.bincount(colours[graph.receivers[kept]], minlength=n_classes).astype(np.int32),
+        degrees=np.bincount(colours[graph.receivers[kept]], minlength=len(first)).astype(np.int32),
         distances=graph.distances[kept],
         volume=graph.volume,
         multiplicities=np.bincount(colours, weights=graph.multiplicities).astype(np.int32),
-        counts=np.bincount(inverse, weights=graph.counts[own]).astype(np.int32),
+        counts=np.add.reduceat(graph.counts[own[order]], starts).astype(np.int32),
         classes=colours[graph.classes].astype(np.int32),
     )
 
 
-def _refine(graph: CrystalGraph, labels: NDArray[np.int64], n_labels: int) -> NDArray[np.int64]:
+def _labels(graph: CrystalGraph) -> NDArray[np.int64]:
+    """A number below `_LABELS` for the distance of each edge [e], in the order of the distances."""
+    return graph.distances.view(np.int32).astype(np.int64)  # the bits of positive floats sort as they do
+
+
+def _refine(graph: CrystalGraph) -> NDArray[np.int64]:
     """Classes [n] of the coarsest equitable partition, numbered in the order of their first nodes."""
     starts = np.cumsum(graph.degrees) - graph.degrees
-    colours = _renumbered(graph.atomic_numbers.astype(np.uint64))
-    n_colours = int(colours.max()) + 1
-    counts = graph.counts.astype(np.uint64)
+    labels, counts = _labels(graph), graph.counts.astype(np.uint64)
+    colours, n_colours = _renumbered(graph.atomic_numbers)
     while n_colours < graph.n_nodes:
         # A sum of 64-bit hashes stands for the multiset; unequal ones collide once in about 10^19.
-        hashes = _mixed((colours[graph.senders] * n_labels + labels).astype(np.uint64)) * counts
+        hashes = _mixed((colours[graph.senders] * _LABELS + labels).astype(np.uint64)) * counts
         surroundings = np.add.reduceat(hashes, starts)
-        finer = _renumbered(_mixed(surroundings) + _mixed(colours.astype(np.uint64)))
-        n_finer = int(finer.max()) + 1
+        finer, n_finer = _renumbered(_mixed(surroundings) + _mixed(colours.astype(np.uint64)))
         if n_finer == n_colours:
             break
         colours, n_colours = finer, n_finer
     return colours
 
 
-def _renumbered(values: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The same partition with numbers from 0, in the order of first appearance."""
-    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
+def _renumbered(values: NDArray[np.int64] | NDArray[np.uint64]) -> tuple[NDArray[np.int64], int]:
+    """The same partition with numbers from 0, in the order of first appearance; and how many there are."""
+    numbers: dict[int, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values.tolist()]), len(numbers)
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

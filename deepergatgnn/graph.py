@@ -11,6 +11,7 @@ from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from deepergatgnn.errors import StructureError
 
+_EXPECTED = 2.0  # times the neighbours, in the sphere that is searched first
 _SAME_SITE = 1e-8  # Å; closer than this is the atom itself
 
 
@@ -129,8 +130,7 @@ def build_graph(crystal: HasCell, config: GraphConfig) -> CrystalGraph:
     if unknown.any():
         first = int(numbers[unknown][0])
         raise StructureError("unknown_element", f"atomic number {first} is outside 1 to {config.max_atomic_number}")
-    receivers, senders, distances = _neighbours_within(crystal, config)
-    kept = _nearest_shells(receivers, distances, len(numbers), config)
+    receivers, senders, distances, kept = _nearest_neighbours(crystal, config)
     if len(kept) > config.max_edges:
         raise StructureError(
             "too_many_edges", f"the crystal has {len(kept)} edges, the limit is {config.max_edges}: post a smaller cell"
@@ -148,17 +148,40 @@ def build_graph(crystal: HasCell, config: GraphConfig) -> CrystalGraph:
     )
 
 
-def _neighbours_within(
+def _nearest_neighbours(
     crystal: HasCell, config: GraphConfig
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Some (receiver, sender, distance), and the indices of the edges to keep, by receiver, then by distance."""
+    n_atoms = len(crystal.atomic_numbers)
+    # A sphere in which a few times the neighbours are expected holds the last shell of almost every crystal.
+    sphere = _EXPECTED * config.neighbours * abs(np.linalg.det(crystal.lattice)) / n_atoms
+    radius = float(np.cbrt(sphere * 3 / (4 * np.pi)))
+    if radius < config.cutoff:
+        edges = _neighbours_within(crystal, radius)
+        kept, reach = _nearest_shells(edges[0], edges[2], n_atoms, config)
+        if reach < radius - _SAME_SITE:
+            return *edges, kept
+    edges = _neighbours_within(crystal, config.cutoff)
+    kept, _ = _nearest_shells(edges[0], edges[2], n_atoms, config)
+    if not len(kept):
+        lonely = int(np.argmin(np.bincount(edges[0], minlength=n_atoms)))
+        raise StructureError(
+            "too_sparse", f"site {lonely} has no neighbour within {config.cutoff:g} Å: post a cell without vacuum"
+        )
+    return *edges, kept
+
+
+def _neighbours_within(
+    crystal: HasCell, radius: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """All (receiver, sender, distance) within the cutoff, without the atom itself."""
+    """All (receiver, sender, distance) within a radius in Å, without the atom itself."""
     lattice = np.ascontiguousarray(crystal.lattice, dtype=np.float64)
     # Wrapped, so that a translated copy meets the same rounding as the original.
     positions = np.ascontiguousarray((crystal.frac_coords % 1.0) @ lattice)
     receivers, senders, _, distances = find_points_in_spheres(
         positions,
         positions,
-        r=config.cutoff,
+        r=radius,
         pbc=np.ones(3, dtype=np.int64),
         lattice=lattice,
         tol=_SAME_SITE,
@@ -169,20 +192,21 @@ def _neighbours_within(
 
 def _nearest_shells(
     receivers: NDArray[np.int64], distances: NDArray[np.float64], n_atoms: int, config: GraphConfig
-) -> NDArray[np.int64]:
-    """Indices of the edges to keep, sorted by receiver, then by distance."""
-    order = np.lexsort((distances, receivers))
+) -> tuple[NDArray[np.int64], float]:
+    """Edges to keep, by receiver, then by distance, none if an atom has none; and the radius that surely has them all.
+
+    The radius is infinite if an atom has fewer neighbours than are wanted.
+    """
     found = np.bincount(receivers, minlength=n_atoms)
-    if (found == 0).any():
-        lonely = int(np.argmin(found))
-        raise StructureError(
-            "too_sparse", f"site {lonely} has no neighbour within {config.cutoff:g} Å: post a cell without vacuum"
-        )
-    first = np.cumsum(found) - found
-    last = first + np.minimum(found, config.neighbours) - 1
-    reach = distances[order][last] + config.shell_tolerance
-    kept: NDArray[np.int64] = order[distances[order] <= reach[receivers[order]]]
-    return kept
+    fewest = int(found.min())
+    if fewest == 0:
+        return np.empty(0, dtype=np.int64), np.inf
+    order = np.lexsort((distances, receivers))
+    ordered = distances[order]
+    last = np.cumsum(found) - found + np.minimum(found, config.neighbours) - 1
+    reach = ordered[last] + config.shell_tolerance
+    kept = order[ordered <= np.repeat(reach, found)]
+    return kept, float(reach.max()) if fewest >= config.neighbours else np.inf
 
 
 def _levelled(
@@ -196,7 +220,8 @@ def _levelled(
     pairs = np.minimum(receivers, senders) * 1000 + np.maximum(receivers, senders)
     order = np.lexsort((distances, pairs))
     ordered, pairs = distances[order], pairs[order]
-    begins = np.concatenate([[True], (np.diff(ordered) > resolution) | (np.diff(pairs) != 0)])
+    begins = np.ones(len(ordered), dtype=bool)
+    begins[1:] = (ordered[1:] - ordered[:-1] > resolution) | (pairs[1:] != pairs[:-1])
     starts = np.flatnonzero(begins)
     lengths = np.diff(np.append(starts, len(ordered)))
     means = np.add.reduceat(ordered, starts) / lengths

@@ -53,7 +53,8 @@ class DeeperGATGNN(nn.Module):
         self.embed_edge = nn.Linear(graph.gaussians, channels)
         self.layers = nn.ModuleList(AGATLayer(channels, config.heads) for _ in range(config.layers))
         self.norms = nn.ModuleList(
-            DifferentiableGroupNorm(channels, config.groups, config.group_scale) for _ in range(config.layers)
+            DifferentiableGroupNorm(channels, config.groups, config.group_scale)
+            for _ in range(config.layers if config.normalization == "group" else 0)
         )
         self.attention = GlobalAttention(channels, graph.max_atomic_number)
         self.hidden = nn.Linear(channels, channels)
@@ -66,9 +67,11 @@ class DeeperGATGNN(nn.Module):
         e = F.leaky_relu(self.embed_edge(self.basis(batch.distances)), 0.2)  # [E, F]
         log_counts = batch.counts.log()
         edge_weights = batch.counts * batch.multiplicities[batch.receivers]
-        for layer, norm in zip(self.layers, self.norms, strict=True):
+        for index, layer in enumerate(self.layers):
             gathered = layer(x, e, batch.receivers, batch.senders, log_counts, edge_weights)
-            x = x + norm(gathered, batch.multiplicities)
+            if self.norms:
+                gathered = self.norms[index](gathered, batch.multiplicities)
+            x = x + gathered if self.config.skip else gathered
         compositions = composition(batch, self.graph.max_atomic_number)
         weights = self.attention(x, compositions, batch)
         vectors = attention_sum(x, weights, batch)

@@ -93,7 +93,7 @@ class LiteralDeeperGATGNN(nn.Module):
 
     def forward(self, batch: GraphBatch) -> NetworkOutput:
         elements = one_hot(batch.atomic_numbers - 1, self.elements).to(self.element_table)  # [N, C]
-        gaussians = torch.exp(-((batch.distances[:, None].double() - self.centres) ** 2) / (2 * self.spacing**2))
+        gaussians = torch.exp(-((batch.distances[:, None] - self.centres) ** 2) / (2 * self.spacing**2))
         x = leaky_relu(self.embed_element(elements @ self.element_table), 0.2)  # [N, F]
         e = leaky_relu(self.embed_edge(gaussians), 0.2)  # [E, F]
         for layer, norm in zip(self.layers, self.norms, strict=True):

@@ -1,5 +1,6 @@
 """Is this a crystal that a model may see? Finite, of a believable size, and no two atoms in one place."""
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Final
@@ -16,6 +17,7 @@ from deepergatgnn.structures.limits import StructureLimits
 _FLATTEST: Final = 1e-6
 # Beyond a million cells a float64 no longer places an atom to better than 1e-10 of the cell.
 _FARTHEST: Final = 1e6
+_SURELY: Final = 1 + 1e-6  # what passes by this factor passes whatever the rounding
 # Rows of the distance matrix at a time: 256 by 2000 atoms, three float64 each, are 12 MB.
 _CHUNK: Final = 256
 
@@ -32,7 +34,7 @@ def check_lattice(lattice: NDArray[np.float64], limits: StructureLimits) -> None
     """
     if not np.isfinite(lattice).all():
         raise StructureError("bad_cell", "The cell holds a value that is not a finite number: give all vectors in Å.")
-    lengths = np.linalg.norm(lattice, axis=1)
+    lengths = np.linalg.norm(lattice, axis=1).tolist()
     for name, length in zip("abc", lengths, strict=True):
         if not limits.min_period <= length <= limits.max_length:
             raise StructureError(
@@ -41,10 +43,13 @@ def check_lattice(lattice: NDArray[np.float64], limits: StructureLimits) -> None
                 f"{limits.max_length:g} Å: check the units and the scale.",
             )
     volume = abs(np.linalg.det(lattice))
-    if volume < _FLATTEST * lengths.prod():
+    if volume < _FLATTEST * math.prod(lengths):
         raise StructureError(
             "bad_cell", f"The cell is flat, its volume is {volume:.3g} Å³: check its angles or vectors."
         )
+    # Every period crosses at least one spacing of lattice planes.
+    if min(_spacings(lattice)) > _SURELY * limits.min_period:
+        return
     shortest = _shortest_period(_reduced(lattice))
     if shortest < limits.min_period:
         raise StructureError(
@@ -79,15 +84,19 @@ def check_arrays(
             "too_many_atoms",
             f"The cell has {count:,} atoms and the limit is {limits.max_atoms:,}: post a smaller cell.",
         )
-    for index in np.flatnonzero((atomic_numbers < 1) | (atomic_numbers >= len(SYMBOLS))):
+    if not 1 <= atomic_numbers.min() <= atomic_numbers.max() < len(SYMBOLS):
+        index = np.flatnonzero((atomic_numbers < 1) | (atomic_numbers >= len(SYMBOLS)))[0]
         raise StructureError(
             "unknown_element", f"Atom {index + 1} has the atomic number {atomic_numbers[index]}: give 1 to 118."
         )
-    for index in np.flatnonzero(~(np.abs(frac_coords) < _FARTHEST).all(axis=1)):
+    if not np.abs(frac_coords).max() < _FARTHEST:  # nor is nan
+        index = np.flatnonzero(~(np.abs(frac_coords) < _FARTHEST).all(axis=1))[0]
         raise StructureError(
             "bad_cell", f"A coordinate of atom {index + 1} is not a number, or far outside the cell: correct it."
         )
     _check_density(lattice, count, limits)
+    if _surely_apart(lattice, frac_coords, limits.min_distance):
+        return
     if pair := _closest_pair(lattice, frac_coords, limits.min_distance):
         first, second, distance = pair
         one, two = (
@@ -116,6 +125,22 @@ def _check_density(lattice: NDArray[np.float64], count: int, limits: StructureLi
         )
 
 
+def _surely_apart(lattice: NDArray[np.float64], frac_coords: NDArray[np.float64], min_distance: float) -> bool:
+    """Whether it is plain that no two atoms are nearer than `min_distance`, without a reduction of the cell."""
+    if min(_spacings(lattice)) < _SURELY * 2 * min_distance:
+        return False
+    nearest = (_SURELY * min_distance) ** 2
+    for start in range(0, len(frac_coords), _CHUNK):
+        rows = np.arange(start, min(start + _CHUNK, len(frac_coords)))
+        between = frac_coords - frac_coords[rows, None, :]  # [chunk, N, 3]
+        between -= np.rint(between)
+        squared = np.square(between.reshape(-1, 3) @ lattice).sum(axis=1).reshape(len(rows), -1)
+        squared[rows - start, rows] = np.inf
+        if squared.min() < nearest:
+            return False
+    return True
+
+
 def _closest_pair(
     lattice: NDArray[np.float64], frac_coords: NDArray[np.float64], min_distance: float
 ) -> tuple[int, int, float] | None:
@@ -124,8 +149,7 @@ def _closest_pair(
     coords = frac_coords @ lattice @ np.linalg.inv(reduced)
     # Two atoms closer than half of every spacing of lattice planes meet in the image with all differences within
     # half a cell; only in a thinner cell the images next to it could be closer.
-    spacings = 1 / np.linalg.norm(np.linalg.inv(reduced), axis=0)
-    reach = [1 if spacing < 2 * min_distance else 0 for spacing in spacings]
+    reach = [1 if spacing < 2 * min_distance else 0 for spacing in _spacings(reduced)]
     images = np.array(list(product(*(range(-steps, steps + 1) for steps in reach))))
     for start in range(0, len(coords), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(coords)))
@@ -139,6 +163,20 @@ def _closest_pair(
             if squared[first, second] < min_distance**2:
                 return start + int(first), int(second), float(np.sqrt(squared[first, second]))
     return None
+
+
+def _spacings(lattice: NDArray[np.float64]) -> list[float]:
+    """Distances of neighbouring lattice planes along the three vectors, in Å."""
+    # Of nine numbers, which plain floats handle faster than arrays.
+    a, b, c = lattice.tolist()
+    faces = [_cross(b, c), _cross(c, a), _cross(a, b)]
+    volume = abs(sum(x * y for x, y in zip(a, faces[0], strict=True)))
+    return [volume / area if (area := math.hypot(*face)) else 0.0 for face in faces]
+
+
+def _cross(one: list[float], other: list[float]) -> list[float]:
+    (x, y, z), (u, v, w) = one, other
+    return [y * w - z * v, z * u - x * w, x * v - y * u]
 
 
 def _reduced(lattice: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,22 +6,22 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core.lattice import Lattice
-from pymatgen.io.cif import CifFile, str2float
+from pymatgen.io.cif import str2float
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.checks import check_lattice
+from deepergatgnn.structures.cif_columns import read_columns
+from deepergatgnn.structures.cif_copies import expand
 from deepergatgnn.structures.cif_sites import formula_warning, read_sites
 from deepergatgnn.structures.cif_symmetry import (
     MOST_COPIES_LOST,
     Columns,
     check_operators_fit,
-    expand,
     ideal_positions,
     read_operators,
     value_of,
 )
-from deepergatgnn.structures.cif_text import structure_block
-from deepergatgnn.structures.crystal import Crystal, crystal_from_numbers, too_many_atoms
+from deepergatgnn.structures.crystal import Crystal, crystal_in_cell, too_many_atoms
 from deepergatgnn.structures.limits import StructureLimits
 
 _LENGTHS: Final = ("_cell_length_a", "_cell_length_b", "_cell_length_c")
@@ -39,41 +39,28 @@ def read_cif(text: str, limits: StructureLimits) -> Crystal:
     Raises:
         StructureError: as `read_structure`.
     """
-    block, said = structure_block(text)
-    (parsed,) = CifFile.from_str(block.text).data.values()
-    # Keys do not depend on case, and the newer dictionaries write _atom_site.fract_x.
-    columns: Columns = {
-        key.lower().replace(".", "_"): value if isinstance(value, list) else [value]
-        for key, value in parsed.data.items()
-    }
+    columns, said = read_columns(text)
     lattice = _lattice(columns, said)
     check_lattice(lattice, limits)
     sites = read_sites(columns, said, limits)
     operators = read_operators(columns, said)
     check_operators_fit(operators, lattice)
     # The fewest atoms that these sites can make, counted before they are made.
-    if (fewest := math.ceil(len(sites) * operators.n_operators / MOST_COPIES_LOST)) > limits.max_atoms:
+    if (fewest := math.ceil(len(sites.labels) * operators.n_operators / MOST_COPIES_LOST)) > limits.max_atoms:
         raise too_many_atoms(fewest, limits)
+    atoms = expand(ideal_positions(sites.frac_coords, operators, said), operators, limits)
+    if atoms.merged:
+        names = ", ".join(sites.labels[site][:20] for site in atoms.merged[:5])
+        said.append(f"Symmetry copies of {names} that nearly coincide are taken for one atom each.")
     numbers: list[int] = []
     places: list[str] = []
-    coords: list[NDArray[np.float64]] = []
-    merged = []
-    for site, position in zip(
-        sites, ideal_positions(np.array([site.frac_coords for site in sites]), operators, said), strict=True
-    ):
-        copies, is_merged = expand(position, operators)
-        coords.append(copies)
-        numbers += [site.atomic_number] * len(copies)
-        places += [f"a copy of {site.label[:20]}" if operators.n_operators > 1 else site.label[:20]] * len(copies)
-        merged += [site.label] if is_merged else []
-        if len(numbers) > limits.max_atoms:
-            raise too_many_atoms(len(numbers), limits)
-    if merged:
-        names = ", ".join(label[:20] for label in merged[:5])
-        said.append(f"Symmetry copies of {names} that nearly coincide are taken for one atom each.")
+    copy_of = "a copy of " if operators.n_operators > 1 else ""
+    for label, number, count in zip(sites.labels, sites.atomic_numbers, atoms.counts, strict=True):
+        numbers += [number] * count
+        places += [f"{copy_of}{label[:20]}"] * count
     if warning := formula_warning(columns, numbers):
         said.append(warning)
-    return crystal_from_numbers(lattice, numbers, np.concatenate(coords), warnings=said, limits=limits, places=places)
+    return crystal_in_cell(lattice, numbers, atoms.frac_coords, warnings=said, limits=limits, places=places)
 
 
 def _lattice(columns: Columns, said: list[str]) -> NDArray[np.float64]:

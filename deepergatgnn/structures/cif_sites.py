@@ -3,8 +3,11 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from pymatgen.io.cif import str2float
 
 from deepergatgnn.errors import StructureError
@@ -19,15 +22,21 @@ _LONGEST_FORMULA: Final = 1000  # characters
 _FORMULA_TOLERANCE: Final = 0.01  # of the share of an element; pymatgen's `comp_tol`
 
 
-class CifSite(NamedTuple):
-    """One row of the atom loop that is an atom."""
+class Sites(NamedTuple):
+    """The rows of the atom loop that are atoms.
 
-    label: str
-    atomic_number: int
-    frac_coords: tuple[float, float, float]
+    Attributes:
+        labels: what the file calls them.
+        atomic_numbers: [sites].
+        frac_coords: [sites, 3].
+    """
+
+    labels: list[str]
+    atomic_numbers: list[int]
+    frac_coords: NDArray[np.float64]
 
 
-def read_sites(columns: Columns, said: list[str], limits: StructureLimits) -> list[CifSite]:
+def read_sites(columns: Columns, said: list[str], limits: StructureLimits) -> Sites:
     """Read the atom loop.
 
     Args:
@@ -51,23 +60,27 @@ def read_sites(columns: Columns, said: list[str], limits: StructureLimits) -> li
         types = [label if symbol in ("?", ".", "") else symbol for symbol, label in zip(types, labels, strict=True)]
     occupancies = _occupancies(columns, rows)
     _check_ordered(columns, types, labels, occupancies)
-    sites = []
+    whole = _whole_columns(columns)
+    sites = Sites([], [], np.empty((0, 3)))
+    positions: list[Sequence[float]] = []
     for index, (symbol, label, occupancy) in enumerate(zip(types, labels, occupancies, strict=True)):
-        place = f"site {index + 1} ({label[:20]})"
         if occupancy == 0:
-            said.append(f"The {place} has the occupancy 0 and is left out.")
+            said.append(f"The {_place(index, label)} has the occupancy 0 and is left out.")
             continue
-        number, warning = atomic_number_of_label(symbol, place)
-        said += [warning] if warning else []
-        x, y, z = (_coordinate(columns[key][index], place, key) for key in _FRACT)
-        sites.append(CifSite(label, number, (x, y, z)))
-    if not sites:
+        number = ATOMIC_NUMBERS.get(symbol)
+        if number is None:
+            number, warning = atomic_number_of_label(symbol, _place(index, label))
+            said += [warning] if warning else []
+        sites.labels.append(label)
+        sites.atomic_numbers.append(number)
+        positions.append(whole[index] if whole else _coordinates(columns, index, _place(index, label)))
+    if not positions:
         raise StructureError("no_structure", "The CIF has no occupied site: post at least one atom.")
     _note_implicit_hydrogens(columns, types, said)
-    return sites
+    return sites._replace(frac_coords=np.array(positions))
 
 
-def formula_warning(columns: Columns, numbers: list[int]) -> str | None:
+def formula_warning(columns: Columns, numbers: Sequence[int]) -> str | None:
     """Compare the formula of the file with the atoms that it gives.
 
     Args:
@@ -101,20 +114,25 @@ def _occupancies(columns: Columns, rows: int) -> list[float]:
     column = columns.get("_atom_site_occupancy") or ["1"] * rows
     if len(column) != rows:
         raise StructureError("unreadable", f"The CIF has {len(column)} occupancies for {rows} sites: complete them.")
-    values = []
-    for text in column:
-        # The dictionary's default is 1, and `.` and `?` ask for the default.
-        try:
-            value = 1.0 if text in (".", "?") else str2float(text)
-        except ValueError:
-            value = 1.0
-        values.append(value)
-    return values
+    try:
+        return list(map(float, column))
+    except ValueError:
+        return [_occupancy(text) for text in column]
+
+
+def _occupancy(text: str) -> float:
+    # The dictionary's default is 1, and `.` and `?` ask for the default.
+    try:
+        return 1.0 if text in (".", "?") else str2float(text)
+    except ValueError:
+        return 1.0
 
 
 def _check_ordered(columns: Columns, types: list[str], labels: list[str], occupancies: list[float]) -> None:
+    if {0.0, 1.0}.issuperset(occupancies) and not any(" + " in symbol for symbol in set(types)):
+        return
     for index, (symbol, occupancy) in enumerate(zip(types, occupancies, strict=True)):
-        place = f"site {index + 1} ({labels[index][:20]})"
+        place = _place(index, labels[index])
         if " + " in symbol:
             raise StructureError("disordered", f"The {place} is the mixture {symbol[:40]!r}: post an ordered cell.")
         if occupancy == 0 or abs(occupancy - 1) <= _FULL:
@@ -126,6 +144,23 @@ def _check_ordered(columns: Columns, types: list[str], labels: list[str], occupa
             if [columns[key][other] for key in _FRACT] == position
         ]
         raise disordered(place, shares)
+
+
+def _place(index: int, label: str) -> str:
+    return f"site {index + 1} ({label[:20]})"
+
+
+def _whole_columns(columns: Columns) -> list[tuple[float, ...]] | None:
+    """All coordinates at once, None if one of them is not a plain finite number."""
+    try:
+        x, y, z = (list(map(float, columns[key])) for key in _FRACT)
+    except ValueError:
+        return None
+    return list(zip(x, y, z, strict=True)) if math.isfinite(sum(x) + sum(y) + sum(z)) else None
+
+
+def _coordinates(columns: Columns, index: int, place: str) -> tuple[float, ...]:
+    return tuple(_coordinate(columns[key][index], place, key) for key in _FRACT)
 
 
 def _coordinate(text: str, place: str, key: str) -> float:
@@ -140,5 +175,5 @@ def _coordinate(text: str, place: str, key: str) -> float:
 
 def _note_implicit_hydrogens(columns: Columns, types: list[str], said: list[str]) -> None:
     attached = any(text not in ("0", "?", ".", "") for text in columns.get("_atom_site_attached_hydrogens", []))
-    if attached or any(symbol.startswith(("Wat", "wat", "O-H", "OH")) for symbol in types):
+    if attached or any(symbol.startswith(("Wat", "wat", "O-H", "OH")) for symbol in set(types)):
         said.append("The file counts hydrogen atoms that have no position; they are missing from the structure.")

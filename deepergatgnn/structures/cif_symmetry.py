@@ -6,8 +6,8 @@ operators are used here, and none of that.
 """
 
 import re
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,6 @@ Columns = dict[str, list[str]]
 MOST_OPERATORS: Final = 192  # Fm-3m and its kin, in the conventional cell
 MOST_COPIES_LOST: Final = 48  # order of the largest site symmetry, m-3m
 
-# Fractional. Copies of one site this close are one atom on a special position: coordinates of four digits put them up
-# to 3e-4 apart, which pymatgen's 1e-4 would leave as two atoms.
-_SITE_TOLERANCE: Final = 1e-3
-_EXACT: Final = 1e-4  # fractional; a merger over more than this is worth a warning
 _THIRD_TOLERANCE: Final = 1e-4  # of the value; pymatgen's `frac_tolerance`
 # Relative misfit of the squared lengths and their products: measured cells keep their symmetry far better.
 _METRIC_TOLERANCE: Final = 0.02
@@ -60,6 +56,14 @@ class Operators(NamedTuple):
         """Number of operators, O."""
         return len(self.rotations)
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether they are those of P 1."""
+        return self.rotations is _P1.rotations
+
+
+_P1: Final = Operators(np.eye(3)[None], np.zeros((1, 3)))
+
 
 def value_of(columns: Columns, key: str) -> str:
     """Give the one value of a key, `?` where it is absent, unknown or inapplicable."""
@@ -85,19 +89,14 @@ def read_operators(columns: Columns, said: list[str]) -> Operators:
             f"The CIF lists {len(listed):,} symmetry operators and no space group has more than {MOST_OPERATORS}: "
             "write the full cell in P 1.",
         )
+    if listed:
+        return _parse(tuple(listed))
     groups = {key: value[:_LONGEST_NAME] for key in _GROUP_KEYS if (value := value_of(columns, key)) != "?"}
-    if not listed and not groups:
+    if not groups:
         said.append("The file says nothing about symmetry; its atoms are taken for the whole cell.")
-        return Operators(np.eye(3)[None], np.zeros((1, 3)))
-    operators = _parse(listed) if listed else _look_up(groups, said)
-    rotations = np.array([operator.rotation_matrix for operator in operators])
-    translations = np.array([operator.translation_vector for operator in operators])
-    finite = np.isfinite(rotations).all() and np.isfinite(translations).all()
-    if not finite or not np.allclose(np.abs(np.linalg.det(rotations)), 1):
-        raise StructureError(
-            "unreadable", "A symmetry operator of the CIF is no symmetry: list them as x,y,z, or the full cell in P 1."
-        )
-    return Operators(rotations, translations)
+        return _P1
+    said.append(f"The file lists no symmetry operators; those of {next(iter(groups.values()))[:30]} are used.")
+    return _look_up(tuple(groups.items()))
 
 
 def check_operators_fit(operators: Operators, lattice: NDArray[np.float64]) -> None:
@@ -110,6 +109,8 @@ def check_operators_fit(operators: Operators, lattice: NDArray[np.float64]) -> N
     Raises:
         StructureError: `bad_cell`, such as for hexagonal operators in a rhombohedral cell.
     """
+    if operators.is_identity:
+        return
     metric = lattice @ lattice.T
     moved = np.swapaxes(operators.rotations, 1, 2) @ metric @ operators.rotations  # [O, 3, 3]
     misfit = float(np.abs(moved - metric).max() / np.abs(metric).max())
@@ -139,35 +140,8 @@ def ideal_positions(posted: NDArray[np.float64], operators: Operators, said: lis
     return ideal
 
 
-def expand(position: NDArray[np.float64], operators: Operators) -> tuple[NDArray[np.float64], bool]:
-    """Make the distinct copies of one site.
-
-    Args:
-        position: fractional coordinates of the site, [3].
-        operators: of the file.
-
-    Returns:
-        The copies in the order of the operators, [copies, 3], inside of the cell but for the site itself, which stays
-        where the file has it; and whether copies were merged that are near but not the same.
-    """
-    copies = operators.rotations @ position + operators.translations
-    between = copies[:, None, :] - copies[None, :, :]
-    apart = np.abs(between - np.round(between)).max(axis=-1)  # [O, O]
-    kept: list[int] = []
-    merged = False
-    for index in range(len(copies)):
-        nearest = apart[index, kept].min() if kept else np.inf
-        if nearest >= _SITE_TOLERANCE:
-            kept.append(index)
-        else:
-            merged = merged or bool(nearest > _EXACT)
-    distinct = copies[kept] - np.floor(copies[kept])
-    offset = copies[kept] - position
-    distinct[np.abs(offset - np.round(offset)).max(axis=-1) < _SITE_TOLERANCE] = position
-    return distinct, merged
-
-
-def _parse(listed: list[str]) -> Sequence[SymmOp]:
+@lru_cache(maxsize=256)
+def _parse(listed: tuple[str, ...]) -> Operators:
     # Checked before they are parsed: pymatgen reads a letter that it does not know as nothing, and takes a time that
     # grows with the cube of a run of digits.
     for one in listed:
@@ -175,19 +149,52 @@ def _parse(listed: list[str]) -> Sequence[SymmOp]:
             raise StructureError(
                 "unreadable", f"The symmetry operator {one[:30]!r} of the CIF is not one: write it as x,y,z."
             )
-    parser = CifParser.from_str("data_block\n")
-    return parser.get_symops(CifBlock({_OPERATOR_KEYS[0]: listed}, [], "block"))
+    try:
+        rows = [_row(component) for one in listed for component in one.split(",")]
+    except ValueError:  # a number such as 1..2
+        return _by_pymatgen({_OPERATOR_KEYS[0]: list(listed)})
+    affine = np.array(rows).reshape(len(listed), 3, 4)
+    return _checked(affine[:, :, :3].copy(), affine[:, :, 3].copy())
 
 
-def _look_up(groups: dict[str, str], said: list[str]) -> Sequence[SymmOp]:
-    name = next(iter(groups.values()))[:30]
-    parser = CifParser.from_str("data_block\n")
-    operators = parser.get_symops(CifBlock(dict(groups), [], "block"))
+@lru_cache(maxsize=4096)
+def _row(component: str) -> tuple[float, float, float, float]:
+    """One third of an operator, such as `-x+1/2`: the row of the rotation, and the translation."""
+    operator = SymmOp.from_xyz_str(f"{component},y,z")
+    x, y, z = operator.rotation_matrix[0].tolist()
+    return x, y, z, float(operator.translation_vector[0])
+
+
+@lru_cache(maxsize=256)
+def _look_up(groups: tuple[tuple[str, str], ...]) -> Operators:
+    operators = _by_pymatgen(dict(groups))
     # It answers the identity where it knows none of the names, too.
-    if len(operators) == 1 and not any("".join(group.split()).upper() in ("P1", "1") for group in groups.values()):
+    if operators.n_operators == 1 and not any("".join(name.split()).upper() in ("P1", "1") for _, name in groups):
         raise StructureError(
             "unreadable",
-            f"The space group {name!r} of the CIF is not known: list its operators as x,y,z, or the full cell in P 1.",
+            f"The space group {groups[0][1][:30]!r} of the CIF is not known: list its operators as x,y,z, or the full "
+            "cell in P 1.",
         )
-    said.append(f"The file lists no symmetry operators; those of {name} are used.")
     return operators
+
+
+def _by_pymatgen(values: dict[str, Any]) -> Operators:
+    operators = CifParser.from_str("data_block\n").get_symops(CifBlock(values, [], "block"))
+    return _checked(
+        np.array([operator.rotation_matrix for operator in operators]),
+        np.array([operator.translation_vector for operator in operators]),
+    )
+
+
+def _checked(rotations: NDArray[np.float64], translations: NDArray[np.float64]) -> Operators:
+    finite = np.isfinite(rotations).all() and np.isfinite(translations).all()
+    if not finite or not np.allclose(np.abs(np.linalg.det(rotations)), 1):
+        raise StructureError(
+            "unreadable", "A symmetry operator of the CIF is no symmetry: list them as x,y,z, or the full cell in P 1."
+        )
+    if np.array_equal(rotations, _P1.rotations) and not translations.any():
+        return _P1
+    # They are kept for the next file with the same operators.
+    rotations.setflags(write=False)
+    translations.setflags(write=False)
+    return Operators(rotations, translations)

@@ -23,7 +23,7 @@ _MODULATED: Final = re.compile(
 _LONGEST_FIELD: Final = 50
 _MOST_BLOCKS: Final = 10_000
 # The tokeniser looks for the end of every quote up to the end of its line: characters that it may visit.
-_MOST_QUOTE_WORK: Final = 20_000_000
+MOST_QUOTE_WORK: Final = 20_000_000
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ def structure_block(text: str) -> tuple[CifBlockText, list[str]]:
         raise StructureError(
             "unreadable", f"The CIF holds {modulated[0].strip()[:60]}, a modulated structure: post an approximant."
         )
-    if sum((line.count("'") + line.count('"')) * len(line) for line in block.lines) > _MOST_QUOTE_WORK:
+    if sum((line.count("'") + line.count('"')) * len(line) for line in block.lines) > MOST_QUOTE_WORK:
         raise StructureError("unreadable", "The CIF has too many quotes on one line: break the line.")
     ignored = [other.name[:40] or "without a name" for other in with_structure[1:]]
     if not ignored:

@@ -131,6 +131,19 @@ def crystal_from_numbers(
     if cell.shape != (3, 3):
         raise StructureError("bad_cell", f"The cell has the shape {cell.shape}: post three vectors of three numbers.")
     check_lattice(cell, limits)
+    return crystal_in_cell(cell, atomic_numbers, frac_coords, warnings=warnings, limits=limits, places=places)
+
+
+def crystal_in_cell(
+    cell: NDArray[np.float64],
+    atomic_numbers: Any,
+    frac_coords: Any,
+    *,
+    warnings: Sequence[str] = (),
+    limits: StructureLimits = DEFAULT_LIMITS,
+    places: Sequence[str] | None = None,
+) -> Crystal:
+    """Make a checked crystal in a cell that passed `check_lattice`; see `crystal_from_numbers`."""
     numbers = np.array(atomic_numbers, dtype=np.int64)
     coords = _float_array(frac_coords, "unreadable", "The coordinates are not three numbers for each atom.")
     if not len(numbers):

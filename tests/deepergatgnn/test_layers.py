@@ -98,7 +98,7 @@ def test_new_weights_are_drawn_from_the_generator() -> None:
     assert torch.equal(first.weight, second.weight)
     first.reset_parameters()
     assert not torch.equal(first.weight, second.weight)
-    assert not first.bias.any()
+    assert torch.equal(first.bias, -torch.nn.functional.softplus(torch.zeros(F)))
     bound = math.sqrt(6 / (2 * F + H * F))
     assert first.weight.abs().max() <= bound
 

@@ -1,17 +1,26 @@
 """The network: the papers' equations, and what must not matter to its answers."""
 
+import shutil
 from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from deepergatgnn.artifact import MANIFEST, WEIGHTS, digest
 from deepergatgnn.batch import GraphBatch, collate
-from deepergatgnn.graph import CrystalGraph
+from deepergatgnn.graph import CrystalGraph, GraphConfig
+from deepergatgnn.manifest import Manifest
 from deepergatgnn.network import DeeperGATGNN, NetworkOutput
+from deepergatgnn.network_config import NetworkConfig
+from deepergatgnn.weights import load_artifact, pack_weights
+from model_store import ModelStore
 from tests.fixtures import (
     SODIUM,
+    Published,
     graphs_of,
     one_atom_cells,
     permuted_graph,
@@ -190,3 +199,75 @@ def test_depth_is_counted_as_configured() -> None:
     network = seeded_network(layers=7)
     assert isinstance(network, DeeperGATGNN)
     assert len(network.layers) == len(network.norms) == 7
+
+
+def embeddings(network: DeeperGATGNN, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+    """Of the atoms, before the layers and after them."""
+    found: list[Tensor] = []
+    hooks = [
+        part.register_forward_pre_hook(lambda _, given: found.append(given[0]))
+        for part in (network.layers[0], network.attention)
+    ]
+    network(batch)
+    for hook in hooks:
+        hook.remove()
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("layers", [5, 10, 20, 30, 50])
+def test_a_new_network_of_any_depth_starts_finite_and_keeps_atoms_apart(layers: int) -> None:
+    torch.manual_seed(0)
+    network, batch = DeeperGATGNN(NetworkConfig(layers=layers), GraphConfig()).train(), collate(graphs_of(CRYSTALS))
+    output = network(batch)
+    output.values.square().mean().backward()
+    assert output.values.abs().max() < 100  # with biases of zero, thousands at 50 layers
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert all(layer.weight.grad.norm() > 0 for layer in network.layers)
+    first, last = (x / x.square().mean().sqrt() for x in embeddings(network, batch))
+    assert torch.pdist(last).mean() > 0.3 * torch.pdist(first).mean()
+
+
+def test_without_skips_a_layer_replaces_the_embeddings_instead_of_adding_to_them() -> None:
+    with_skip, batch = seeded_network(layers=1).double(), double(graphs_of(CRYSTALS))
+    without = DeeperGATGNN(with_skip.config.model_copy(update={"skip": False}), with_skip.graph).double().eval()
+    without.load_state_dict(with_skip.state_dict())
+    (start, added), (same, replaced) = embeddings(with_skip, batch), embeddings(without, batch)
+    assert torch.equal(start, same)
+    close(added, start + replaced, 1e-12)
+
+
+def test_no_normalization_is_group_normalization_of_no_weight_and_without_its_parameters() -> None:
+    group, batch = seeded_network(layers=3, group_scale=0.0), collate(graphs_of(CRYSTALS))
+    none = DeeperGATGNN(group.config.model_copy(update={"normalization": "none"}), group.graph).eval()
+    state = group.state_dict()
+    none.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("norms.")})
+    close(none(batch).values, group(batch).values, 1e-6)
+    assert not torch.equal(seeded_network(layers=3)(batch).values, none(batch).values)
+    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (group, none)]
+    assert counts[0] - counts[1] == 3 * 1_920
+
+
+@pytest.mark.parametrize("options", [{"skip": False}, {"normalization": "none"}])
+def test_a_version_with_a_part_switched_off_is_read_as_it_was_written(
+    options: dict[str, Any], tiny: Published, tmp_path: Path
+) -> None:
+    config = NetworkConfig.model_validate(tiny.manifest.network.model_dump() | options)
+    network, arrays = DeeperGATGNN(config, tiny.manifest.graph), load_artifact(tiny.folder)[2]
+    folder = Path(shutil.copytree(tiny.folder, tmp_path / "1.0.0"))
+    (folder / WEIGHTS).write_bytes(weights := pack_weights(network, arrays))
+    files = tiny.manifest.files | {WEIGHTS: digest(weights)}
+    written = tiny.manifest.model_copy(update={"network": config, "files": files})
+    (folder / MANIFEST).write_text(written.model_dump_json(), "utf-8")
+    manifest, read, _ = load_artifact(folder)
+    assert manifest == written == Manifest.model_validate_json(written.model_dump_json())
+    assert read.config == config != tiny.manifest.network
+    batch = collate(graphs_of(CRYSTALS))
+    assert torch.equal(read(batch).values, network.eval()(batch).values)
+
+
+def test_shipped_versions_of_before_there_was_a_choice_have_skips_and_group_normalization() -> None:
+    store = ModelStore()
+    configs = [store.manifest(name).network for name in ("bulk-modulus@1.0.0", "shear-modulus@1.0.0")]
+    assert all(config.skip and config.normalization == "group" for config in configs)

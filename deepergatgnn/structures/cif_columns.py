@@ -1,0 +1,108 @@
+"""The tokens of a CIF: gemmi reads what is written plainly, pymatgen everything else, and both give the same columns.
+
+gemmi is many times faster and follows the grammar; pymatgen forgives what people write. So gemmi is asked only where
+the two cannot differ: one data block of ASCII text, no text field, no quote inside of a quote, comments on lines of
+their own, no keyword but `loop_`, and nothing that gemmi refuses.
+"""
+
+import re
+from typing import Final, cast
+
+from gemmi import cif
+from pymatgen.io.cif import CifFile
+
+from deepergatgnn.structures.cif_symmetry import Columns
+from deepergatgnn.structures.cif_text import MOST_QUOTE_WORK, structure_block
+
+_BLOCK: Final = re.compile(r"^[ \t]*data_", re.MULTILINE)
+_QUOTES: Final = ("'", '"')
+# Keywords, and all that the other way looks for in the whole text: the beginnings of keys that are refused.
+_NOT_PLAIN: Final = (
+    *("\n;", "#\\#", "stop_", "global_", "save_", "_eof"),
+    *("magn", "_atom_site_moment", "_parent_space_group", "modulation", "wave_vector", "_ssg_", "fourier"),
+)
+_ATOMS: Final = frozenset({"_atom_site_fract_x", "_atom_site.fract_x"})
+_CELL: Final = frozenset({"_cell_length_a", "_cell.length_a"})
+
+
+def read_columns(text: str) -> tuple[Columns, list[str]]:
+    """Read the first data block that holds a structure.
+
+    Args:
+        text: the file, CIF 1 or 2.
+
+    Returns:
+        The values by key, and warnings about the blocks that are ignored.
+
+    Raises:
+        StructureError: `no_structure`, `magnetic_cif` or `unreadable`.
+    """
+    columns = plain_columns(text)
+    return forgiving_columns(text) if columns is None else (columns, [])
+
+
+def forgiving_columns(text: str) -> tuple[Columns, list[str]]:
+    """Read any file, by pymatgen's tokeniser; see `read_columns`."""
+    block, said = structure_block(text)
+    (parsed,) = CifFile.from_str(block.text).data.values()
+    return {_folded(key): value if isinstance(value, list) else [value] for key, value in parsed.data.items()}, said
+
+
+def plain_columns(text: str) -> Columns | None:
+    """Read a plainly written file by gemmi's tokeniser; None where pymatgen has to decide.
+
+    Args:
+        text: the file.
+    """
+    lowered = text.lower()
+    if not _is_plain(text, lowered):
+        return None
+    try:
+        (block,) = cif.read_string(text)
+    except (ValueError, RuntimeError):
+        return None
+    columns: Columns = {}
+    keys: set[str] = set()
+    loops = quoted = 0
+    quotes = _quotes(text)
+    for item in block:
+        if (pair := cast("tuple[str, str] | None", item.pair)) is not None:
+            tag, value = pair
+            keys.add(lower := tag.lower())
+            if value.startswith(_QUOTES):
+                quoted += 1
+                value = value[1:-1]
+            columns[lower.replace(".", "_")] = [value]
+        elif (loop := item.loop) is not None and loop.length():
+            tags, values = loop.tags, loop.values
+            keys |= {tag.lower() for tag in tags}
+            loops += 1
+            # Once as many quotes as the file has are found, there are no more to look for.
+            if 2 * quoted < quotes and (in_quotes := sum(value[0] in _QUOTES for value in values)):
+                quoted += in_quotes
+                # pymatgen strips what stands in a loop.
+                values = [value[1:-1].strip() if value[0] in _QUOTES else value for value in values]
+            columns |= {_folded(tag): values[start :: len(tags)] for start, tag in enumerate(tags)}
+        else:
+            return None
+    # A keyword or a quote within a value is left to pymatgen.
+    plain = loops == lowered.count("loop_") and 2 * quoted == quotes
+    return columns if plain and keys & _ATOMS and keys & _CELL else None
+
+
+def _is_plain(text: str, lowered: str) -> bool:
+    if not text.isascii() or text.startswith(";") or any(word in lowered for word in _NOT_PLAIN):
+        return False
+    comments = text.count("#")
+    own_lines = text.count("\n#") + text.startswith("#")
+    one_block = lowered.count("data_") == 1 and _BLOCK.search(lowered) is not None
+    return one_block and comments == own_lines and _quotes(text) * len(text) <= MOST_QUOTE_WORK
+
+
+def _quotes(text: str) -> int:
+    return sum(text.count(quote) for quote in _QUOTES)
+
+
+def _folded(key: str) -> str:
+    """Keys do not depend on case, and the newer dictionaries write _atom_site.fract_x."""
+    return key.lower().replace(".", "_")

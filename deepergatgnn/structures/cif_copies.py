@@ -1,0 +1,115 @@
+"""The symmetry copies of the sites of a CIF."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepergatgnn.structures.cif_symmetry import Operators
+from deepergatgnn.structures.crystal import too_many_atoms
+from deepergatgnn.structures.limits import StructureLimits
+
+# Fractional. Copies of one site this close are one atom on a special position: coordinates of four digits put them up
+# to 3e-4 apart, which pymatgen's 1e-4 would leave as two atoms.
+_SITE_TOLERANCE: Final = 1e-3
+_EXACT: Final = 1e-4  # fractional; a merger over more than this is worth a warning
+# Copies in the same of 100,000 cells along each axis are the same atom. Decimals do not fall on the shifted borders.
+_GRID: Final = 100_000
+_GRID_SHIFT: Final = 0.0043
+_MARGIN: Final = 2 / _GRID
+_CHUNK: Final = 512  # copies that are compared at a time, if they are of several sites
+
+
+class Copies(NamedTuple):
+    """The atoms that symmetry makes of sites, copies of a site together.
+
+    Attributes:
+        frac_coords: in the order of the sites, then of the operators, [N, 3]; inside of the cell but for the sites
+            themselves, which stay where the file has them.
+        counts: atoms of each site.
+        merged: sites with copies that were merged and are near but not the same.
+    """
+
+    frac_coords: NDArray[np.float64]
+    counts: list[int]
+    merged: list[int]
+
+
+def expand(positions: NDArray[np.float64], operators: Operators, limits: StructureLimits) -> Copies:
+    """Make the distinct copies of sites.
+
+    Args:
+        positions: fractional coordinates, [sites, 3].
+        operators: of the file.
+        limits: `max_atoms` is kept while copies are made.
+
+    Raises:
+        StructureError: `too_many_atoms`.
+    """
+    if operators.is_identity:
+        return Copies(positions, [1] * len(positions), [])
+    step = max(1, _CHUNK // operators.n_operators)
+    coords: list[NDArray[np.float64]] = []
+    merged: list[int] = []
+    n_atoms = 0
+    for start in range(0, len(positions), step):
+        for site, (copies, is_merged) in enumerate(_of_some(positions[start : start + step], operators), start):
+            coords.append(copies)
+            merged += [site] if is_merged else []
+            n_atoms += len(copies)
+            if n_atoms > limits.max_atoms:
+                raise too_many_atoms(n_atoms, limits)
+    return Copies(np.concatenate(coords), [len(copies) for copies in coords], merged)
+
+
+def _of_some(positions: NDArray[np.float64], operators: Operators) -> Iterator[tuple[NDArray[np.float64], bool]]:
+    """The copies of each site, and whether near ones were merged; sites without a doubt all at once."""
+    rotations, translations = operators
+    # Term by term: a sum of products with 0 and ±1 is then rounded once, whatever the number of sites.
+    moved = rotations[:, :, 0] * positions[:, None, None, 0]
+    moved += rotations[:, :, 1] * positions[:, None, None, 1]
+    moved += rotations[:, :, 2] * positions[:, None, None, 2]
+    moved += translations  # [sites, O, 3]
+    wrapped = moved - np.floor(moved)
+    first, doubtful = _distinct(wrapped)
+    sites = first // operators.n_operators
+    distinct = wrapped.reshape(-1, 3)[first]
+    offset = moved.reshape(-1, 3)[first] - positions[sites]
+    itself = np.abs(offset - np.rint(offset)).max(axis=-1) < _SITE_TOLERANCE
+    distinct[itself] = positions[sites[itself]]
+    bounds = np.searchsorted(sites, np.arange(len(positions) + 1)).tolist()
+    for site, (begin, end) in enumerate(pairwise(bounds)):
+        yield _one_by_one(moved[site], positions[site]) if site in doubtful else (distinct[begin:end], False)
+
+
+def _distinct(wrapped: NDArray[np.float64]) -> tuple[NDArray[np.int64], set[int]]:
+    """Indices of the first of each set of equal copies, [R], and the sites of which some are near but not equal."""
+    n_sites, n_operators, _ = wrapped.shape
+    cells = np.floor(wrapped * _GRID + _GRID_SHIFT).astype(np.int64) % _GRID
+    keys = ((np.arange(n_sites)[:, None] * _GRID + cells[..., 0]) * _GRID + cells[..., 1]) * _GRID + cells[..., 2]
+    first = np.sort(np.unique(keys, return_index=True)[1])
+    coords, sites = wrapped.reshape(-1, 3)[first], first // n_operators
+    between = coords[:, None, :] - coords[None, :, :]
+    apart = np.abs(between - np.rint(between)).max(axis=-1)  # [R, R]
+    near = (apart < _SITE_TOLERANCE + _MARGIN) & (sites[:, None] == sites)
+    return first, set(sites[near.sum(axis=1) > 1].tolist())
+
+
+def _one_by_one(copies: NDArray[np.float64], position: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
+    """The copies of one site that are not near to an earlier one."""
+    between = copies[:, None, :] - copies[None, :, :]
+    apart = np.abs(between - np.round(between)).max(axis=-1)  # [O, O]
+    kept: list[int] = []
+    merged = False
+    for index in range(len(copies)):
+        nearest = apart[index, kept].min() if kept else np.inf
+        if nearest >= _SITE_TOLERANCE:
+            kept.append(index)
+        else:
+            merged = merged or bool(nearest > _EXACT)
+    distinct = copies[kept] - np.floor(copies[kept])
+    offset = copies[kept] - position
+    distinct[np.abs(offset - np.round(offset)).max(axis=-1) < _SITE_TOLERANCE] = position
+    return distinct, merged
