@@ -90,11 +90,11 @@ def test_a_file_that_takes_too_long_is_refused_and_the_next_is_read(pymatgen_str
     text = str(large.to(fmt="cif"))
 
     async def scenario() -> None:
-        pool = ParsePool(processes=1, timeout_s=0.02, memory_mib=2048)
+        pool = ParsePool(processes=1, timeout_s=0.1, memory_mib=2048)
         try:
             await pool.warm()
             with pytest.raises(StructureError, match="took more than") as caught:
-                await pool.parse(text, "cif", [GraphConfig()])
+                await pool.parse(text, "cif", [GraphConfig(neighbours=count) for count in range(1, 65)])
             assert caught.value.code == "unreadable"
             pool._timeout_s = 30
             parsed = await pool.parse(text, "cif", [GraphConfig()])
