@@ -80,6 +80,9 @@ def train(
 ) -> Progress:
     """Train in place; at the end `network` holds the best averaged weights.
 
+    On one CPU thread a run that was interrupted reaches the same bits as one that was not; with several threads the
+    order of sums may follow the load of the machine.
+
     Args:
         network: initialised with the run's seed.
         training: examples to learn.

@@ -1,7 +1,7 @@
 """The loop: it learns, it stops, and an interruption leaves no trace."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -127,6 +127,15 @@ def undisturbed(folder: Path) -> tuple[dict[str, bytes], list[tuple[int, float, 
 def told(epochs: list[Epoch]) -> list[tuple[int, float, float, bool]]:
     """Reports without their times."""
     return [(epoch.number, epoch.train_loss, epoch.validation_mae, epoch.best) for epoch in epochs]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Bits are promised for one thread: with several, the matrix library may share sums by the load of the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
