@@ -14,9 +14,11 @@ from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import DEFAULT_LIMITS, crystal_from_arrays, crystal_to_pymatgen, read_structure
 from deepergatgnn.structures.cif_columns import forgiving_columns, plain_columns
 from deepergatgnn.structures.text import clean_text, detect_format
+from training.datasets import known_datasets
 
 FILES = Path(__file__).parent / "structure_files"
-ROWS = Path(__file__).parents[2] / "training" / "examples" / "elastic_tensor_2015.jsonl.gz"
+# The bundled set, and where there is a data folder a second one.
+SETS = [path for name, path in known_datasets().items() if name in {"elastic_tensor_2015", "flla_2015"}]
 RUTILE = (FILES / "rutile.cif").read_text("utf-8")
 # A folder of real files to read as well, whatever their format.
 FOLDER = os.environ.get("DEEPERGATGNN_STRUCTURE_FILES")
@@ -36,8 +38,9 @@ def assert_same(source: str | bytes) -> bool:
     return columns is not None
 
 
-def test_gemmi_reads_what_pymatgen_writes() -> None:
-    with gzip.open(ROWS, "rt", encoding="utf-8") as lines:
+@pytest.mark.parametrize("path", SETS, ids=lambda path: path.name)
+def test_gemmi_reads_what_pymatgen_writes(path: Path) -> None:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line)["structure"] for line in lines]
     for index, row in enumerate(rows):
         structure = crystal_to_pymatgen(crystal_from_arrays(**row))
