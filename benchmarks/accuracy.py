@@ -1,78 +1,109 @@
-"""Shipped models against the official Matbench predictions, on exactly the rows of their test part.
+"""Versions against the official Matbench predictions, on exactly the rows of their test part.
 
-    DEEPERGATGNN_DATA=... python -m benchmarks.accuracy
+    DEEPERGATGNN_DATA=... python -m benchmarks.accuracy [--quick] [--store FOLDER ...]
 
-The folder needs the data set of the version's manifest with its `published_predictions_*.csv.gz`. The last line is one
-JSON object: for each model the rows, our MAE and that of each official submission.
+The data folder needs the data set of a version's manifest with its `published_predictions_*.csv.gz`. Stores given
+beside the shipped one may hold versions trained for the comparison alone, such as the network of the paper. The last
+line is one JSON object: for each version the rows, our MAE, that of each official submission, the median of the
+training part as a predictor, parameters, training time and crystals a second (graphs ready, one thread).
 """
 
 import csv
 import gzip
 import json
+import time
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from benchmarks.timing import arguments
+from benchmarks.timing import parser
 from deepergatgnn.errors import ConfigError
-from deepergatgnn.manifest import Manifest
 from deepergatgnn.predictor import Predictor
 from model_store import ModelStore
-from training.datasets import build_graphs, locate, number, read_dataset
+from model_store.store import SHIPPED
+from training.assembly import assemble
+from training.config import TrainingConfig
+from training.datasets import locate
+from training.publication import scoring_rows
 
-ID_FIELDS = {"kvrh": "mb_id_kvrh", "gvrh": "mb_id_gvrh"}
+# Columns of a data set → the Matbench task that they are.
+TASKS = {
+    "log10_K_VRH": "kvrh",
+    "log10_G_VRH": "gvrh",
+    "n": "n",
+    "formation_energy_per_atom_eV": "e_form",
+    "band_gap_pbe_eV": "gap",
+}
 
 
-def compare(store: ModelStore, name: str) -> dict[str, float]:
+def compare(store: ModelStore, reference: str) -> dict[str, object]:
     """MAE on the test part of a version: ours, and each official one.
 
     Raises:
-        ConfigError: if the data set is not here.
+        ConfigError: if the data set or its official predictions are not here.
     """
-    manifest = store.manifest(name)
-    task = manifest.target.property.replace("log10_", "").replace("_vrh", "vrh")
-    split = manifest.provenance.split
-    official = _official(manifest, task)
-    dataset, graphs = build_graphs(read_dataset(manifest.provenance.dataset), manifest.graph)
-    rows = [i for i, row in enumerate(dataset.rows) if row.fields.get(split["test_field"]) == split["test_fold"]]
-    predictions = Predictor.load(store.folder(name)).predict_graphs([graphs[i] for i in rows])
-    truth = np.array([number(dataset.rows[i].targets[manifest.target.key]) for i in rows])
-    found = {"n": float(len(rows)), "ours": _mae(np.array([p.value for p in predictions]), truth)}
-    keys = [str(dataset.rows[i].fields[ID_FIELDS[task]]) for i in rows]
+    manifest = store.manifest(reference)
+    config = TrainingConfig.model_validate(manifest.provenance.config)
+    index = [target.key for target in config.targets].index(manifest.target.key)
+    official = _official(config.data, TASKS[manifest.target.key])
+    assembly = assemble(config)
+    rows = scoring_rows(config, assembly, index)
+    graphs, truth = [assembly.dataset.graphs[row] for row in rows], assembly.truth[rows, index]
+    predictor = Predictor.load(store.folder(reference))
+    started = time.perf_counter()
+    values = np.array([prediction.value for prediction in predictor.predict_graphs(graphs)])
+    seconds = time.perf_counter() - started
+    training = assembly.truth[assembly.split.train, index]
+    errors = {"ours": values, "median of train": np.full(len(rows), np.nanmedian(training))}
     for algorithm in next(iter(official.values())):
-        found[algorithm] = _mae(np.array([official[key][algorithm] for key in keys]), truth)
-    return {key: round(value, 4) for key, value in found.items()}
+        errors[algorithm] = np.array([official[assembly.dataset.ids[row]][algorithm] for row in rows])
+    return {
+        "n": len(rows),
+        "mae": {name: round(_mae(predicted, truth), 4) for name, predicted in errors.items()},
+        "members": manifest.members,
+        "layers": manifest.network.layers,
+        "parameters": manifest.parameters,
+        "training_minutes": round(manifest.provenance.seconds / 60, 1),
+        "crystals_per_second": round(len(rows) / seconds),
+    }
 
 
-def _mae(predicted: np.ndarray, truth: np.ndarray) -> float:
+def _mae(predicted: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
     return float(np.abs(predicted - truth).mean())
 
 
-def _official(manifest: Manifest, task: str) -> dict[str, dict[str, float]]:
-    """Predictions by row id and algorithm."""
-    path = locate(manifest.provenance.dataset).with_name(f"published_predictions_{task}.csv.gz")
+def _official(dataset: str, task: str) -> dict[str, dict[str, float]]:
+    """Predictions by row id and algorithm, each from the fold that did not train on the row."""
+    path = locate(dataset).with_name(f"published_predictions_{task}.csv.gz")
+    if not path.exists():
+        raise ConfigError(f"{path.name} is not beside the data set {dataset}")
     with gzip.open(path, "rt", encoding="utf-8") as file:
         known = {"id", "mb_id", "fold", "target"}
         return {
-            row["mb_id"]: {name: float(value) for name, value in row.items() if name not in known}
+            row["id"]: {name: float(value) for name, value in row.items() if name not in known}
             for row in csv.DictReader(file)
         }
 
 
 def main() -> None:
     """Compare what can be compared here."""
-    arguments(__doc__)
-    store = ModelStore()
+    options = parser(__doc__)
+    options.add_argument("--store", action="append", type=Path, default=[], help="one more store, repeatable")
+    given = options.parse_args()
+    torch.set_num_threads(1)
     report: dict[str, object] = {}
-    for name in store.names():
-        try:
-            report[name] = compare(store, name)
-        except ConfigError as error:
-            report[name] = {"not compared": str(error)}
-        print(name, report[name])
+    for store in (ModelStore(folder) for folder in [SHIPPED, *given.store]):
+        for name in store.names()[: 1 if given.quick else None]:
+            try:
+                reference = f"{name}@{store.production(name)}"
+                report[reference] = compare(store, reference)
+            except ConfigError as error:
+                report[name] = {"not compared": str(error)}
+            print(name, json.dumps(report.get(name, report.get(reference))), flush=True)
     print(json.dumps(report))
 
 
 if __name__ == "__main__":
-    assert Path("benchmarks").is_dir(), "run it from the root of the repository"
     main()

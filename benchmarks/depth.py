@@ -25,7 +25,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepergatgnn.batch import GraphBatch, collate
-from deepergatgnn.graph import CrystalGraph, GraphConfig
+from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.network import DeeperGATGNN
 from deepergatgnn.network_config import NetworkConfig
-from training.config import OptimizationConfig, SplitConfig
-from training.datasets import build_graphs, read_dataset
-from training.loop import Epoch, Examples, TrainingError, outputs, train
+from training.batches import Examples
+from training.cache import prepare
+from training.config import SplitConfig
+from training.datasets import read_dataset
+from training.loop import Epoch, outputs, train
+from training.optimization import OptimizationConfig
 from training.splits import Split, split_rows
+from training.state import TrainingError
 
 RESULTS = Path(__file__).parent / "results"
 DATA, TARGETS, SEED, CRYSTALS = "elastic_tensor_2015", ("log10_K_VRH", "log10_G_VRH"), 0, 64
@@ -78,15 +82,15 @@ class Data:
 
 def read() -> Data:
     """The bundled set, as every network of the study sees it."""
-    dataset, graphs = build_graphs(read_dataset(DATA), GraphConfig())
-    return Data(graphs, dataset.values(TARGETS), split_rows(dataset, SPLIT, SEED))
+    dataset = prepare(read_dataset(DATA), GraphConfig())
+    return Data(dataset.graphs, dataset.values(TARGETS), split_rows(dataset, SPLIT, SEED))
 
 
 def study(data: Data, layers: int, variant: str, config: OptimizationConfig) -> Cell:
     """Train one network and measure it; numbers are None where its loss was not finite."""
     torch.manual_seed(SEED)
-    sizes = {"layers": layers, "targets": len(TARGETS), "dropout": 0.1}
-    network = DeeperGATGNN(NetworkConfig.model_validate(sizes | VARIANTS[variant]), GraphConfig())
+    sizes: dict[str, Any] = {"layers": layers, "targets": len(TARGETS), "dropout": 0.1}
+    network = DeeperGATGNN(NetworkConfig(**sizes, **VARIANTS[variant]), GraphConfig())
     epochs: list[Epoch] = []
     cell: Cell = {
         "layers": layers,
@@ -126,7 +130,8 @@ def study(data: Data, layers: int, variant: str, config: OptimizationConfig) -> 
 def _test_error(network: DeeperGATGNN, data: Data) -> dict[str, float]:
     mean, std = data.scale()
     rows = data.split.test
-    values = outputs(network, [data.graphs[row] for row in rows], torch.device("cpu"))[0].double().numpy() * std + mean
+    output = outputs(network, [data.graphs[row] for row in rows], torch.device("cpu"))
+    values = output.values.double().numpy() * std + mean
     errors = np.abs(values - data.targets[rows]).mean(axis=0)
     return {key: round(float(error), 4) for key, error in zip(TARGETS, errors, strict=True)}
 
@@ -166,7 +171,7 @@ def cells(path: Path, depths: Sequence[int], config: OptimizationConfig) -> Iter
         "data": DATA,
         "seed": SEED,
         "split": SPLIT.model_dump(mode="json"),
-        "optimization": config.model_dump(mode="json"),
+        "optimization": asdict(config),
     }
     kept: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {**settings, "cells": []}
     if any(kept[key] != value for key, value in settings.items()):
@@ -249,7 +254,7 @@ def main() -> None:
         path = Path(scratch) / "depth.json" if options.quick else RESULTS / "depth.json"
         if options.fresh:
             path.unlink(missing_ok=True)
-        config = OPTIMIZATION.model_copy(update={"epochs": 3}) if options.quick else OPTIMIZATION
+        config = replace(OPTIMIZATION, epochs=3) if options.quick else OPTIMIZATION
         print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
         found = []
         for cell in cells(path, DEPTHS[:2] if options.quick else DEPTHS, config):

@@ -21,8 +21,9 @@ from torch import Tensor
 from benchmarks.timing import arguments, interleaved
 from deepergatgnn.batch import GraphBatch, collate
 from deepergatgnn.compilation import compile_network
+from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.graph import CrystalGraph, GraphConfig, build_graph
+from deepergatgnn.graph import build_graph
 from deepergatgnn.network import DeeperGATGNN
 from deepergatgnn.network_config import NetworkConfig
 from tests.literal import LiteralDeeperGATGNN, literal_names

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,9 +29,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.network import LAYERS, THREADS, networks
 from benchmarks.timing import arguments, interleaved
 from deepergatgnn.batch import GraphBatch, collate
+from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.errors import ConfigError
-from deepergatgnn.graph import CrystalGraph, GraphConfig, build_graph
+from deepergatgnn.graph import build_graph
 from deepergatgnn.structures import Crystal, crystal_from_pymatgen, crystal_to_pymatgen, read_structure
 from training.datasets import read_dataset
 
@@ -128,6 +129,7 @@ def graph_by_pymatgen(structure: Structure) -> CrystalGraph:
         multiplicities=ones,
         counts=np.ones(int(kept.sum()), dtype=np.int32),
         classes=np.arange(len(structure), dtype=np.int32),
+        surroundings=np.empty((len(structure), 0), dtype=np.float32),
     )
 
 
@@ -174,7 +176,7 @@ def agreement(text: str) -> str | None:
 
 def _same_graphs(crystal: Crystal, structure: Structure) -> bool:
     """Twice: with like distances made equal, as is served, of the structures alone; and without, of all."""
-    plain = CONFIG.model_copy(update={"distance_resolution": 0.0})
+    plain = replace(CONFIG, distance_resolution=0.0)
     pairs = (
         (build_graph(crystal, CONFIG), build_graph(crystal_from_pymatgen(structure), CONFIG)),
         (build_graph(crystal, plain), graph_by_pymatgen(structure)),

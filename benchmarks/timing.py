@@ -6,11 +6,16 @@ import time
 from collections.abc import Callable, Mapping
 
 
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has, for more to be added."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--quick", action="store_true", help="fewer rounds and crystals")
+    return made
+
+
 def arguments(description: str | None) -> argparse.Namespace:
-    """The options that every benchmark has."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and crystals")
-    return parser.parse_args()
+    """The options of a benchmark that has no others."""
+    return parser(description).parse_args()
 
 
 def interleaved(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:

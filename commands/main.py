@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commands import models, predict, serve, train
+from commands import datasets, evaluation, experiments, models, predict, serve, train
 from deepergatgnn import __version__
 from deepergatgnn.errors import ConfigError, DeeperGATGNNError, ModelNotFoundError, StructureError
 
@@ -35,12 +35,15 @@ def _root(
 
 
 app.command("train")(train.train)
-app.command("evaluate")(train.evaluate)
+app.command("cross-validate")(experiments.cross_validate)
+app.command("sweep")(experiments.sweep)
+app.command("evaluate")(evaluation.evaluate)
+app.command("compare")(evaluation.compare)
 app.command("predict")(predict.predict)
 app.command("serve")(serve.serve)
 app.command("worker")(serve.worker)
 app.add_typer(models.app, name="models")
-app.add_typer(train.datasets, name="datasets")
+app.add_typer(datasets.app, name="datasets")
 
 
 def main() -> None:
@@ -59,3 +62,7 @@ def main() -> None:
 def _stop(error: Exception, code: int) -> None:
     print(f"deepergatgnn: {error}", file=sys.stderr)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

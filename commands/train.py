@@ -1,18 +1,18 @@
-"""`train`, `evaluate` and `datasets`."""
+"""`train`."""
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
+from deepergatgnn.errors import DeeperGATGNNError
 
-if TYPE_CHECKING:
-    from training.loop import Epoch
-
-datasets = typer.Typer(help="Data sets that can be trained on.", no_args_is_help=True)
+INTERRUPTED = 130
 
 
 def train(
@@ -20,34 +20,62 @@ def train(
     store: StoreOption = None,
     runs: Annotated[Path, typer.Option(help="Folder of run states; an interrupted run goes on.")] = Path("runs"),
     device: DeviceOption = "auto",
+    cache: Annotated[
+        Path | None, typer.Option(help="What `datasets prepare` wrote, instead of the data.", metavar="FOLDER")
+    ] = None,
+    member: Annotated[
+        int | None, typer.Option(help="Train this network of the ensemble only, from 1, and publish nothing.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train, calibrate, evaluate and publish a version into the store.
 
     Example: deepergatgnn train training/recipes/example.yaml
+
+    A run that was interrupted, in whatever way, goes on from its last finished epoch when the same command is given.
+
+    The members of an ensemble may be trained at once, each by `--member K` of its own and wherever there is room; the
+    command without it then publishes them.
+
+    On several GPUs or CPUs of one machine, with the same result up to rounding (and dropout, which each process draws
+    for itself):
+
+    torchrun --nproc-per-node 2 --no-python deepergatgnn train CONFIG.yaml
     """
     from tqdm import tqdm
 
+    from training.batches import Batches
+    from training.cached import report_epoch
     from training.config import read_config
-    from training.loop import Batches
+    from training.distributed import joined, speaks
     from training.run import run
+    from training.splits import split_sentence
 
     parsed = read_config(config)
-    quiet = as_json or not sys.stderr.isatty()
+    quiet = as_json or not sys.stderr.isatty() or not speaks()
 
     def track(batches: Batches, epoch: int, total: int) -> Batches:
         label = f"epoch {epoch + 1}/{parsed.optimization.epochs}"
         return tqdm(batches, label, total, leave=False, disable=quiet)
 
-    def report(epoch: "Epoch") -> None:
-        print(
-            f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, validation MAE {epoch.validation_mae:.4f} sd"
-            f"{' (best)' if epoch.best else ''}, {epoch.seconds:.1f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+    def announce(_: str, sizes: dict[str, int], notes: dict[str, Any]) -> None:
+        if speaks():
+            print(split_sentence(sizes, notes), file=sys.stderr, flush=True)
 
-    manifests = run(parsed, open_store(store), runs, device=device_named(device), report=report, track=track)
+    with _interruptible(), joined(device_named(device)) as place:
+        manifests = run(
+            parsed,
+            open_store(store),
+            runs,
+            device=place,
+            report=report_epoch,
+            track=track,
+            announce=announce,
+            prepared=cache,
+            member=member,
+        )
+    if not speaks():
+        return
     if as_json:
         print(json.dumps([{"model": m.name, "version": m.version, "metrics": m.metrics} for m in manifests]))
         return
@@ -59,56 +87,20 @@ def train(
         )
 
 
-def evaluate(
-    model: Annotated[str, typer.Argument(help="NAME or NAME@VERSION.", metavar="MODEL")],
-    dataset: Annotated[str, typer.Argument(help="Bundled set, set of the data folder, or path.")],
-    target: Annotated[str | None, typer.Option(help="Column of targets; the version's own, if not given.")] = None,
-    where: Annotated[str | None, typer.Option(help="Only rows with FIELD=VALUE, for example mb_kvrh_fold=0.")] = None,
-    store: StoreOption = None,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Score a version on a data set.
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """End with one line after Ctrl-C; of several processes only the first says why they end."""
+    from training.distributed import speaks
 
-    Example: deepergatgnn evaluate bulk-modulus elastic_tensor_2015 --json
-    """
-    from deepergatgnn.predictor import Predictor
-    from training.evaluation import evaluate as score
+    try:
+        yield
+    except KeyboardInterrupt:
+        if speaks():
+            from tqdm import tqdm  # clears its bar first
 
-    predictor = Predictor.load(_verified(store, model), device_named(device))
-    result = score(predictor, dataset, target, where)
-    if as_json:
-        print(json.dumps(result))
-        return
-    refused = result.pop("refused")
-    for key, value in result.items():
-        print(f"{key:14} {value:.4f}" if isinstance(value, float) else f"{key:14} {value}")
-    for row in refused:
-        print(f"refused {row['id']}: {row['code']}")
-
-
-def _verified(store: Path | None, model: str) -> Path:
-    return open_store(store).folder(model)
-
-
-@datasets.command("list")
-def list_datasets(as_json: JsonOption = False) -> None:
-    """List the bundled data sets and those of the data folder.
-
-    Example: deepergatgnn datasets list
-    """
-    from training.datasets import known_datasets
-
-    found = known_datasets()
-    print(json.dumps({name: str(path) for name, path in found.items()}) if as_json else "\n".join(found))
-
-
-@datasets.command("show")
-def show_dataset(name: Annotated[str, typer.Argument(help="Bundled set, set of the data folder, or path.")]) -> None:
-    """Count rows, elements, targets and refused rows of a data set.
-
-    Example: deepergatgnn datasets show elastic_tensor_2015
-    """
-    from training.datasets import describe
-
-    print(json.dumps(describe(name), indent=2))
+            tqdm.write("deepergatgnn: interrupted; the same command goes on from the last finished epoch", sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except DeeperGATGNNError:
+        if speaks():
+            raise
+        raise typer.Exit(1) from None

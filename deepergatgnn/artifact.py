@@ -1,10 +1,15 @@
-"""A checkpoint on disk: manifest.json, model.safetensors, card.md. The kernel's only file I/O, without torch.
+"""A checkpoint on disk: manifest, weights of each member, card, plots. The kernel's only file I/O, without torch.
+
+`model.safetensors` holds the first network and the domain score's arrays, `model-2.safetensors` the second network of
+an ensemble, and so on; `card.md` may show images that lie beside it.
 
 Nothing else is ever read as a model: no pickle, no code. `weights` makes a network of what is read here.
 """
 
 import hashlib
 import json
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,7 +18,27 @@ from deepergatgnn.errors import ArtifactError
 from deepergatgnn.manifest import Manifest, migrate
 
 MANIFEST, WEIGHTS, CARD = "manifest.json", "model.safetensors", "card.md"
-FILES = frozenset({MANIFEST, WEIGHTS, CARD})
+IMAGE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\.png")
+
+
+def weight_files(members: int) -> list[str]:
+    """Names of the files of weights of an ensemble, a single network being one of one."""
+    return [WEIGHTS, *(f"model-{member}.safetensors" for member in range(2, members + 1))]
+
+
+def check_names(place: str, names: Collection[str], members: int) -> None:
+    """Check the names of a checkpoint's files, without the manifest; `place` is for the message.
+
+    Raises:
+        ArtifactError: if one is missing, or is none of a checkpoint's.
+    """
+    needed = {*weight_files(members), CARD}
+    if missing := needed - set(names):
+        raise ArtifactError(f"{place}: a checkpoint of {members} members needs {sorted(missing)}")
+    if strangers := {name for name in names if name not in needed and not IMAGE.fullmatch(name)}:
+        raise ArtifactError(
+            f"{place}: {sorted(strangers)} is no file of a checkpoint: it has {sorted(needed)} and .png images"
+        )
 
 
 def digest(content: bytes) -> str:
@@ -54,11 +79,10 @@ def verify_files(folder: Path, manifest: Manifest) -> dict[str, bytes]:
     Raises:
         ArtifactError: if a file is missing, altered, or not one of a checkpoint's.
     """
+    check_names(f"{folder.name}/{MANIFEST}", manifest.files, manifest.members)
     present = {path.name for path in folder.iterdir()}
-    if strangers := present - FILES:
-        raise ArtifactError(f"{folder.name} holds {sorted(strangers)}: a checkpoint has {sorted(FILES)} only")
-    if set(manifest.files) != FILES - {MANIFEST}:
-        raise ArtifactError(f"{folder.name}/{MANIFEST} must list the sha256 of {WEIGHTS} and {CARD}")
+    if strangers := present - {*manifest.files, MANIFEST}:
+        raise ArtifactError(f"{folder.name} holds {sorted(strangers)}, which its manifest does not list")
     contents = {}
     for name, expected in manifest.files.items():
         try:

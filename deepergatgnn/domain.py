@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.elements import element_symbol
-from deepergatgnn.graph import CrystalGraph
+from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.manifest import Domain
 
 
@@ -29,7 +30,7 @@ def judge(graph: CrystalGraph, distance: float, domain: Domain) -> DomainJudgeme
     """Compare a crystal with the training set.
 
     Args:
-        graph: of the crystal.
+        graph: of the crystal; equivalent atoms may be merged, the verdict is the same.
         distance: Mahalanobis distance of its crystal vector from those of the training part.
         domain: what the checkpoint remembers of its training part.
     """
@@ -41,6 +42,13 @@ def judge(graph: CrystalGraph, distance: float, domain: Domain) -> DomainJudgeme
     volume = graph.volume / graph.n_atoms
     if not low <= volume <= high:
         reasons.append(f"{volume:.1f} Å³ per atom is outside the training set's {low:.1f} to {high:.1f}")
+    if domain.inequivalent_atoms is not None:
+        fewest, most = domain.inequivalent_atoms
+        count = graph.n_nodes
+        if count > most or fewest > 1:  # else merging, which takes time, could not change the verdict
+            count = merge_equivalent(graph).n_nodes
+        if not fewest <= count <= most:
+            reasons.append(f"{count} inequivalent atoms are outside the training set's {fewest} to {most}")
     score = distance / domain.distance_limit
     if score > 1:
         reasons.append("the crystal vector is farther from the training set than those of 99 % of known crystals")

@@ -1,10 +1,11 @@
 r"""Atoms that the network cannot tell apart, merged: the same answers from a smaller graph.
 
-Message passing sees of an atom its element and, again and again, the multiset of (neighbour, distance). Atoms that
-agree in all of that have equal features in every layer, so one of them is enough, if it counts as many times as it
-stands for. The classes are the coarsest equitable partition of the graph, found by colour refinement (Weisfeiler and
-Leman, 1968; Morris et al., doi:10.1609/aaai.v33i01.33014602 show that it bounds what message passing can see). Copies
-of an atom in a supercell and atoms of one symmetry orbit always merge, and no symmetry search is needed.
+Message passing sees of an atom its element, the angles around it and, again and again, the multiset of (neighbour,
+distance). Atoms that agree in all of that have equal features in every layer, so one of them is enough, if it counts
+as many times as it stands for. The classes are the coarsest equitable partition of the graph, found by colour
+refinement (Weisfeiler and Leman, 1968; Morris et al., doi:10.1609/aaai.v33i01.33014602 show that it bounds what
+message passing can see). Copies of an atom in a supercell and atoms of one symmetry orbit always merge, and no
+symmetry search is needed.
 
 With :math:`m_i` atoms in class i and :math:`c_{ik}` equal edges from an atom of it, sums over atoms and edges become
 weighted sums, :math:`\sum_i m_i` and :math:`\sum_k c_{ik}`.
@@ -13,7 +14,7 @@ weighted sums, :math:`\sum_i m_i` and :math:`\sum_k c_{ik}`.
 import numpy as np
 from numpy.typing import NDArray
 
-from deepergatgnn.graph import CrystalGraph
+from deepergatgnn.crystal_graph import CrystalGraph
 
 _LABELS = 2**32
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -46,6 +47,7 @@ def merge_equivalent(graph: CrystalGraph) -> CrystalGraph:
         multiplicities=np.bincount(colours, weights=graph.multiplicities).astype(np.int32),
         counts=np.add.reduceat(graph.counts[own[order]], starts).astype(np.int32),
         classes=colours[graph.classes].astype(np.int32),
+        surroundings=graph.surroundings[first],
     )
 
 
@@ -58,7 +60,7 @@ def _refine(graph: CrystalGraph) -> NDArray[np.int64]:
     """Classes [n] of the coarsest equitable partition, numbered in the order of their first nodes."""
     starts = np.cumsum(graph.degrees) - graph.degrees
     labels, counts = _labels(graph), graph.counts.astype(np.uint64)
-    colours, n_colours = _renumbered(graph.atomic_numbers)
+    colours, n_colours = _kinds(graph)
     while n_colours < graph.n_nodes:
         # A sum of 64-bit hashes stands for the multiset; unequal ones collide once in about 10^19.
         hashes = _mixed((colours[graph.senders] * _LABELS + labels).astype(np.uint64)) * counts
@@ -68,6 +70,14 @@ def _refine(graph: CrystalGraph) -> NDArray[np.int64]:
             break
         colours, n_colours = finer, n_finer
     return colours
+
+
+def _kinds(graph: CrystalGraph) -> tuple[NDArray[np.int64], int]:
+    """What a node is before any message: its element and the angles around it."""
+    if not graph.surroundings.shape[1]:
+        return _renumbered(graph.atomic_numbers)
+    rows = np.column_stack([graph.atomic_numbers, graph.surroundings])
+    return _renumbered(np.unique(rows, axis=0, return_inverse=True)[1].ravel())
 
 
 def _renumbered(values: NDArray[np.int64] | NDArray[np.uint64]) -> tuple[NDArray[np.int64], int]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.utils import scatter, softmax
 
 from deepergatgnn.normalization import WeightedBatchNorm
+from deepergatgnn.surroundings import surroundings_size
 
 
 class GaussianBasis(nn.Module):
@@ -29,6 +30,28 @@ class GaussianBasis(nn.Module):
     def forward(self, distances: Tensor) -> Tensor:
         """Distances [E] in Å → [E, K]."""
         return torch.exp(self.coefficient * (distances.unsqueeze(-1) - self.centres) ** 2)
+
+
+class SurroundingsEmbedding(nn.Module):
+    """Two layers on the standardised angular surroundings of each node.
+
+    Args:
+        orders: of the surroundings.
+        channels: F.
+    """
+
+    def __init__(self, orders: int, channels: int) -> None:
+        super().__init__()
+        size = surroundings_size(orders)
+        self.norm = WeightedBatchNorm(size)
+        self.first = nn.Linear(size, channels)
+        self.second = nn.Linear(channels, channels)
+
+    def forward(self, surroundings: Tensor, multiplicities: Tensor) -> Tensor:
+        """Surroundings [N, A] of nodes that stand for `multiplicities` [N] atoms each → [N, F]."""
+        hidden = F.silu(self.first(self.norm(surroundings, multiplicities)))
+        embedded: Tensor = self.second(hidden)
+        return embedded
 
 
 class AGATLayer(nn.Module):

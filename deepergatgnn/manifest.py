@@ -4,15 +4,15 @@ Schema versions are numbered from 1; `migrate` brings an older manifest to the c
 keep one frozen checkpoint of each.
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.errors import ArtifactError
-from deepergatgnn.graph import GraphConfig
 from deepergatgnn.network_config import NetworkConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 NAME_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})$"  # \d has digits of all scripts
 
@@ -38,23 +38,55 @@ class Target(_Record):
 
 
 class Scaler(_Record):
-    """value = mean + std * output of the network."""
+    """transform(value) = mean + std * output of the network; log10 for positive values that span decades."""
 
+    transform: Literal["identity", "log10"] = "identity"
     mean: float
     std: float = Field(gt=0)
 
 
+class Spread(_Record):
+    """How far a value may be off, in the network's units, before calibration.
+
+    log(spread) = constant + learned * a + ensemble * log(b) + distance * log(1 + c), with a the mean over members of
+    the network's own log-spread, b the standard deviation over members of its output, c the domain score. All zero:
+    the same for all crystals.
+    """
+
+    constant: float = 0.0
+    learned: float = 0.0
+    ensemble: float = 0.0
+    distance: float = 0.0
+
+
 class Calibration(_Record):
-    """Split-conformal intervals: value ± half_width at each level (Lei et al., doi:10.1080/01621459.2017.1307116).
+    """Split-conformal intervals, output ± factor * spread, with a factor for each class of spread.
+
+    Lei et al., doi:10.1080/01621459.2017.1307116; normalised and Mondrian as in Boström and Johansson, PMLR 128, 114
+    (2020).
 
     Attributes:
         n: calibration crystals, which neither training nor early stopping saw.
-        half_widths: level, as text such as "0.9" → half width in the target's unit.
+        spread: of a crystal.
+        edges: between the classes of spread, ascending; none for a single class.
+        factors: level, as text such as "0.9" → the factor of each class, one more than edges.
     """
 
     method: Literal["split-conformal"] = "split-conformal"
     n: int = Field(ge=1)
-    half_widths: dict[str, float]
+    spread: Spread = Spread()
+    edges: tuple[float, ...] = ()
+    factors: dict[str, tuple[Annotated[float, Field(ge=0)], ...]]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if "0.9" not in self.factors:
+            raise ValueError('factors has no level "0.9"')
+        if any(len(each) != len(self.edges) + 1 for each in self.factors.values()):
+            raise ValueError(f"factors must have {len(self.edges) + 1} numbers a level, one more than edges")
+        if list(self.edges) != sorted(self.edges):
+            raise ValueError("edges must ascend")
+        return self
 
 
 class Domain(_Record):
@@ -63,12 +95,15 @@ class Domain(_Record):
     Attributes:
         elements: atomic numbers in the training part.
         volume_per_atom: smallest and largest in the training part, Å³.
+        inequivalent_atoms: smallest and largest number, in the training part, of atoms that differ in surroundings;
+            None where it was not recorded.
         distance_limit: 99th percentile, over the calibration part, of the Mahalanobis distance between a crystal
             vector and those of the training part; the score is the distance over this.
     """
 
     elements: tuple[int, ...]
     volume_per_atom: tuple[float, float]
+    inequivalent_atoms: tuple[int, int] | None = None
     distance_limit: float = Field(gt=0)
 
 
@@ -102,9 +137,16 @@ class Provenance(_Record):
 
 
 class Manifest(_Record):
-    """Everything about a checkpoint but the weights; `files` holds the sha256 of each other file of the folder."""
+    """Everything about a checkpoint but the weights.
 
-    schema_version: Literal[1] = 1
+    Attributes:
+        members: networks of the ensemble, whose outputs are averaged; each has a file of weights.
+        metrics: part of the data → name → figure, errors in the target's unit.
+        golden: crystals that every later load must give the same values.
+        files: sha256 of each other file of the folder.
+    """
+
+    schema_version: Literal[2] = 2
     name: str = Field(pattern=NAME_PATTERN)
     version: str = Field(pattern=VERSION_PATTERN)
     created: str
@@ -113,6 +155,7 @@ class Manifest(_Record):
     graph: GraphConfig
     target: Target
     scaler: Scaler
+    members: int = Field(default=1, ge=1, le=32)
     calibration: Calibration
     domain: Domain
     metrics: dict[str, dict[str, float]]
@@ -125,8 +168,6 @@ class Manifest(_Record):
     def _one_target(self) -> Self:
         if self.network.targets != 1:
             raise ValueError(f"network.targets is {self.network.targets}: a version predicts one property")
-        if "0.9" not in self.calibration.half_widths:
-            raise ValueError('calibration.half_widths has no level "0.9"')
         return self
 
 
@@ -137,9 +178,24 @@ def migrate(document: dict[str, Any]) -> dict[str, Any]:
         ArtifactError: for a schema version this package does not know.
     """
     version = document.get("schema_version")
+    if version == 1:
+        return _from_1(document)
     if version != SCHEMA_VERSION:
         raise ArtifactError(
             f"manifest has schema_version {version!r}, this package reads 1 to {SCHEMA_VERSION}: "
             "upgrade the package or publish the model again"
         )
     return document
+
+
+def _from_1(document: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 had one network, no transform, and one half width in the target's unit for all crystals."""
+    migrated = document | {"schema_version": SCHEMA_VERSION}
+    try:
+        calibration = dict(document["calibration"])
+        std = float(document["scaler"]["std"])
+        widths = dict(calibration.pop("half_widths"))
+        calibration["factors"] = {level: [float(width) / std] for level, width in widths.items()}
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise ArtifactError("a manifest of schema_version 1 needs scaler.std and calibration.half_widths") from None
+    return migrated | {"calibration": calibration}

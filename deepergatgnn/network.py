@@ -3,19 +3,21 @@
 Legend: N nodes, E edges, B crystals, F channels, T targets.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
 from torch import Tensor, nn
 
 from deepergatgnn.batch import GraphBatch
+from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.elements import FEATURES, element_features
-from deepergatgnn.graph import GraphConfig
-from deepergatgnn.layers import AGATLayer, GaussianBasis
+from deepergatgnn.layers import AGATLayer, GaussianBasis, SurroundingsEmbedding
 from deepergatgnn.network_config import NetworkConfig
 from deepergatgnn.normalization import DifferentiableGroupNorm
 from deepergatgnn.pooling import GlobalAttention, attention_sum, composition
+
+LOG_SPREAD_RANGE = (-7.0, 4.0)  # from a thousandth of the targets' standard deviation to fifty of them
 
 
 class NetworkOutput(NamedTuple):
@@ -25,11 +27,13 @@ class NetworkOutput(NamedTuple):
         values: [B, T], in the standardised units of training.
         attention: [N], global attention of all the atoms of a node together, summing to 1 over each crystal.
         crystal_vectors: [B, F], what the head sees.
+        log_spreads: [B, T], logarithm of how far each value may be off, same units; 0 without that head.
     """
 
     values: Tensor
     attention: Tensor
     crystal_vectors: Tensor
+    log_spreads: Tensor
 
 
 class DeeperGATGNN(nn.Module):
@@ -49,6 +53,7 @@ class DeeperGATGNN(nn.Module):
         # A buffer, not a parameter: a checkpoint carries the very features it was trained on.
         self.register_buffer("element_table", torch.from_numpy(element_features(graph.max_atomic_number)))
         self.embed_element = nn.Linear(FEATURES, channels)
+        self.embed_surroundings = SurroundingsEmbedding(graph.angles, channels) if graph.angles else None
         self.basis = GaussianBasis(graph.cutoff, graph.gaussians)
         self.embed_edge = nn.Linear(graph.gaussians, channels)
         self.layers = nn.ModuleList(AGATLayer(channels, config.heads) for _ in range(config.layers))
@@ -60,10 +65,21 @@ class DeeperGATGNN(nn.Module):
         self.hidden = nn.Linear(channels, channels)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(channels, config.targets)
+        self.spread = nn.Linear(channels, config.targets) if config.spread else None
 
     def forward(self, batch: GraphBatch) -> NetworkOutput:
         """Predict a batch of crystals; no crystal sees another, except through batch statistics in training."""
-        x = F.leaky_relu(self.embed_element(self.element_table), 0.2)[batch.atomic_numbers - 1]  # [N, F]
+        return self.propagate(self.embed(batch), batch)
+
+    def embed(self, batch: GraphBatch) -> Tensor:
+        """What the layers first see of each node [N, F]: its element, and the angles around it."""
+        x = F.leaky_relu(self.embed_element(self.element_table), 0.2)[batch.atomic_numbers - 1]
+        if self.embed_surroundings is None:
+            return x
+        return x + cast("Tensor", self.embed_surroundings(batch.surroundings, batch.multiplicities))
+
+    def propagate(self, x: Tensor, batch: GraphBatch) -> NetworkOutput:
+        """Predict from what is given of the nodes [N, F] in place of `embed`, which explanations change."""
         e = F.leaky_relu(self.embed_edge(self.basis(batch.distances)), 0.2)  # [E, F]
         log_counts = batch.counts.log()
         edge_weights = batch.counts * batch.multiplicities[batch.receivers]
@@ -76,4 +92,7 @@ class DeeperGATGNN(nn.Module):
         weights = self.attention(x, compositions, batch)
         vectors = attention_sum(x, weights, batch)
         hidden = self.dropout(F.softplus(self.hidden(vectors)))
-        return NetworkOutput(self.head(hidden), weights, vectors)
+        values = self.head(hidden)
+        # Detached: learning how far a value is off must not change the value.
+        log_spreads = torch.zeros_like(values) if self.spread is None else self.spread(hidden.detach())
+        return NetworkOutput(values, weights, vectors, log_spreads.clamp(*LOG_SPREAD_RANGE))

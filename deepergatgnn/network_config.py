@@ -1,11 +1,13 @@
 """Sizes of the network, apart from the network so that reading a manifest needs no torch."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from deepergatgnn.checks import check_range
 
 
-class NetworkConfig(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
     """Sizes of the network; the defaults are the paper's, at 20 layers.
 
     Attributes:
@@ -18,16 +20,27 @@ class NetworkConfig(BaseModel):
         dropout: on the crystal vector, in training only.
         skip: whether each layer adds to the atoms' embeddings; if not, what it gathers replaces them.
         normalization: of what each layer gathers; "none" has no such modules and no parameters for them.
+        spread: whether a second head says how far each value may be off.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    layers: int = Field(default=20, ge=1, le=200)
-    channels: int = Field(default=64, ge=1, le=1024)
-    heads: int = Field(default=4, ge=1, le=64)
-    groups: int = Field(default=10, ge=1, le=256)
-    group_scale: float = Field(default=0.01, ge=0)
-    targets: int = Field(default=1, ge=1, le=64)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    layers: int = 20
+    channels: int = 64
+    heads: int = 4
+    groups: int = 10
+    group_scale: float = 0.01
+    targets: int = 1
+    dropout: float = 0.0
     skip: bool = True
     normalization: Literal["group", "none"] = "group"
+    spread: bool = False
+
+    def __post_init__(self) -> None:
+        check_range("layers", self.layers, least=1, most=200)
+        check_range("channels", self.channels, least=1, most=1024)
+        check_range("heads", self.heads, least=1, most=64)
+        check_range("groups", self.groups, least=1, most=256)
+        check_range("group_scale", self.group_scale, least=0)
+        check_range("targets", self.targets, least=1, most=64)
+        check_range("dropout", self.dropout, least=0, below=1)

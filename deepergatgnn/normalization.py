@@ -15,14 +15,46 @@ With μ and σ at hand the sum over groups is affine in H, so the N×G×F tensor
 
 and in training its moments are two small products, :math:`μ = S^T H / N` and :math:`(S^2)^T (H^2) / N`.
 The same function as `torch_geometric.nn.DiffGroupNorm(track_running_stats=True)`.
+
+Where several processes train together (`torch.distributed` is initialised), moments are those of all their rows; they
+are in the precision of the running ones, whatever autocast would have.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 
 def _ones(x: Tensor) -> Tensor:
     return x.new_ones(x.shape[0])
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Σ over processes; what the sum does to any of them is felt by all, so the gradient is summed as well."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        total = x.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        [gradient] = gradients
+        total: Tensor = _SumOverRanks.apply(gradient)  # type: ignore[no-untyped-call]
+        return total
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _sum_of_all(x: Tensor) -> Tensor:
+    total: Tensor = _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
+    return total
+
+
+def _over_ranks(x: Tensor) -> Tensor:
+    """The sum over the processes that train together; x itself, where there is one."""
+    return _sum_of_all(x) if distributed.is_available() and distributed.is_initialized() else x
 
 
 class DifferentiableGroupNorm(nn.Module):
@@ -60,7 +92,7 @@ class DifferentiableGroupNorm(nn.Module):
             multiplicities: [N], atoms that each row stands for; one, if not given.
             output: [N, F].
         """
-        assignment = self.assign(x).softmax(dim=-1)  # S [N, G]
+        assignment = self.assign(x).softmax(dim=-1, dtype=self.running_mean.dtype)  # S [N, G]
         if self.training:
             mean, var = self._moments(x, assignment, _ones(x) if multiplicities is None else multiplicities)
         else:
@@ -72,13 +104,17 @@ class DifferentiableGroupNorm(nn.Module):
 
     def _moments(self, x: Tensor, assignment: Tensor, multiplicities: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of S[:, g] ∘ x over atoms, [G, F] each; updates the running ones."""
-        n = multiplicities.sum()
-        share = (multiplicities / n).unsqueeze(-1)
-        mean = (share * assignment).T @ x
-        var = ((share * assignment * assignment).T @ (x * x) - mean * mean).clamp_min(0)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.running_mean.dtype)
+            n = _over_ranks(multiplicities.sum())
+            share = (multiplicities / n).unsqueeze(-1)
+            mean, square = _over_ranks(
+                torch.stack([(share * assignment).T @ x, (share * assignment * assignment).T @ (x * x)])
+            )
+            var = (square - mean * mean).clamp_min(0)
         with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_((var * (n / (n - 1).clamp_min(1))).to(self.running_var.dtype), self.momentum)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (n / (n - 1).clamp_min(1)), self.momentum)
         return mean, var
 
     def extra_repr(self) -> str:
@@ -117,19 +153,25 @@ class WeightedBatchNorm(nn.Module):
             output: [N, C].
         """
         if self.training:
-            weights = _ones(x) if weights is None else weights
-            n = weights.sum()
-            share = weights / n
-            mean = share @ x
-            var = share @ (x - mean) ** 2
-            with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_((var * (n / (n - 1).clamp_min(1))).to(self.running_var.dtype), self.momentum)
+            mean, var = self._moments(x, _ones(x) if weights is None else weights)
         else:
             mean, var = self.running_mean, self.running_var
         gain = self.weight * torch.rsqrt(var + self.eps)
         normalized: Tensor = x * gain + (self.bias - mean * gain)
         return normalized
+
+    def _moments(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of each column, [C] each; updates the running ones."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.running_mean.dtype)
+            n = _over_ranks(weights.sum())
+            share = weights / n
+            mean = _over_ranks(share @ x)
+            var = _over_ranks(share @ (x - mean) ** 2)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (n / (n - 1).clamp_min(1)), self.momentum)
+        return mean, var
 
     def extra_repr(self) -> str:
         """Sizes, as in PyTorch's own layers."""

@@ -3,7 +3,7 @@
 Three rungs: `Predictor.load` → `predict_structures` → `predict_graphs`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepergatgnn.batch import GraphBatch, collate
+from deepergatgnn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.compilation import compile_network
+from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.domain import DomainJudgement, judge
 from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.graph import CrystalGraph, HasCell, build_graph
+from deepergatgnn.graph import HasCell, build_graph
+from deepergatgnn.intervals import half_widths, spreads, unscale
 from deepergatgnn.manifest import Manifest
 from deepergatgnn.network import DeeperGATGNN, NetworkOutput
 from deepergatgnn.weights import load_artifact
+
+Forward = Callable[[GraphBatch], NetworkOutput]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +33,8 @@ class Prediction:
     Attributes:
         value: in the unit of the manifest's target.
         low, high: ends of the 90 % interval, same unit.
+        intervals: ends at every calibrated level, by level such as "0.5".
+        spread: what the widths scale with, in the network's units.
         domain: whether the crystal is like the training set, and why not.
         attention: float32 [N], weight of each atom, >= 0, sums to 1.
     """
@@ -36,6 +42,8 @@ class Prediction:
     value: float
     low: float
     high: float
+    intervals: dict[str, tuple[float, float]]
+    spread: float
     domain: DomainJudgement
     attention: NDArray[np.float32]
 
@@ -45,23 +53,23 @@ class Predictor:
 
     Args:
         manifest: what the checkpoint says of itself.
-        network: in evaluation mode.
-        domain: arrays of the domain score, `mean` [F] and `whitening` [F, F].
+        networks: members of the ensemble.
+        domain: arrays of the domain score, `mean` [F] and `whitening` [F, F], for the first member's crystal vectors.
         device: where to compute.
     """
 
     def __init__(
         self,
         manifest: Manifest,
-        network: DeeperGATGNN,
+        networks: Sequence[DeeperGATGNN],
         domain: dict[str, Tensor],
         device: torch.device | str = "cpu",
     ) -> None:
         self.manifest = manifest
         self.device = torch.device(device)
-        self.network = network.to(self.device).eval()
+        self.networks = [network.to(self.device).eval() for network in networks]
         self._domain = {key: value.to(self.device) for key, value in domain.items()}
-        self._forward: Callable[[GraphBatch], NetworkOutput] = self.network
+        self._forwards: Sequence[Forward] = self.networks
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> "Predictor":
@@ -72,20 +80,21 @@ class Predictor:
         """
         return cls(*load_artifact(Path(folder)), device=device)
 
-    def compiled(self, examples: Sequence[CrystalGraph]) -> Callable[[GraphBatch], NetworkOutput]:
-        """Compile the network for batches of any size; takes up to minutes, and changes nothing yet: see `adopt`.
+    def compiled(self, examples: Sequence[CrystalGraph]) -> list[Forward]:
+        """Compile the networks for batches of any size; takes up to minutes, and changes nothing yet: see `adopt`.
 
         Args:
             examples: crystals to compile and try it with, at least two.
 
         Raises:
-            RuntimeError: where there is no compiler, or the compiled network gives other values.
+            RuntimeError: where there is no compiler, or a compiled network gives other values.
         """
-        return compile_network(self.network, [collate(part, filled=True) for part in (examples, examples[:1])])
+        batches = [collate(part, filled=True) for part in (examples, examples[:1])]
+        return [compile_network(network, batches) for network in self.networks]
 
-    def adopt(self, forward: Callable[[GraphBatch], NetworkOutput]) -> None:
+    def adopt(self, forwards: Sequence[Forward]) -> None:
         """Compute with what `compiled` returned from now on."""
-        self._forward = forward
+        self._forwards = forwards
 
     def predict_structure(self, crystal: HasCell) -> Prediction:
         """Predict one crystal.
@@ -105,16 +114,16 @@ class Predictor:
             [merge_equivalent(build_graph(crystal, self.manifest.graph)) for crystal in crystals]
         )
 
-    def predict_graphs(self, graphs: Sequence[CrystalGraph], *, max_edges: int = 100_000) -> list[Prediction]:
+    def predict_graphs(self, graphs: Sequence[CrystalGraph], *, max_edges: int | None = None) -> list[Prediction]:
         """Predict graphs of this checkpoint's featuriser, in their order.
 
         Args:
             graphs: any number; equivalent atoms may be merged, the answers are the same.
-            max_edges: edges in one forward pass, unless a single crystal has more.
+            max_edges: edges in one forward pass, unless a single crystal has more; what suits the device, if None.
         """
         return [
             prediction
-            for part in cut(graphs, max_edges)
+            for part in cut(graphs, max_edges or edges_at_once(self.device))
             for prediction in self._predict(part, collate(part, filled=True))
         ]
 
@@ -124,34 +133,30 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict(self, graphs: Sequence[CrystalGraph], batch: GraphBatch) -> list[Prediction]:
-        output = self._forward(batch.to(self.device))
-        values = (
-            output.values[: len(graphs), 0].double() * self.manifest.scaler.std + self.manifest.scaler.mean
-        ).tolist()
-        offsets = (output.crystal_vectors[: len(graphs)] - self._domain["mean"]) @ self._domain["whitening"]
-        distances = torch.linalg.vector_norm(offsets, dim=-1).tolist()
-        by_atom = (output.attention / batch.multiplicities.to(self.device)).cpu().numpy()
-        attention = np.split(by_atom, np.cumsum([graph.n_nodes for graph in graphs]))
-        half_width = self.manifest.calibration.half_widths["0.9"]
+        n, manifest, moved = len(graphs), self.manifest, batch.to(self.device)
+        said = [forward(moved) for forward in self._forwards]
+        offsets = (said[0].crystal_vectors[:n] - self._domain["mean"]) @ self._domain["whitening"]
+        distances = torch.linalg.vector_norm(offsets, dim=-1).cpu().double().numpy()
+        attention = torch.stack([output.attention for output in said]).mean(dim=0) / moved.multiplicities
+        by_crystal = np.split(attention.cpu().numpy(), np.cumsum([graph.n_nodes for graph in graphs]))
+        outputs = torch.stack([output.values[:n, 0] for output in said]).cpu().double().numpy()
+        log_spreads = torch.stack([output.log_spreads[:n, 0] for output in said]).cpu().double().numpy()
+        middle = outputs.mean(axis=0)
+        calibration = manifest.calibration
+        spread = spreads(log_spreads, outputs, distances / manifest.domain.distance_limit, calibration.spread)
+        ends = {}
+        for level in calibration.factors:
+            half = half_widths(spread, calibration, level)
+            ends[level] = unscale(np.stack([middle - half, middle + half], axis=1), manifest.scaler).tolist()
         return [
             Prediction(
                 value=value,
-                low=value - half_width,
-                high=value + half_width,
-                domain=judge(graph, distance, self.manifest.domain),
-                attention=weights[graph.classes],
+                low=ends["0.9"][index][0],
+                high=ends["0.9"][index][1],
+                intervals={level: tuple(pairs[index]) for level, pairs in ends.items()},
+                spread=float(spread[index]),
+                domain=judge(graph, float(distances[index]), manifest.domain),
+                attention=by_crystal[index][graph.classes],
             )
-            for graph, value, distance, weights in zip(graphs, values, distances, attention[: len(graphs)], strict=True)
+            for index, (graph, value) in enumerate(zip(graphs, unscale(middle, manifest.scaler).tolist(), strict=True))
         ]
-
-
-def cut(graphs: Sequence[CrystalGraph], max_edges: int) -> Iterator[Sequence[CrystalGraph]]:
-    """Cut a sequence into runs of at most `max_edges` edges, at least one graph each."""
-    start, edges = 0, 0
-    for index, graph in enumerate(graphs):
-        if index > start and edges + graph.n_links > max_edges:
-            yield graphs[start:index]
-            start, edges = index, 0
-        edges += graph.n_links
-    if start < len(graphs):
-        yield graphs[start:]

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepergatgnn.artifact import FILES, read_manifest, verify_files
+from deepergatgnn.artifact import MANIFEST, read_manifest, verify_files
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
 from deepergatgnn.manifest import NAME_PATTERN, VERSION_PATTERN, Manifest
 
@@ -134,14 +134,16 @@ class ModelStore:
             ArtifactError: if the version exists or the files are not a valid checkpoint.
         """
         split_reference(f"{name}@{version}")
-        if set(files) != FILES:
-            raise ArtifactError(f"a checkpoint has the files {sorted(FILES)}, not {sorted(files)}")
+        if MANIFEST not in files or any(Path(file).name != file for file in files):
+            raise ArtifactError(f"a checkpoint is {MANIFEST} and files beside it, not {sorted(files)}")
         final = self.root / name / version
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
             raise ArtifactError(f"{name}@{version} exists and is immutable: publish under the next version")
-        staging = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=final.parent))
+        hidden = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=final.parent))
+        staging = hidden / version  # the last part of a path is what messages say
         try:
+            staging.mkdir()
             for file, content in files.items():
                 (staging / file).write_bytes(content)
                 (staging / file).chmod(0o644)
@@ -155,9 +157,8 @@ class ModelStore:
                 if not final.exists():
                     raise
                 raise ArtifactError(f"{name}@{version} was published by another process just now") from None
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
         if not (final.parent / PRODUCTION).exists():
             self.promote(name, version)
         return final

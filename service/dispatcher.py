@@ -9,7 +9,7 @@ from uuid import uuid4
 import structlog
 from redis.exceptions import RedisError
 
-from deepergatgnn.graph import CrystalGraph
+from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.manifest import Manifest
 from service import metrics
 from service.entries import Answer, Entry

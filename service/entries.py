@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from deepergatgnn.graph import CrystalGraph
+from deepergatgnn.crystal_graph import CrystalGraph
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,7 @@ class Entry:
             "multiplicities": self.graph.multiplicities.tobytes(),
             "counts": self.graph.counts.tobytes(),
             "classes": self.graph.classes.tobytes(),
+            "surroundings": self.graph.surroundings.tobytes(),
         }
 
     @classmethod
@@ -54,8 +55,10 @@ class Entry:
         Raises:
             KeyError, ValueError: if they are not those of `pack`.
         """
+        numbers = np.frombuffer(fields[b"numbers"], np.uint8).astype(np.int64)
+        surroundings = np.frombuffer(fields[b"surroundings"], np.float32)
         graph = CrystalGraph(
-            atomic_numbers=np.frombuffer(fields[b"numbers"], np.uint8).astype(np.int64),
+            atomic_numbers=numbers,
             senders=np.frombuffer(fields[b"senders"], np.int32),
             degrees=np.frombuffer(fields[b"degrees"], np.uint16).astype(np.int32),
             distances=np.frombuffer(fields[b"distances"], np.float32),
@@ -63,6 +66,7 @@ class Entry:
             multiplicities=np.frombuffer(fields[b"multiplicities"], np.int32),
             counts=np.frombuffer(fields[b"counts"], np.int32),
             classes=np.frombuffer(fields[b"classes"], np.int32),
+            surroundings=surroundings.reshape(len(numbers), len(surroundings) // len(numbers)),
         )
         return cls(
             id=fields[b"id"].decode(),

@@ -13,9 +13,10 @@ from typing import Any
 import orjson
 from pebble import ProcessExpired, ProcessPool
 
+from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.errors import StructureError
-from deepergatgnn.graph import CrystalGraph, GraphConfig, build_graph
+from deepergatgnn.graph import build_graph
 from deepergatgnn.structures import StructureFormat, read_structure
 
 FILES_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stays small

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deepergatgnn.graph import GraphConfig
+from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.manifest import Manifest
 from deepergatgnn.structures import StructureFormat
 from service import metrics

@@ -21,6 +21,14 @@ COMMAND = [sys.executable, "-c", "from commands.main import main; main()"]
 START_S = 180
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of graphs for this suite alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEEPERGATGNN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def rows() -> tuple[Row, ...]:
     """Every crystal of the bundled data set."""

@@ -1,9 +1,10 @@
-"""Real crystals, small networks and one published version, made once and shared by the tests."""
+"""Real crystals, small networks and two published versions, made once and shared by the tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from deepergatgnn.graph import CrystalGraph, GraphConfig, build_graph
+from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
+from deepergatgnn.graph import build_graph
 from deepergatgnn.manifest import Manifest
 from deepergatgnn.network import DeeperGATGNN
 from deepergatgnn.network_config import NetworkConfig
 from deepergatgnn.structures import Crystal, crystal_from_arrays, crystal_from_pymatgen, crystal_to_pymatgen
 from model_store import ModelStore
-from training.config import TrainingConfig
+from training.config import TargetConfig, TrainingConfig
 from training.datasets import Dataset, Row, read_dataset
 from training.run import run
 
@@ -81,15 +83,16 @@ def permuted_graph(graph: CrystalGraph, order: NDArray[np.int64]) -> CrystalGrap
         atomic_numbers=graph.atomic_numbers[order],
         senders=place[graph.senders][edges].astype(np.int32),
         degrees=graph.degrees[order],
+        surroundings=graph.surroundings[order],
         distances=graph.distances[edges],
     )
 
 
-def seeded_network(seed: int = 0, graph: GraphConfig | None = None, **sizes: float) -> DeeperGATGNN:
+def seeded_network(seed: int = 0, graph: GraphConfig | None = None, **sizes: Any) -> DeeperGATGNN:
     """A network in evaluation mode, every weight and every running statistic drawn, none left at its default."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    network = DeeperGATGNN(NetworkConfig.model_validate(sizes), graph or GraphConfig())
+    network = DeeperGATGNN(NetworkConfig(**sizes), graph or GraphConfig())
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
             noise = torch.rand(tensor.shape, generator=generator)
@@ -104,7 +107,7 @@ def seeded_network(seed: int = 0, graph: GraphConfig | None = None, **sizes: flo
 
 @dataclass(frozen=True)
 class Published:
-    """One tiny version, trained for an epoch on the bundled set and published into a store of its own."""
+    """A tiny version, trained for an epoch on the bundled set and published into a store of its own."""
 
     config: TrainingConfig
     store: ModelStore
@@ -117,7 +120,7 @@ class Published:
         return self.store.folder(self.manifest.name)
 
     def files(self) -> dict[str, bytes]:
-        """Content of its three files."""
+        """Content of its files."""
         return {path.name: path.read_bytes() for path in self.folder.iterdir()}
 
 
@@ -129,21 +132,37 @@ TINY = TrainingConfig.model_validate(
         "licence": "open data",
         "targets": [{"model": "tiny-bulk-modulus", "key": "log10_K_VRH", "unit": "log10(GPa)"}],
         "split": {"test_fraction": 0.2, "validation_fraction": 0.1, "calibration_fraction": 0.1},
+        "graph": {"angles": 0},
         "network": {"layers": 1, "channels": 16, "heads": 2, "groups": 4},
         "optimization": {"epochs": 1, "compile": False},
     }
 )
 
 
+# The same in GPa: two members with other seeds, and the logarithm inside.
+PAIR = TINY.model_copy(
+    update={
+        "name": "pair",
+        "members": 2,
+        "targets": (TargetConfig(model="pair-bulk-modulus", key="K_VRH_GPa", unit="GPa", transform="log10"),),
+    }
+)
+
+
 @cache
-def _publish(root: Path) -> Published:
-    store = ModelStore(root / "store")
-    runs = root / "runs"
-    [manifest] = run(TINY, store, runs, device=torch.device("cpu"), report=lambda _: None)
-    return Published(TINY, store, runs, manifest)
+def _publish(config: TrainingConfig, root: Path) -> Published:
+    store, runs = ModelStore(root / "store"), root / "runs"
+    [manifest] = run(config, store, runs, device=torch.device("cpu"), report=lambda _: None, plots=False)
+    return Published(config, store, runs, manifest)
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """One tiny version; read it, never write it."""
-    return _publish(tmp_path_factory.getbasetemp() / "tiny")
+    """One tiny version of a single network; read it, never write it."""
+    return _publish(TINY, tmp_path_factory.getbasetemp() / "tiny")
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """One tiny version of an ensemble of two; read it, never write it."""
+    return _publish(PAIR, tmp_path_factory.getbasetemp() / "pair")

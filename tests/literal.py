@@ -85,6 +85,7 @@ class LiteralDeeperGATGNN(nn.Module):
         self.attention = LiteralGlobalAttention(channels, self.elements)
         self.hidden = nn.Linear(channels, channels)
         self.head = nn.Linear(channels, config.targets)
+        self.spread = nn.Linear(channels, config.targets) if config.spread else None
         self.double()
         missing, unexpected = self.load_state_dict(literal_names(network.state_dict()), strict=False)
         if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
@@ -101,8 +102,10 @@ class LiteralDeeperGATGNN(nn.Module):
         compositions = scatter(elements, batch.crystals, dim=0, dim_size=batch.n_crystals, reduce="mean")  # [B, C]
         weights = self.attention(x, compositions, batch.crystals)  # [N, 1]
         vectors = scatter(weights * x, batch.crystals, dim=0, dim_size=batch.n_crystals, reduce="sum")  # [B, F]
-        values = self.head(softplus(self.hidden(vectors)))  # [B, T]
-        return NetworkOutput(values, weights[:, 0], vectors)
+        hidden = softplus(self.hidden(vectors))
+        values = self.head(hidden)  # [B, T]
+        log_spreads = self.spread(hidden.detach()) if self.spread else torch.zeros_like(values)
+        return NetworkOutput(values, weights[:, 0], vectors, log_spreads.clamp(-7, 4))
 
 
 def literal_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

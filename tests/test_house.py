@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ CHECKS = {
 }
 PACKAGES = ("deepergatgnn", "model_store", "training", "service", "commands")
 LONGEST = 300
+ABSENT_ON_A_BARE_MACHINE = ["ase", "gemmi", "matplotlib", "pydantic", "pymatgen", "sklearn", "spglib", "typer", "yaml"]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -25,6 +27,27 @@ def test_house(check: str) -> None:
         [str(Path(sys.executable).with_name(tool)), *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def bare_modules() -> list[str]:
+    """What a machine without the libraries for structures and documents must be able to import."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    [modules] = [each["source_modules"] for each in contracts if "pydantic" in each.get("forbidden_modules", ())]
+    return list(modules)
+
+
+def test_training_from_a_prepared_cache_needs_few_libraries() -> None:
+    """The libraries are hidden, so that what others import optionally does not count."""
+    modules = bare_modules()
+    assert {"training.loop", "training.optimization", "training.state", "deepergatgnn.network"} <= set(modules)
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({ABSENT_ON_A_BARE_MACHINE}))
+for module in {modules}:
+    __import__(module)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_files_stay_short() -> None:

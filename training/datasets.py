@@ -1,64 +1,42 @@
-"""Crystals with properties: one JSON object a line, as `{"id", "structure", "targets", ...}`."""
+"""Crystals with properties, in every form that the field keeps them in; see `read_dataset`."""
 
-import gzip
-import hashlib
-import json
 import os
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.errors import ConfigError, StructureError
-from deepergatgnn.graph import CrystalGraph, GraphConfig, build_graph
-from deepergatgnn.structures import Crystal, crystal_from_arrays
+from deepergatgnn.errors import ConfigError
+from training.readers import folders, frames, json_lines, matminer_sets, tables
+from training.readers.rows import Dataset, Row, number
+
+__all__ = [
+    "BUNDLED",
+    "DATA_VARIABLE",
+    "SUFFIXES",
+    "Dataset",
+    "Row",
+    "describe",
+    "fetch",
+    "known_datasets",
+    "locate",
+    "number",
+    "read_dataset",
+]
 
 BUNDLED = Path(__file__).parent / "examples"
 DATA_VARIABLE = "DEEPERGATGNN_DATA"
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One crystal of a data set; `fields` are its columns besides structure and targets."""
-
-    id: str
-    crystal: Crystal
-    targets: dict[str, Any]
-    fields: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A row that has no graph, and why."""
-
-    id: str
-    code: str
-    detail: str
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """A data set in memory: readable rows in file order, refused rows listed."""
-
-    name: str
-    sha256: str
-    rows: tuple[Row, ...]
-    refused: tuple[Refusal, ...]
-
-    def values(self, keys: Sequence[str]) -> NDArray[np.float64]:
-        """Targets [rows, keys]; NaN where a row has no finite number."""
-        numbers = [[number(row.targets.get(key)) for key in keys] for row in self.rows]
-        return np.array(numbers, dtype=np.float64).reshape(len(self.rows), len(keys))
-
-
-def number(value: Any) -> float:
-    """A target as a number; NaN where there is no finite one."""
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else float("nan")
+_READERS: Final[tuple[tuple[tuple[str, ...], Callable[[Path, str], Dataset]], ...]] = (
+    (json_lines.SUFFIXES, json_lines.read_json_lines),
+    (tables.SUFFIXES, tables.read_table),
+    (frames.XYZ_SUFFIXES, frames.read_extxyz_frames),
+    (frames.DATABASE_SUFFIXES, frames.read_ase_database),
+)
+SUFFIXES: Final = tuple(suffix for suffixes, _ in _READERS for suffix in suffixes)
+# What a folder without id_prop.csv may be known by: a .json in it is likelier a structure.
+_WHOLE_SETS: Final = tuple(suffix for suffix in SUFFIXES if suffix not in {".json", ".json.gz", ".xyz"})
 
 
 def known_datasets() -> dict[str, Path]:
@@ -67,82 +45,99 @@ def known_datasets() -> dict[str, Path]:
     if folder := os.environ.get(DATA_VARIABLE):
         for path in sorted(Path(folder).glob("*/*.jsonl.gz")):
             found.setdefault(path.name.removesuffix(".jsonl.gz"), path)
+        for path in sorted({path.parent for name in folders.TABLES for path in Path(folder).glob(f"*/{name}")}):
+            found.setdefault(path.name, path)
     return found
 
 
 def locate(name: str) -> Path:
-    """Find a data set: a path, a bundled set, or NAME/NAME.jsonl.gz in the folder $DEEPERGATGNN_DATA.
+    """Find a data set: a path to a file or a folder, a bundled set, or one of the folder $DEEPERGATGNN_DATA.
+
+    In that folder a set is NAME/NAME.jsonl.gz, or a folder NAME of structure files with id_prop.csv or targets.csv.
 
     Raises:
         ConfigError: if there is none.
     """
-    if Path(name).is_file():
-        return Path(name)
+    path = Path(name)
+    if path.is_file() or (name and path.is_dir() and _set_in(path)):
+        return path
     known = known_datasets()
     if name in known:
         return known[name]
+    if name and path.is_dir():
+        raise ConfigError(
+            f"folder {name!r} is no data set: it has neither {' nor '.join(folders.TABLES)}, nor exactly one file "
+            f"{', '.join(_WHOLE_SETS)}; write a line `id,value` for each structure into id_prop.csv"
+        )
     raise ConfigError(
-        f"no data set {name!r}: give a path to a .jsonl or .jsonl.gz, one of {', '.join(known)}, or set "
-        f"{DATA_VARIABLE} to the folder that holds it"
+        f"no data set {name!r}: give a path to a file ({', '.join(SUFFIXES)}) or to a folder with id_prop.csv, one of "
+        f"{', '.join(known)}, matbench:NAME or matminer:NAME, or set {DATA_VARIABLE} to the folder that holds it"
     )
 
 
 def read_dataset(name: str) -> Dataset:
     """Read a whole data set; rows that cannot be read are listed, never dropped in silence.
 
+    Args:
+        name: as `locate` takes it, or of a catalogue: `matbench:matbench_dielectric`, `matminer:flla`. Read are JSON
+            lines; folders of CIF, POSCAR or JSON files with id_prop.csv or targets.csv; CSV, JSON and Parquet tables
+            with a column of structures; extxyz files and ASE databases.
+
     Raises:
-        ConfigError: if the file is not such a data set.
+        ConfigError: if it is not such a data set.
     """
+    if matminer_sets.is_set_name(name):
+        return matminer_sets.read_set(name)
     path = locate(name)
-    content = path.read_bytes()
-    try:
-        text = gzip.decompress(content) if path.suffix == ".gz" else content
-        documents = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not JSON lines: {error}") from None
-    rows, refused = [], []
-    for number, document in enumerate(documents, start=1):
-        if not isinstance(document, dict) or "structure" not in document:
-            raise ConfigError(f"{path}, line {number}: not an object with a structure")
-        if not isinstance(document.get("targets") or {}, dict):
-            raise ConfigError(f"{path}, line {number}: targets is not an object")
-        row_id = str(document.get("id", number))
-        try:
-            crystal = crystal_from_arrays(**document["structure"])
-        except StructureError as error:
-            refused.append(Refusal(row_id, error.code, error.detail))
-            continue
-        except TypeError as error:
-            raise ConfigError(f"{path}, line {number}: structure needs lattice, species, frac_coords") from error
-        fields = {key: value for key, value in document.items() if key not in {"id", "structure", "targets"}}
-        rows.append(Row(row_id, crystal, document.get("targets") or {}, fields))
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    return Dataset(name, hashlib.sha256(content).hexdigest(), tuple(rows), tuple(refused))
+    if path.is_dir():
+        path = _set_in(path) or path
+    if path.name in folders.TABLES:
+        return folders.read_folder(path, path.resolve().parent.name)
+    for suffixes, reader in _READERS:
+        for suffix in suffixes:
+            if path.name.endswith(suffix):
+                return reader(path, path.name.removesuffix(suffix))
+    raise ConfigError(f"{path} is no data set by its name: it should end with {', '.join(SUFFIXES)}")
 
 
-def build_graphs(dataset: Dataset, config: GraphConfig) -> tuple[Dataset, list[CrystalGraph]]:
-    """Graphs of all rows.
+def _set_in(folder: Path) -> Path | None:
+    """The file that makes a folder a data set."""
+    if table := folders.table_of(folder):
+        return table
+    whole = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name.endswith(_WHOLE_SETS)]
+    return whole[0] if len(whole) == 1 else None
+
+
+def fetch(name: str, folder: Path | None = None) -> tuple[Path, Dataset]:
+    """Read a set, of a catalogue for example, and write its readable rows where it will be found by its name.
+
+    Args:
+        name: as `read_dataset` takes it.
+        folder: of data sets; that of the environment, if not given.
 
     Returns:
-        The data set without the rows that have no graph, those added to `refused`; and a graph for each row left.
+        The file FOLDER/NAME/NAME.jsonl.gz and what was read.
+
+    Raises:
+        ConfigError: as `read_dataset`, or if there is no folder or the set would replace its own file.
     """
-    rows, graphs, refused = [], [], list(dataset.refused)
-    for row in dataset.rows:
-        try:
-            graphs.append(merge_equivalent(build_graph(row.crystal, config)))
-        except StructureError as error:
-            refused.append(Refusal(row.id, error.code, error.detail))
-        else:
-            rows.append(row)
-    return Dataset(dataset.name, dataset.sha256, tuple(rows), tuple(refused)), graphs
+    root = folder or (Path(found) if (found := os.environ.get(DATA_VARIABLE)) else None)
+    if root is None:
+        raise ConfigError(f"nowhere to write {name!r}: give --out FOLDER, or set {DATA_VARIABLE}")
+    dataset = read_dataset(name)
+    path = root / dataset.name / f"{dataset.name}.jsonl.gz"
+    if not matminer_sets.is_set_name(name) and path.exists():
+        raise ConfigError(f"{path} is there already: remove it, or give another folder")
+    json_lines.write_json_lines(dataset, path)
+    return path, dataset
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Counts of a data set: rows, elements, targets, refused rows by code."""
+    """Counts of a data set: rows, elements, targets with their spread, refused rows with their reason."""
     dataset = read_dataset(name)
     keys = sorted({key for row in dataset.rows for key in row.targets})
-    known = np.isfinite(dataset.values(keys)).sum(axis=0)
     sizes = [row.crystal.n_atoms for row in dataset.rows]
+    columns = zip(keys, dataset.values(keys).T, strict=True)
     return {
         "name": dataset.name,
         "sha256": dataset.sha256,
@@ -150,6 +145,15 @@ def describe(name: str) -> dict[str, Any]:
         "elements": len({symbol for row in dataset.rows for symbol in row.crystal.symbols}),
         "atoms_mean": round(float(np.mean(sizes)), 1) if sizes else 0,
         "atoms_max": max(sizes, default=0),
-        "targets": {key: int(count) for key, count in zip(keys, known, strict=True)},
-        "refused": [{"id": refusal.id, "code": refusal.code} for refusal in dataset.refused],
+        "targets": {key: _summary(column[np.isfinite(column)]) for key, column in columns},
+        "fields": sorted({key for row in dataset.rows for key in row.fields}),
+        "refused": [{"id": row.id, "code": row.code, "detail": row.detail} for row in dataset.refused],
     }
+
+
+def _summary(known: NDArray[np.float64]) -> dict[str, Any]:
+    """Number of known values, their mean, standard deviation, least and greatest."""
+    if not len(known):
+        return {"known": 0, "mean": None, "std": None, "min": None, "max": None}
+    spread = {"mean": known.mean(), "std": known.std(), "min": known.min(), "max": known.max()}
+    return {"known": len(known)} | {key: float(value) for key, value in spread.items()}

@@ -1,100 +1,201 @@
-"""How far predictions are from the truth, and how honest the intervals are."""
+"""How far predictions are from the truth, and how honest the intervals are: figures, no files."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from deepergatgnn.errors import ConfigError
-from deepergatgnn.predictor import Prediction, Predictor
-from training.datasets import Row, build_graphs, number, read_dataset
+from deepergatgnn.crystal_graph import CrystalGraph
+from deepergatgnn.elements import element_symbol
+from deepergatgnn.predictor import Prediction
 
-LEVELS = (0.5, 0.8, 0.9, 0.95)
+SIZES = (1, 2, 3, 5, 9, 17, 33)  # where the bins of inequivalent atoms begin; the last one is open
+QUINTILES = 5
+WIDTH_QUANTILES = (0.05, 0.5, 0.95)
+WIDTH_PRECISION = 1e-9  # of the widest, so that what is the same for all crystals has no order
+Figures = dict[str, float]
 
 
-def errors(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> dict[str, float]:
-    """MAE, RMSE, R² of predictions [n] against the truth [n]."""
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Predictions for crystals of which the truth is known.
+
+    Shapes:
+        graphs, predictions: [n].
+        truth: [n], in the target's unit.
+    """
+
+    graphs: Sequence[CrystalGraph]
+    predictions: Sequence[Prediction]
+    truth: NDArray[np.float64]
+
+    @cached_property
+    def values(self) -> NDArray[np.float64]:
+        """Predicted values [n]."""
+        return np.array([prediction.value for prediction in self.predictions], dtype=np.float64)
+
+    @cached_property
+    def off(self) -> NDArray[np.float64]:
+        """Absolute errors [n]."""
+        return np.abs(self.values - self.truth)
+
+    @cached_property
+    def flagged(self) -> NDArray[np.bool_]:
+        """Which crystals are outside the domain [n]."""
+        return np.array([not prediction.domain.in_domain for prediction in self.predictions], dtype=bool)
+
+    def ends(self, level: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ends of the intervals of a level such as "0.9": low [n], high [n]."""
+        pairs = np.array([prediction.intervals[level] for prediction in self.predictions]).reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
+
+    def widths(self, level: str = "0.9") -> NDArray[np.float64]:
+        """Widths of the intervals of a level [n], without the noise of subtracting their ends."""
+        low, high = self.ends(level)
+        grain = WIDTH_PRECISION * float(np.max(high - low, initial=0)) or 1.0
+        return np.round((high - low) / grain) * grain
+
+    def covered(self, level: str = "0.9") -> NDArray[np.bool_]:
+        """Which intervals of a level hold the truth [n]; an end belongs to its interval."""
+        low, high = self.ends(level)
+        return (low <= self.truth) & (self.truth <= high)
+
+
+def errors(predicted: NDArray[np.float64], true: NDArray[np.float64]) -> Figures:
+    """Figures of predictions [n] against the truth [n]; NaN for one that does not exist.
+
+    `mae_se` is the standard error of the MAE; `mad` the mean absolute deviation of the truth from its mean, which is
+    the MAE of a constant.
+    """
     residual = predicted - true
     spread = float(((true - true.mean()) ** 2).sum())
+    mae, mad = float(np.abs(residual).mean()), float(np.abs(true - true.mean()).mean())
     return {
         "n": float(len(true)),
-        "mae": float(np.abs(residual).mean()),
+        "mae": mae,
+        "mae_se": standard_error(np.abs(residual)),
         "rmse": float(np.sqrt((residual**2).mean())),
         "r2": 1 - float((residual**2).sum()) / spread if spread > 0 else float("nan"),
+        "mad": mad,
+        "mae_over_mad": mae / mad if mad > 0 else float("nan"),
     }
 
 
-def conformal_half_width(residuals: NDArray[np.float64], level: float) -> float:
-    """Split-conformal half width: the ⌈(n+1)·level⌉-th smallest absolute residual of the calibration part.
+def standard_error(numbers: NDArray[np.float64]) -> float:
+    """Standard error of a mean; NaN for fewer than two numbers."""
+    return float(numbers.std(ddof=1) / np.sqrt(len(numbers))) if len(numbers) > 1 else float("nan")
 
-    Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018), doi:10.1080/01621459.2017.1307116. With too few residuals
-    for the level, the largest of them.
+
+def spearman(first: ArrayLike, second: ArrayLike) -> float:
+    """Spearman's rank correlation, equal numbers sharing their mean rank; NaN where one of the two does not vary."""
+    one, other = (_ranks(np.asarray(each, dtype=np.float64)) for each in (first, second))
+    if not one.std() * other.std() > 0:
+        return float("nan")
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _ranks(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, which, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    middle: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[which]
+    return middle
+
+
+def summarise(scored: Scored) -> Figures:
+    """Errors, coverage and width of the intervals, errors by domain verdict; NaN for a figure that does not exist.
+
+    `coverage_90` and the like are shares; `width_90_p05` and the like are quantiles of the widths; `spearman_domain`
+    and `spearman_width` are rank correlations of the absolute error with the domain score and with the width.
     """
-    ordered = np.sort(np.abs(residuals))
-    rank = min(len(ordered), int(np.ceil((len(ordered) + 1) * level)))
-    return float(ordered[rank - 1])
+    off, flagged, widths = scored.off, scored.flagged, scored.widths()
+    levels = sorted(scored.predictions[0].intervals, key=float)
+    return (
+        errors(scored.values, scored.truth)
+        | {f"coverage_{percent(level)}": float(scored.covered(level).mean()) for level in levels}
+        | {"mean_width_90": float(widths.mean())}
+        | {f"width_90_p{100 * part:02.0f}": float(np.quantile(widths, part)) for part in WIDTH_QUANTILES}
+        | {
+            "flagged": float(flagged.sum()),
+            "mae_flagged": _mean(off[flagged]),
+            "mae_flagged_se": standard_error(off[flagged]),
+            "mae_unflagged": _mean(off[~flagged]),
+            "mae_unflagged_se": standard_error(off[~flagged]),
+            "spearman_domain": spearman(off, [prediction.domain.score for prediction in scored.predictions]),
+            "spearman_width": spearman(off, widths),
+        }
+    )
 
 
-def summarise(predictions: Sequence[Prediction], true: NDArray[np.float64]) -> dict[str, float]:
-    """Errors, coverage and width of the 90 % intervals, and errors by domain verdict."""
-    value = np.array([p.value for p in predictions])
-    low, high = np.array([p.low for p in predictions]), np.array([p.high for p in predictions])
-    flagged = np.array([not p.domain.in_domain for p in predictions])
-    off = np.abs(value - true)
-    return errors(value, true) | {
-        "coverage_90": float(((low <= true) & (true <= high)).mean()),
-        "mean_width_90": float((high - low).mean()),
-        "flagged": float(flagged.sum()),
-        "mae_flagged": float(off[flagged].mean()) if flagged.any() else float("nan"),
-        "mae_unflagged": float(off[~flagged].mean()) if (~flagged).any() else float("nan"),
-    }
+def percent(level: str) -> str:
+    """A level as figures name it: "0.9" → "90"."""
+    return f"{100 * float(level):g}"
 
 
-def evaluate(predictor: Predictor, dataset_name: str, target: str | None, where: str | None) -> dict[str, Any]:
-    """Score a version on a data set.
+def _mean(numbers: NDArray[np.float64]) -> float:
+    return float(numbers.mean()) if len(numbers) else float("nan")
 
-    Args:
-        predictor: the loaded version.
-        dataset_name: a bundled set, a set of the data folder, or a path.
-        target: column of `targets`; the one it was trained on, if None.
-        where: FIELD=VALUE, only the rows with that value in that column; all, if None.
+
+def by_element(scored: Scored) -> Figures:
+    """For each element n_Fe, mae_Fe: the crystals that contain it."""
+    contained = [np.unique(graph.atomic_numbers) for graph in scored.graphs]
+    numbers, where = np.concatenate(contained), np.repeat(np.arange(len(contained)), [len(each) for each in contained])
+    figures: Figures = {}
+    for number in np.unique(numbers).tolist():
+        off = scored.off[where[numbers == number]]
+        figures |= {f"n_{element_symbol(number)}": float(len(off)), f"mae_{element_symbol(number)}": _mean(off)}
+    return figures
+
+
+def by_size(scored: Scored) -> Figures:
+    """For each bin of inequivalent atoms n_3-4, mae_3-4; the count does not depend on the choice of cell."""
+    sizes = np.array([graph.n_nodes for graph in scored.graphs])
+    figures: Figures = {}
+    for first, following in zip(SIZES, [*SIZES[1:], None], strict=True):
+        inside = (sizes >= first) & (sizes < (following or np.inf))
+        last = f"{first}+" if following is None else f"{first}-{following - 1}"
+        name = str(first) if following == first + 1 else last
+        if inside.any():
+            figures |= {f"n_{name}": float(inside.sum()), f"mae_{name}": _mean(scored.off[inside])}
+    return figures
+
+
+def by_width(scored: Scored) -> Figures:
+    """For each quintile of the width of the 90 % intervals, 1 the narrowest: n_1, coverage_1, mae_1, from_1, to_1.
+
+    Crystals of equal width stay together, so a quintile may be empty and is then left out.
+    """
+    widths, covered = scored.widths(), scored.covered()
+    limits = np.quantile(widths, np.arange(1, QUINTILES) / QUINTILES)
+    groups = np.searchsorted(limits, widths, side="right") + 1
+    figures: Figures = {}
+    for group in np.unique(groups).tolist():
+        inside = groups == group
+        figures |= {
+            f"n_{group}": float(inside.sum()),
+            f"coverage_{group}": float(covered[inside].mean()),
+            f"mae_{group}": _mean(scored.off[inside]),
+            f"from_{group}": float(widths[inside].min()),
+            f"to_{group}": float(widths[inside].max()),
+        }
+    return figures
+
+
+def measure(scored: Scored, part: str) -> dict[str, Figures]:
+    """All figures of a part of the data, as the manifest keeps them; those that do not exist are left out.
 
     Returns:
-        The object of `deepergatgnn evaluate --json`; figures that do not exist are None.
-
-    Raises:
-        ConfigError: if there is no such data set, no such target, or no row left.
+        `part`, `part`_by_element, `part`_by_size and `part`_by_width.
     """
-    manifest = predictor.manifest
-    key = target or manifest.target.key
-    dataset = read_dataset(dataset_name)
-    known = [row for row in dataset.rows if np.isfinite(number(row.targets.get(key))) and _selected(row, where)]
-    if not known:
-        condition = f" and {where}" if where else ""
-        raise ConfigError(f"{dataset.name} has no row with a number in target {key!r}{condition}")
-    dataset, graphs = build_graphs(replace(dataset, rows=tuple(known)), manifest.graph)
-    if not graphs:
-        raise ConfigError(
-            f"{dataset.name}: all {len(known)} rows were refused, the first {dataset.refused[-1].detail!r}"
-        )
-    truth = dataset.values([key])[:, 0]
-    figures = summarise(predictor.predict_graphs(graphs), truth)
-    counts = {name: int(figures.pop(name)) for name in ("n", "flagged")}
-    return {
-        "model": manifest.name,
-        "version": manifest.version,
-        "target": key,
-        "unit": manifest.target.unit,
-        **counts,
-        **{name: value if np.isfinite(value) else None for name, value in figures.items()},
-        "refused": [{"id": refusal.id, "code": refusal.code} for refusal in dataset.refused],
+    measured = {
+        part: summarise(scored),
+        f"{part}_by_element": by_element(scored),
+        f"{part}_by_size": by_size(scored),
+        f"{part}_by_width": by_width(scored),
     }
+    return {name: finite(figures) for name, figures in measured.items()}
 
 
-def _selected(row: Row, where: str | None) -> bool:
-    if where is None:
-        return True
-    field, _, value = where.partition("=")
-    return str(row.fields.get(field)) == value
+def finite(figures: Figures) -> Figures:
+    """The figures that exist."""
+    return {name: figure for name, figure in figures.items() if np.isfinite(figure)}

@@ -1,48 +1,29 @@
-"""The training loop: batches, one-cycle AdamW, averaged weights, early stopping, state after every epoch."""
+"""The training loop: batches, AdamW, averaged weights, early stopping, state after every epoch."""
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from deepergatgnn.batch import GraphBatch, collate
-from deepergatgnn.errors import DeeperGATGNNError
-from deepergatgnn.graph import CrystalGraph
-from deepergatgnn.network import DeeperGATGNN
-from deepergatgnn.predictor import cut
-from training.config import OptimizationConfig
-from training.state import Progress, RunState
+from deepergatgnn.batch import collate, cut, edges_at_once
+from deepergatgnn.crystal_graph import CrystalGraph
+from deepergatgnn.errors import ConfigError
+from deepergatgnn.network import DeeperGATGNN, NetworkOutput
+from training.batches import Batches, Examples, collated, draw_batches, share_out
+from training.distributed import check_agreement, rank, ranks, sum_gradients, sum_over_ranks
+from training.optimization import OptimizationConfig, one_cycle, plateau
+from training.state import Progress, RunState, TrainingError
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l1": F.l1_loss,
-    "smooth_l1": F.smooth_l1_loss,
-    "mse": F.mse_loss,
-}
-EVALUATION_EDGES = 200_000
-Batches = Iterable[tuple[GraphBatch, Tensor]]
+LOOK_EVERY = 32  # batches between two looks at the loss, each of which waits for a GPU
 Tensors = tuple[Tensor, ...] | list[Tensor]
 log = logging.getLogger(__name__)
-
-
-class TrainingError(DeeperGATGNNError):
-    """A run cannot go on; its last good state is on disk."""
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """Graphs with standardised targets [n, T]; NaN where a target is missing."""
-
-    graphs: Sequence[CrystalGraph]
-    targets: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -54,14 +35,6 @@ class Epoch:
     validation_mae: float
     best: bool
     seconds: float
-
-
-def learning_rate(step: int, steps: int, config: OptimizationConfig) -> float:
-    """One-cycle schedule: a cosine up to the peak, a cosine down to nothing; a pure function of the step."""
-    rise = max(1, round(config.warmup * steps))
-    if step < rise:
-        return config.learning_rate * (0.04 + 0.96 * (1 - math.cos(math.pi * step / rise)) / 2)
-    return config.learning_rate * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
 
 
 def train(
@@ -81,10 +54,11 @@ def train(
     """Train in place; at the end `network` holds the best averaged weights.
 
     On one CPU thread a run that was interrupted reaches the same bits as one that was not; with several threads the
-    order of sums may follow the load of the machine.
+    order of sums may follow the load of the machine. Several processes (see `training.distributed`) take the same
+    steps as one, each on its part of every batch, up to rounding; each draws its own dropout.
 
     Args:
-        network: initialised with the run's seed.
+        network: initialised with the run's seed, or with the weights of a published version.
         training: examples to learn.
         validation: examples that choose the best epoch.
         config: the loop's numbers.
@@ -93,69 +67,126 @@ def train(
         device: where to compute.
         folder: where the state goes, and from where an earlier run with the same fingerprint is taken up.
         fingerprint: of configuration and data.
-        report: called after every epoch.
+        report: called after every epoch, by the first process only.
         track: wraps the batches of an epoch, for a progress bar.
 
     Raises:
-        TrainingError: if the loss is not finite.
+        ConfigError: if more layers are frozen than there are.
+        TrainingError: if the loss is not finite or the state cannot be written or read.
     """
     network.to(device)
+    frozen = _freeze(network, config.frozen_layers)
     average = AveragedModel(network, multi_avg_fn=_moving_average(config.ema), use_buffers=True)
-    optimizer = torch.optim.AdamW(_parameter_groups(network, config.weight_decay), lr=config.learning_rate)
+    optimizer = torch.optim.AdamW(_parameter_groups(network, config))
     state = RunState(network, average, {}, optimizer, torch.Generator().manual_seed(seed))
     progress = state.load(folder, fingerprint) or Progress()
+    check_agreement(progress.epoch, str(folder))
     forward = torch.compile(network, dynamic=True) if config.compile and _can_compile() else network
-    per_epoch = max(1, len(training.graphs) // config.batch_size)
     loss_weights = torch.tensor(weights, dtype=torch.float32, device=device)
     for epoch in range(progress.epoch, config.epochs):
         if epoch - progress.best_epoch >= config.patience:
             break
-        start, total = time.perf_counter(), 0.0
+        start, total = time.perf_counter(), torch.zeros((), dtype=torch.float64, device=device)
+        _seed_dropout(seed, epoch)
         network.train()
-        batches = _batches(training, config.batch_size, per_epoch, state.generator)
-        for index, batch in enumerate(track(batches, epoch, per_epoch)):
+        for module in frozen:
+            module.eval()
+        batches = draw_batches(training.work, config.batch_size, state.generator)
+        mine = [share_out(rows, training.work, ranks())[rank()] for rows in batches]
+        for index, (graph, targets) in enumerate(track(collated(training, mine), epoch, len(mine))):
+            rate = _rate((epoch + index / len(batches)) / config.epochs, progress, config)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(epoch * per_epoch + index, config.epochs * per_epoch, config)
-            graph, targets = batch
-            loss = _loss(forward(graph.to(device)).values, targets.to(device), loss_weights, LOSSES[config.loss])
+                group["lr"] = rate * group["pace"]
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                output = forward(graph.to(device))
+            loss, spread_loss = _losses(output, targets.to(device), loss_weights, config)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+            (loss + spread_loss).backward()  # type: ignore[no-untyped-call]
+            total += sum_gradients(network, loss)
+            for parameters in _heads_and_body(network):
+                torch.nn.utils.clip_grad_norm_(parameters, config.clip)
             optimizer.step()
             average.update_parameters(network)
-            total += loss.item()
-            if not math.isfinite(total):
-                raise TrainingError(
-                    f"the loss is {loss.item()} in epoch {epoch + 1}: lower optimization.learning_rate; "
-                    f"the state of epoch {epoch} is kept in {folder}"
-                )
-        average.eval()
-        error = validation_error(average.module, validation, device)
-        better = error < progress.best_error
-        if better:
+            if index % LOOK_EVERY == 0 or index + 1 == len(batches):
+                _require_finite("loss", float(total), epoch, folder)
+        progress.epoch, last_best = epoch + 1, progress.best_error
+        progress.history.append((float(total) / len(batches), _error(average, validation, device), rate))
+        train_loss, error, _ = progress.history[-1]
+        _require_finite("validation error", error, epoch, folder)
+        if error < progress.best_error:
             progress.best_error, progress.best_epoch = error, epoch + 1
             state.best.update({key: value.clone() for key, value in average.module.state_dict().items()})
-        progress.epoch = epoch + 1
         progress.seconds += time.perf_counter() - start
-        state.save(folder, progress, fingerprint)
-        report(Epoch(epoch + 1, total / per_epoch, error, better, time.perf_counter() - start))
+        if rank() == 0:
+            _save(state, folder, progress, fingerprint)
+            report(Epoch(epoch + 1, train_loss, error, error < last_best, time.perf_counter() - start))
     network.load_state_dict(state.best)
     network.eval()
     return progress
 
 
 @torch.inference_mode()
-def outputs(network: torch.nn.Module, graphs: Sequence[CrystalGraph], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Standardised values [n, T] and crystal vectors [n, F] of any number of graphs, on the CPU."""
+def outputs(network: torch.nn.Module, graphs: Sequence[CrystalGraph], device: torch.device) -> NetworkOutput:
+    """All that the network says of any number of graphs, on the CPU."""
     network.eval()
-    parts = [network(collate(part).to(device)) for part in cut(graphs, EVALUATION_EDGES)]
-    return torch.cat([part.values for part in parts]).cpu(), torch.cat([part.crystal_vectors for part in parts]).cpu()
+    parts = [network(collate(part).to(device)) for part in cut(graphs, edges_at_once(device))]
+    return NetworkOutput(*(torch.cat(pieces).cpu() for pieces in zip(*parts, strict=True)))
 
 
-def validation_error(network: torch.nn.Module, examples: Examples, device: torch.device) -> float:
+def validation_error(network: nn.Module, examples: Examples, device: torch.device) -> float:
     """Mean absolute error over rows and targets, in standard deviations of the training targets."""
-    values = outputs(network, examples.graphs, device)[0].numpy()
-    return float(np.nanmean(np.abs(values - examples.targets)))
+    total, count = _absolute_errors(network, examples, device).tolist()
+    return float(total / count)
+
+
+def _error(average: AveragedModel, examples: Examples, device: torch.device) -> float:
+    """The validation error of the averaged weights, each process having looked at its part."""
+    sums = _absolute_errors(average.module, examples.part(rank(), ranks()), device)
+    total, count = sum_over_ranks(sums.to(device)).tolist()
+    return float(total / count)
+
+
+def _absolute_errors(network: nn.Module, examples: Examples, device: torch.device) -> Tensor:
+    """Sum and number of the absolute errors."""
+    if not len(examples.graphs):
+        return torch.zeros(2, dtype=torch.float64)
+    errors = (outputs(network, examples.graphs, device).values.double() - torch.from_numpy(examples.targets)).abs()
+    known = torch.from_numpy(examples.targets).isfinite()
+    return torch.stack([errors[known].sum(), known.sum()])
+
+
+def _save(state: RunState, folder: Path, progress: Progress, fingerprint: str) -> None:
+    try:
+        state.save(folder, progress, fingerprint)
+    except OSError as failure:
+        raise TrainingError(
+            f"the state of epoch {progress.epoch} cannot be written to {folder}: {failure.strerror or failure}; "
+            f"{_kept(progress.epoch - 1, folder)}"
+        ) from None
+
+
+def _require_finite(what: str, value: float, epoch: int, folder: Path) -> None:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"the {what} is {value} in epoch {epoch + 1}: lower optimization.learning_rate; {_kept(epoch, folder)}"
+        )
+
+
+def _kept(epoch: int, folder: Path) -> str:
+    return f"the state of epoch {epoch} is kept in {folder}" if epoch else "there is no state yet"
+
+
+def _seed_dropout(seed: int, epoch: int) -> None:
+    """Each process draws its own; the first one goes on with the generator that is part of its state."""
+    if rank():
+        torch.manual_seed((seed << 32) + (epoch << 12) + rank())
+
+
+def _rate(done: float, progress: Progress, config: OptimizationConfig) -> float:
+    """The learning rate at a share of the run."""
+    if config.schedule == "one-cycle":
+        return one_cycle(done, config)
+    return plateau([error for _, error, _ in progress.history], config)
 
 
 def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
@@ -173,30 +204,71 @@ def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], 
     return update
 
 
-def _loss(values: Tensor, targets: Tensor, weights: Tensor, function: Callable[..., Tensor]) -> Tensor:
+def _losses(
+    output: NetworkOutput, targets: Tensor, weights: Tensor, config: OptimizationConfig
+) -> tuple[Tensor, Tensor]:
+    """The loss of the values, and that of the spreads: the negative logarithm of a Laplace density of the residuals.
+
+    Each is the part of these rows in the mean over the batch of all processes.
+    """
     known = torch.isfinite(targets)
-    each = function(values, torch.where(known, targets, 0.0), reduction="none") * known * weights
-    return each.sum() / (known * weights).sum().clamp_min(1e-12)
+    truth = torch.where(known, targets, 0.0)
+    values, log_spreads = output.values.to(targets.dtype), output.log_spreads.to(targets.dtype)
+    if config.loss == "l1":
+        each = F.l1_loss(values, truth, reduction="none")
+    elif config.loss == "mse":
+        each = F.mse_loss(values, truth, reduction="none")
+    elif config.loss == "huber":
+        each = F.huber_loss(values, truth, reduction="none")
+    else:
+        each = F.smooth_l1_loss(values, truth, reduction="none", beta=config.beta)
+    share = known * weights
+    total = sum_over_ranks(share.sum()).clamp_min(1e-12)
+    spread = (values - truth).abs().detach() * torch.exp(-log_spreads) + log_spreads
+    return (each * share).sum() / total, (spread * share).sum() / total
 
 
-def _batches(
-    examples: Examples, size: int, count: int, generator: torch.Generator
-) -> Iterator[tuple[GraphBatch, Tensor]]:
-    """Shuffled batches; the rest that fills none is left to another epoch's shuffle."""
-    order = torch.randperm(len(examples.graphs), generator=generator).tolist()
-    for index in range(count):
-        rows = order[index * size : (index + 1) * size]
-        yield collate([examples.graphs[row] for row in rows]), torch.from_numpy(examples.targets[rows])
+def _freeze(network: DeeperGATGNN, layers: int) -> list[nn.Module]:
+    """Keep the embeddings and so many layers from below as they are; those modules, whose statistics rest too."""
+    if layers > network.config.layers:
+        raise ConfigError(f"optimization.frozen_layers is {layers}, but the network has {network.config.layers} layers")
+    if not layers:
+        return []
+    below = [network.embed_element, network.embed_edge, *network.layers[:layers], *network.norms[:layers]]
+    for module in below:
+        module.requires_grad_(requires_grad=False)
+    return below
 
 
-def _parameter_groups(network: torch.nn.Module, decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices; none for biases and normalizations."""
-    matrices = [
-        p for name, p in network.named_parameters() if p.ndim > 1 and ".norm" not in name and "norms." not in name
+def _heads_and_body(network: DeeperGATGNN) -> list[list[nn.Parameter]]:
+    """Clipped apart: how much the spreads have to learn must not hold the values back."""
+    spread = [] if network.spread is None else list(network.spread.parameters())
+    apart = set(map(id, spread))
+    return [[each for each in network.parameters() if id(each) not in apart], spread]
+
+
+def _parameter_groups(network: DeeperGATGNN, config: OptimizationConfig) -> list[dict[str, object]]:
+    """One group for each pace and weight decay: decay for matrices, none for biases and normalizations."""
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        height = _height(name, network.config.layers)
+        matrix = parameter.ndim > 1 and ".norm" not in name and "norms." not in name
+        pace = config.layer_decay ** (network.config.layers + 1 - height)
+        groups.setdefault((pace, config.weight_decay if matrix else 0.0), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "pace": pace, "lr": config.learning_rate}
+        for (pace, decay), parameters in groups.items()
     ]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in network.parameters() if id(p) not in chosen]
-    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _height(name: str, layers: int) -> int:
+    """0 for the embeddings, 1 to L for the AGAT layers from below, L + 1 for all above them."""
+    first, _, rest = name.partition(".")
+    if first in {"layers", "norms"}:
+        return int(rest.partition(".")[0]) + 1
+    return 0 if first.startswith("embed_") else layers + 1
 
 
 def _can_compile() -> bool:

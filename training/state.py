@@ -1,25 +1,35 @@
 """The state of a run on disk, so that it goes on where it stopped: safetensors and JSON, written atomically."""
 
 import json
+import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from deepergatgnn.errors import DeeperGATGNNError
+
 STATE = "state.safetensors"
+log = logging.getLogger(__name__)
+
+
+class TrainingError(DeeperGATGNNError):
+    """A run cannot go on; its last good state is on disk."""
 
 
 @dataclass
 class Progress:
-    """Where a run stands."""
+    """Where a run stands; `history` has (training loss, validation error, last learning rate) of each epoch."""
 
     epoch: int = 0
     best_epoch: int = 0
     best_error: float = float("inf")
     seconds: float = 0.0
+    history: list[tuple[float, float, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +53,37 @@ class RunState:
         tensors["dropout"] = torch.get_rng_state()
         metadata = {"progress": json.dumps(asdict(progress)), "fingerprint": fingerprint}
         folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(f"{STATE}.*.part"):  # of a process that was killed while it wrote
+            stale.unlink(missing_ok=True)
         temporary = folder / f"{STATE}.{os.getpid()}.part"
-        save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, temporary, metadata)
-        temporary.replace(folder / STATE)
+        content = save({key: value.detach().cpu().clone() for key, value in tensors.items()}, metadata)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(folder / STATE)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def load(self, folder: Path, fingerprint: str) -> Progress | None:
-        """Take up a state saved by the same configuration on the same data; None if there is none."""
+        """Take up a state saved by the same configuration on the same data; None if there is none.
+
+        Raises:
+            TrainingError: if the file is damaged.
+        """
         path = folder / STATE
-        if not path.exists() or (metadata := _metadata(path)).get("fingerprint") != fingerprint:
+        if not path.exists():
             return None
-        tensors = load_file(path)
+        try:
+            metadata = _metadata(path)
+            if metadata.get("fingerprint") != fingerprint:
+                log.warning("the state in %s is of another configuration or other data: starting anew", path)
+                return None
+            tensors = load_file(path)
+        except (SafetensorError, ValueError) as error:
+            raise TrainingError(f"{path} is damaged: {error}; remove it to start anew") from None
         self.network.load_state_dict(_part(tensors, "network."))
         self.average.load_state_dict(_part(tensors, "average."))
         self.best.update(_part(tensors, "best."))
@@ -63,7 +94,9 @@ class RunState:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
         self.generator.set_state(tensors["generator"])
         torch.set_rng_state(tensors["dropout"])
-        return Progress(**json.loads(metadata["progress"]))
+        progress = Progress(**json.loads(metadata["progress"]))
+        progress.history = [(loss, error, rate) for loss, error, rate in progress.history]
+        return progress
 
 
 def _metadata(path: Path) -> dict[str, str]:

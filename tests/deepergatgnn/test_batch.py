@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from deepergatgnn.batch import GraphBatch, collate
-from deepergatgnn.graph import CrystalGraph
+from deepergatgnn.crystal_graph import CrystalGraph
 from tests.fixtures import SODIUM, graphs_of, one_atom_cells, some_crystals
 
 GRAPHS = graphs_of([SODIUM, *some_crystals(6), one_atom_cells()[5]])
@@ -56,6 +56,7 @@ def test_shapes_and_types() -> None:
         "multiplicities": torch.float32,
         "counts": torch.float32,
         "n_atoms": torch.float32,
+        "surroundings": torch.float32,
     }
 
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.domain import judge
-from deepergatgnn.graph import CrystalGraph
+from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.manifest import Domain
-from tests.fixtures import SODIUM, Published, bundled, graphs_of, supercell
-from training.datasets import build_graphs
+from deepergatgnn.structures import Crystal
+from tests.fixtures import SODIUM, Published, bundled, graphs_of, some_crystals, supercell
+from training.cache import prepare
 from training.splits import split_rows
 
 
@@ -59,6 +61,44 @@ def test_a_distant_crystal_vector_is_flagged_beyond_the_limit_only(domain: Domai
     assert "crystal vector" in verdict.reasons[0]
 
 
+def crystal_of_many_atoms() -> Crystal:
+    """The bundled crystal with the most atoms that differ in surroundings."""
+    return max((row.crystal for row in bundled().rows), key=lambda crystal: merged(crystal).n_nodes)
+
+
+def merged(crystal: Crystal) -> CrystalGraph:
+    return merge_equivalent(graphs_of([crystal])[0])
+
+
+def test_more_inequivalent_atoms_than_training_saw_are_named_with_the_range(domain: Domain) -> None:
+    graph = merged(crystal_of_many_atoms())
+    few = domain.model_copy(update={"inequivalent_atoms": (1, graph.n_nodes - 1)})
+    verdict = judge(graph, 0.0, few)
+    assert not verdict.in_domain
+    assert (
+        f"{graph.n_nodes} inequivalent atoms are outside the training set's 1 to {graph.n_nodes - 1}" in verdict.reasons
+    )
+    for wide in ((1, graph.n_nodes), None):
+        assert judge(graph, 0.0, domain.model_copy(update={"inequivalent_atoms": wide})).in_domain
+
+
+def test_fewer_inequivalent_atoms_than_training_saw_are_named(domain: Domain) -> None:
+    many = domain.model_copy(update={"inequivalent_atoms": (2, 20)})
+    assert judge(sodium(), 0.0, many).reasons == ("1 inequivalent atoms are outside the training set's 2 to 20",)
+
+
+@pytest.mark.parametrize("limits", [(1, 1), (1, 5), (2, 3), (4, 100), (1, 100)])
+def test_inequivalent_atoms_are_those_of_the_crystal_not_of_its_cell_or_graph(
+    domain: Domain, limits: tuple[int, int]
+) -> None:
+    known = domain.model_copy(update={"inequivalent_atoms": limits, "elements": tuple(range(1, 109))})
+    for crystal in [SODIUM, *some_crystals(8), crystal_of_many_atoms()]:
+        expected = judge(merged(crystal), 1.0, known)
+        [plain, large] = graphs_of([crystal, supercell(crystal, (2, 1, 2))])
+        for graph in (plain, large, merge_equivalent(large)):
+            assert judge(graph, 1.0, known) == expected
+
+
 def test_every_reason_is_given(domain: Domain) -> None:
     far = judge(sodium(1.7, atomic_numbers=np.array([10])), 2 * domain.distance_limit, domain)
     assert len(far.reasons) == 3
@@ -70,10 +110,12 @@ def test_the_cell_does_not_matter(domain: Domain) -> None:
 
 
 def test_the_domain_is_that_of_the_training_part(tiny: Published) -> None:
-    dataset, graphs = build_graphs(bundled(), tiny.config.graph)
-    train = [graphs[row] for row in split_rows(dataset, tiny.config.split, tiny.config.seed).train]
+    dataset = prepare(bundled(), tiny.config.graph)
+    train = [dataset.graphs[row] for row in split_rows(dataset, tiny.config.split, tiny.config.seed).train]
     domain = tiny.manifest.domain
     assert set(domain.elements) == {number for graph in train for number in graph.atomic_numbers.tolist()}
     volumes = [graph.volume / graph.n_atoms for graph in train]
     assert domain.volume_per_atom == pytest.approx((min(volumes), max(volumes)))
+    counts = [graph.n_nodes for graph in train]
+    assert domain.inequivalent_atoms == (min(counts), max(counts))
     assert all(judge(graph, 0.0, domain).in_domain for graph in train)

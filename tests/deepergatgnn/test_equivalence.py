@@ -10,8 +10,9 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from torch import Tensor
 
 from deepergatgnn.batch import collate
+from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.graph import CrystalGraph, GraphConfig, build_graph
+from deepergatgnn.graph import build_graph
 from deepergatgnn.network import DeeperGATGNN
 from deepergatgnn.structures import crystal_from_pymatgen, crystal_to_pymatgen
 from tests.fixtures import SODIUM, graphs_of, one_atom_cells, seeded_network, some_crystals, supercell

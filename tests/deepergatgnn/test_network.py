@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepergatgnn.artifact import MANIFEST, WEIGHTS, digest
 from deepergatgnn.batch import GraphBatch, collate
-from deepergatgnn.graph import CrystalGraph, GraphConfig
+from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.manifest import Manifest
 from deepergatgnn.network import DeeperGATGNN, NetworkOutput
 from deepergatgnn.network_config import NetworkConfig
@@ -45,18 +45,16 @@ def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
 def gradients(network: torch.nn.Module, output: NetworkOutput) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     # Every output counts, each with its own weight, so that no gradient vanishes by symmetry.
-    total = sum(
-        (part * torch.randn(part.shape, generator=generator, dtype=part.dtype)).sum()
-        for part in (output.values, output.attention, output.crystal_vectors)
-    )
+    total = sum((part * torch.randn(part.shape, generator=generator, dtype=part.dtype)).sum() for part in output)
     names = [name for name, _ in network.named_parameters()]
     return dict(zip(names, torch.autograd.grad(total, list(network.parameters())), strict=True))
 
 
 @depths
+@pytest.mark.parametrize("spread", [False, True], ids=["values", "spreads"])
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
-def test_agrees_with_the_equations(layers: int, training: bool) -> None:
-    network = seeded_network(seed=layers, layers=layers, targets=2).double().train(training)
+def test_agrees_with_the_equations(layers: int, training: bool, spread: bool) -> None:
+    network = seeded_network(seed=layers, layers=layers, targets=2, spread=spread).double().train(training)
     literal = LiteralDeeperGATGNN(network)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     batch = double(graphs_of(CRYSTALS))
@@ -231,7 +229,7 @@ def test_a_new_network_of_any_depth_starts_finite_and_keeps_atoms_apart(layers: 
 
 def test_without_skips_a_layer_replaces_the_embeddings_instead_of_adding_to_them() -> None:
     with_skip, batch = seeded_network(layers=1).double(), double(graphs_of(CRYSTALS))
-    without = DeeperGATGNN(with_skip.config.model_copy(update={"skip": False}), with_skip.graph).double().eval()
+    without = DeeperGATGNN(replace(with_skip.config, skip=False), with_skip.graph).double().eval()
     without.load_state_dict(with_skip.state_dict())
     (start, added), (same, replaced) = embeddings(with_skip, batch), embeddings(without, batch)
     assert torch.equal(start, same)
@@ -240,7 +238,7 @@ def test_without_skips_a_layer_replaces_the_embeddings_instead_of_adding_to_them
 
 def test_no_normalization_is_group_normalization_of_no_weight_and_without_its_parameters() -> None:
     group, batch = seeded_network(layers=3, group_scale=0.0), collate(graphs_of(CRYSTALS))
-    none = DeeperGATGNN(group.config.model_copy(update={"normalization": "none"}), group.graph).eval()
+    none = DeeperGATGNN(replace(group.config, normalization="none"), group.graph).eval()
     state = group.state_dict()
     none.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("norms.")})
     close(none(batch).values, group(batch).values, 1e-6)
@@ -253,14 +251,15 @@ def test_no_normalization_is_group_normalization_of_no_weight_and_without_its_pa
 def test_a_version_with_a_part_switched_off_is_read_as_it_was_written(
     options: dict[str, Any], tiny: Published, tmp_path: Path
 ) -> None:
-    config = NetworkConfig.model_validate(tiny.manifest.network.model_dump() | options)
+    config = replace(tiny.manifest.network, **options)
     network, arrays = DeeperGATGNN(config, tiny.manifest.graph), load_artifact(tiny.folder)[2]
     folder = Path(shutil.copytree(tiny.folder, tmp_path / "1.0.0"))
-    (folder / WEIGHTS).write_bytes(weights := pack_weights(network, arrays))
-    files = tiny.manifest.files | {WEIGHTS: digest(weights)}
+    weights = pack_weights([network], arrays)
+    (folder / WEIGHTS).write_bytes(weights[WEIGHTS])
+    files = tiny.manifest.files | {name: digest(content) for name, content in weights.items()}
     written = tiny.manifest.model_copy(update={"network": config, "files": files})
     (folder / MANIFEST).write_text(written.model_dump_json(), "utf-8")
-    manifest, read, _ = load_artifact(folder)
+    manifest, [read], _ = load_artifact(folder)
     assert manifest == written == Manifest.model_validate_json(written.model_dump_json())
     assert read.config == config != tiny.manifest.network
     batch = collate(graphs_of(CRYSTALS))

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepergatgnn.batch import collate
+from deepergatgnn.batch import collate, cut
 from deepergatgnn.errors import ArtifactError, StructureError
-from deepergatgnn.predictor import Prediction, Predictor, cut
+from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.structures import Crystal, crystal_from_arrays
 from tests.fixtures import SODIUM, Published, graphs_of, one_atom_cells, some_crystals, supercell
 
@@ -75,11 +75,14 @@ def test_attention_is_a_share_of_the_atoms(predictor: Predictor) -> None:
 
 
 def test_the_interval_is_the_calibrated_one(tiny: Published, predictor: Predictor) -> None:
-    width = tiny.manifest.calibration.half_widths["0.9"]
+    calibration, std = tiny.manifest.calibration, tiny.manifest.scaler.std
     for answer in predictor.predict_structures(CRYSTALS):
-        assert answer.low == pytest.approx(answer.value - width)
-        assert answer.high == pytest.approx(answer.value + width)
-        assert type(answer.value) is float
+        assert (answer.low, answer.high) == answer.intervals["0.9"]
+        assert type(answer.value) is type(answer.low) is type(answer.spread) is float
+        for level, (low, high) in answer.intervals.items():
+            [factor] = calibration.factors[level]  # too few calibration crystals for classes
+            assert answer.value - low == pytest.approx(factor * answer.spread * std)
+            assert high - answer.value == pytest.approx(factor * answer.spread * std)
 
 
 def test_the_golden_crystals_have_their_values(tiny: Published, predictor: Predictor) -> None:

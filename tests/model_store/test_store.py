@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deepergatgnn.artifact import CARD, MANIFEST, WEIGHTS
+from deepergatgnn.artifact import CARD, MANIFEST, WEIGHTS, digest
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
 from deepergatgnn.predictor import Predictor
 from model_store import ModelStore, split_reference
@@ -234,11 +234,53 @@ def refuse_publication(store: ModelStore, name: str, version: str, files: Files)
 def test_what_is_no_checkpoint_is_not_published(store: ModelStore, make: Make) -> None:
     good = make("metal", "2.0.0")
     short = {name: content for name, content in good.items() if name != CARD}
-    assert "not ['manifest.json', 'model.safetensors']" in refuse_publication(store, "metal", "2.0.0", short)
+    assert "2.0.0/card.md is missing" in refuse_publication(store, "metal", "2.0.0", short)
+    assert "not ['card.md'" in refuse_publication(store, "metal", "2.0.0", {CARD: good[CARD]})
     assert "model.pt" in refuse_publication(store, "metal", "2.0.0", good | {"model.pt": b""})
     assert "../x" in refuse_publication(store, "metal", "2.0.0", short | {"../x": b""})
     assert "sha256" in refuse_publication(store, "metal", "2.0.0", good | {WEIGHTS: good[WEIGHTS][:-1] + b"\0\0"})
     assert "not JSON" in refuse_publication(store, "metal", "2.0.0", good | {MANIFEST: b"{"})
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
+
+
+def with_files(files: Files, **more: bytes) -> Files:
+    """More files, vouched for by the manifest."""
+    document = json.loads(files[MANIFEST])
+    document["files"] |= {name: digest(content) for name, content in more.items()}
+    return files | more | {MANIFEST: json.dumps(document).encode()}
+
+
+def test_images_are_published_and_verified_with_the_rest(store: ModelStore, make: Make) -> None:
+    files = with_files(make("metal", "2.0.0"), **{"parity.png": PNG, "learning-curve.png": PNG + b"2"})
+    folder = store.publish("metal", "2.0.0", files)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert store.verify("metal@2.0.0").files["parity.png"] == digest(PNG)
+    assert Predictor.load(folder).predict_structure(SODIUM).value
+    (folder / "parity.png").write_bytes(PNG + b" ")
+    with pytest.raises(ArtifactError, match=r"2\.0\.0/parity\.png does not have the sha256"):
+        store.verify("metal@2.0.0")
+    (folder / "parity.png").unlink()
+    with pytest.raises(ArtifactError, match=r"2\.0\.0/parity\.png is missing"):
+        store.promote("metal", "2.0.0")
+
+
+@pytest.mark.parametrize("name", ["parity.svg", "parity.PNG", "a b.png", ".png", "model.pt", "model-2.safetensors"])
+def test_what_is_neither_an_image_nor_weights_is_not_published(store: ModelStore, make: Make, name: str) -> None:
+    files = with_files(make("metal", "2.0.0"), **{name: PNG})
+    assert f"'{name}'" in refuse_publication(store, "metal", "2.0.0", files)
+    listed_not_there = {key: content for key, content in files.items() if key != name}
+    assert name in refuse_publication(store, "metal", "2.0.0", listed_not_there)
+    there_not_listed = make("metal", "2.0.0") | {name: PNG}
+    assert name in refuse_publication(store, "metal", "2.0.0", there_not_listed)
+
+
+def test_a_version_with_fewer_members_than_it_says_is_not_published(store: ModelStore, make: Make) -> None:
+    files = make("metal", "2.0.0")
+    document = json.loads(files[MANIFEST]) | {"members": 2}
+    message = refuse_publication(store, "metal", "2.0.0", files | {MANIFEST: json.dumps(document).encode()})
+    assert "2 members needs ['model-2.safetensors']" in message
 
 
 def test_a_manifest_of_another_version_is_not_published(store: ModelStore, make: Make) -> None:
@@ -262,14 +304,14 @@ def test_a_half_published_version_is_never_seen(store: ModelStore, make: Make) -
 
 
 def test_readers_see_a_version_whole_or_not_at_all(store: ModelStore, make: Make) -> None:
-    stop, seen, partial = threading.Event(), set(), []
+    stop, seen, partial, whole = threading.Event(), set(), [], set(make("metal", "1.0.0"))
 
     def watch() -> None:
         while not stop.is_set():
             for version in store.versions("metal"):
                 names = {path.name for path in (store.root / "metal" / version).iterdir()}
                 seen.add(version)
-                if names != {MANIFEST, WEIGHTS, CARD}:
+                if names != whole:
                     partial.append((version, names))
 
     with ThreadPoolExecutor(1) as pool:

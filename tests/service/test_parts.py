@@ -1,6 +1,7 @@
 """Parts of the service on their own: batching, settings, keys, parse pool, engine, imports."""
 
 import asyncio
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 from pymatgen.core import Structure
 
-from deepergatgnn.errors import StructureError
-from deepergatgnn.graph import GraphConfig, build_graph
+from deepergatgnn.crystal_graph import GraphConfig
+from deepergatgnn.errors import ArtifactError, StructureError
+from deepergatgnn.graph import build_graph
+from deepergatgnn.predictor import Predictor
 from model_store import ModelStore
 from service.batching import Budget, take_batch
 from service.engine import Engine
@@ -26,8 +29,10 @@ from service.entries import Entry
 from service.parsing import ParsePool
 from service.settings import Settings
 from tests.conftest import service
+from tests.fixtures import Published, pair
 from training.datasets import Row
 
+__all__ = ["pair"]
 CIF = Path("examples/ZrO2.cif").read_text("utf-8")
 
 
@@ -128,18 +133,32 @@ def has_compiler() -> bool:
         return False
 
 
-def test_compiled_networks_give_the_same_answers_for_every_size(entries: list[Entry]) -> None:
-    engine = Engine(ModelStore(), torch.device("cpu"), "test")
+def test_an_ensemble_is_answered_for_like_a_single_network_compiled_or_not(
+    pair: Published, entries: list[Entry]
+) -> None:
+    reference = f"{pair.manifest.name}@{pair.manifest.version}"
+    asked = [replace(entry, models=(reference,)) for entry in entries]
+    expected = Predictor.load(pair.folder).predict_graphs([entry.graph for entry in asked])
+    engine = Engine(pair.store, torch.device("cpu"), "test")
     engine.load_production()
-    batches = [entries[:1], entries[:2], entries[3:10], entries]
-    eager = [engine.answer(batch) for batch in batches]
+    assert engine.loaded == [reference]
+    eager = engine.answer(asked)
     assert engine.compile_loaded() == has_compiler()
-    for batch, expected in zip(batches, eager, strict=True):
-        for ours, theirs in zip(engine.answer(batch), expected, strict=True):
-            assert ours.error is None
-            for mine, other in zip(ours.predictions, theirs.predictions, strict=True):
-                assert mine.value == pytest.approx(other.value, abs=1e-5)
-                assert mine.attention == pytest.approx(other.attention, abs=1e-5)
+    batches = [asked[:1], asked[1:3], asked[3:10], asked[10:]]
+    for answers in (eager, [answer for batch in batches for answer in engine.answer(batch)]):
+        for answer, wanted in zip(answers, expected, strict=True):
+            [found] = answer.predictions
+            assert (found.value, found.low, found.high) == pytest.approx((wanted.value, wanted.low, wanted.high), 1e-4)
+            assert (found.in_domain, found.reasons) == (wanted.domain.in_domain, wanted.domain.reasons)
+            assert found.attention == pytest.approx(wanted.attention.tolist(), abs=1e-5)
+
+
+def test_an_ensemble_with_a_damaged_member_is_not_served(pair: Published, tmp_path: Path) -> None:
+    store = ModelStore(shutil.copytree(pair.store.root, tmp_path / "store"))
+    weights = store.folder(pair.manifest.name) / "model-2.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(ArtifactError, match=r"model-2\.safetensors"):
+        Engine(store, torch.device("cpu"), "test").load_production()
 
 
 def test_a_model_that_is_gone_is_an_error_of_its_entry_alone(entries: list[Entry]) -> None:

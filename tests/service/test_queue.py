@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import redis
 
-from deepergatgnn.graph import GraphConfig, build_graph
+from deepergatgnn.crystal_graph import GraphConfig
+from deepergatgnn.graph import build_graph
 from service.broker import embedded_broker
 from service.entries import Answer, Entry, ModelAnswer
 from service.queue import DEAD, GROUP, REQUESTS, RequestQueue, WorkQueue, connect

@@ -3,22 +3,26 @@
 import gzip
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from commands import main
+from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.errors import ConfigError
-from deepergatgnn.graph import GraphConfig
 from tests.fixtures import BUNDLED, bundled
+from tests.training.forms import KEY, ROWS, assert_same, codes, folder_of
+from training.cache import prepare
 from training.datasets import (
     BUNDLED as FOLDER,
 )
 from training.datasets import (
     DATA_VARIABLE,
-    build_graphs,
     describe,
+    fetch,
     known_datasets,
     locate,
     number,
@@ -48,7 +52,6 @@ def test_the_bundled_set_is_whole() -> None:
     assert dataset.refused == ()
     assert len({row.id for row in dataset.rows}) == 1128
     assert np.isfinite(dataset.values(["log10_K_VRH", "log10_G_VRH"])).all()
-    assert len(build_graphs(dataset, GraphConfig())[1]) == 1128
 
 
 def test_a_row_keeps_structure_targets_and_its_other_columns() -> None:
@@ -82,18 +85,18 @@ def test_refused_rows_are_listed_with_their_reason(tmp_path: Path) -> None:
     ]
     assert all(refusal.detail for refusal in dataset.refused)
     assert describe(str(tmp_path / "mine.jsonl"))["refused"] == [
-        {"id": refusal.id, "code": refusal.code} for refusal in dataset.refused
+        {"id": refusal.id, "code": refusal.code, "detail": refusal.detail} for refusal in dataset.refused
     ]
 
 
 def test_rows_without_a_graph_join_the_refused() -> None:
-    config = GraphConfig(max_edges=300)
-    dataset, graphs = build_graphs(bundled(), config)
-    assert len(dataset.rows) == len(graphs) < 1128
-    assert len(dataset.rows) + len(dataset.refused) == 1128
-    assert {refusal.code for refusal in dataset.refused} == {"too_many_edges"}
-    for row, graph in zip(dataset.rows, graphs, strict=True):
-        np.testing.assert_array_equal(row.crystal.atomic_numbers, graph.atomic_numbers[graph.classes])
+    prepared = prepare(bundled(), GraphConfig(max_edges=300))
+    assert 0 < len(prepared) == len(prepared.graphs) < 1128
+    assert len(prepared) + len(prepared.refused) == 1128
+    assert {refusal.code for refusal in prepared.refused} == {"too_many_edges"}
+    crystals = {row.id: row.crystal for row in bundled().rows}
+    for row_id, graph in zip(prepared.ids, prepared.graphs, strict=True):
+        np.testing.assert_array_equal(crystals[row_id].atomic_numbers, graph.atomic_numbers[graph.classes])
 
 
 def test_a_row_without_an_id_is_known_by_its_number(tmp_path: Path) -> None:
@@ -183,9 +186,94 @@ def test_an_unknown_name_is_answered_with_the_known_ones_and_the_remedy(monkeypa
 def test_the_description_counts(tmp_path: Path) -> None:
     found = describe(BUNDLED)
     assert (found["rows"], found["refused"]) == (1128, [])
-    assert found["targets"]["log10_K_VRH"] == 1128
+    known = bundled().values(["log10_K_VRH"])
+    assert found["targets"]["log10_K_VRH"] == {
+        "known": 1128,
+        "mean": pytest.approx(known.mean()),
+        "std": pytest.approx(known.std()),
+        "min": known.min(),
+        "max": known.max(),
+    }
+    assert found["fields"] == ["space_group"]
     assert found["elements"] == len({symbol for row in bundled().rows for symbol in row.crystal.symbols})
     assert found["atoms_max"] == max(row.crystal.n_atoms for row in bundled().rows)
     json.dumps(found)
     empty = describe(str(written(tmp_path, [])))
     assert (empty["rows"], empty["atoms_mean"], empty["atoms_max"]) == (0, 0, 0)
+
+
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the console script."""
+    monkeypatch.setattr(sys, "argv", ["deepergatgnn", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main.main()
+    out, err = capsys.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+def test_a_set_is_written_where_its_name_finds_it_and_comes_back_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tmp_path)
+    (folder / f"{ROWS[2].id}.cif").unlink()
+    data = tmp_path / "data"
+    path, before = fetch(str(folder), data)
+    assert path == data / "mine" / "mine.jsonl.gz"
+    assert codes(before) == [(ROWS[2].id, "no_file")]
+    monkeypatch.setenv(DATA_VARIABLE, str(data))
+    after = read_dataset("mine")
+    assert [row.id for row in after.rows] == [row.id for row in before.rows]
+    for found, expected in zip(after.rows, before.rows, strict=True):
+        np.testing.assert_array_equal(found.crystal.frac_coords, expected.crystal.frac_coords)
+        np.testing.assert_array_equal(found.crystal.lattice, expected.crystal.lattice)
+        assert_same(found.crystal, expected.crystal, turned=False)
+        assert (found.targets, found.fields) == (expected.targets, expected.fields)
+    content = path.read_bytes()
+    with pytest.raises(ConfigError, match="there already"):
+        fetch("mine")
+    path.unlink()
+    fetch(str(folder))
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+    monkeypatch.delenv(DATA_VARIABLE)
+    with pytest.raises(ConfigError, match="give --out FOLDER"):
+        fetch(str(folder))
+
+
+def test_a_folder_with_one_whole_set_is_that_set(tmp_path: Path) -> None:
+    written(tmp_path, real_documents(3))
+    assert locate(str(tmp_path)) == tmp_path
+    assert read_dataset(str(tmp_path)).sha256 == read_dataset(str(tmp_path / "mine.jsonl")).sha256
+    written(tmp_path, real_documents(3), "other.jsonl.gz")
+    with pytest.raises(ConfigError, match="nor exactly one file"):
+        read_dataset(str(tmp_path))
+
+
+def test_the_commands_tell_people_and_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    folder = folder_of(tmp_path)
+    (folder / f"{ROWS[2].id}.cif").write_text("data_nothing\n")
+    code, out, _ = told(monkeypatch, capsys, "datasets", "list", "--json")
+    assert (code, json.loads(out)) == (0, {name: str(path) for name, path in known_datasets().items()})
+    assert told(monkeypatch, capsys, "datasets", "list")[1].split() == [BUNDLED, "mine"]
+    code, out, _ = told(monkeypatch, capsys, "datasets", "show", str(folder), "--json")
+    assert (code, json.loads(out)) == (0, describe(str(folder)))
+    code, out, _ = told(monkeypatch, capsys, "datasets", "show", "mine")
+    assert code == 0
+    assert f"mine: {len(ROWS) - 1} rows" in out
+    known = [row.targets[KEY] for row in ROWS if row is not ROWS[2]]
+    words = next(line for line in out.splitlines() if line.startswith("target ") and "known" not in line).split()
+    assert words == ["target", str(len(known)), *(f"{f(known):.5g}" for f in (np.mean, np.std, min, max))]
+    assert f"refused {ROWS[2].id}: no_structure: " in out
+    code, out, _ = told(monkeypatch, capsys, "datasets", "fetch", str(folder), "--out", str(tmp_path / "out"), "--json")
+    assert code == 0
+    assert json.loads(out)["rows"] == len(ROWS) - 1
+    assert json.loads(out)["refused"] == describe(str(folder))["refused"]
+    assert len(read_dataset(json.loads(out)["path"]).rows) == len(ROWS) - 1
+    code, out, err = told(monkeypatch, capsys, "datasets", "fetch", "matbench:matbench_steels")
+    assert (code, out) == (2, "")
+    assert "matbench_steels" in err
+    for command in ("list", "show", "fetch"):
+        assert "Example: deepergatgnn datasets" in told(monkeypatch, capsys, "datasets", command, "--help")[1]

@@ -12,29 +12,17 @@ import torch
 from torch import Tensor
 
 from deepergatgnn.batch import collate
-from deepergatgnn.graph import GraphConfig
+from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.network import DeeperGATGNN
 from deepergatgnn.network_config import NetworkConfig
 from tests.fixtures import graphs_of, some_rows
-from training.config import OptimizationConfig
-from training.loop import (
-    LOSSES,
-    Batches,
-    Epoch,
-    Examples,
-    TrainingError,
-    _loss,
-    _moving_average,
-    _parameter_groups,
-    learning_rate,
-    outputs,
-    train,
-    validation_error,
-)
-from training.state import STATE, Progress
+from training.batches import Batches, Examples
+from training.loop import Epoch, outputs, train, validation_error
+from training.optimization import OptimizationConfig
+from training.state import STATE, Progress, TrainingError
 
 CPU = torch.device("cpu")
-QUICK = OptimizationConfig(epochs=3, batch_size=16, compile=False)
+QUICK = OptimizationConfig(epochs=3, batch_size=16)
 
 
 @cache
@@ -48,9 +36,10 @@ def examples() -> tuple[Examples, Examples]:
     return tuple(Examples([graphs[row] for row in part], scaled[part]) for part in (order[:80], order[80:]))  # type: ignore[return-value]
 
 
-def fresh(seed: int = 0) -> DeeperGATGNN:
+def fresh(seed: int = 0, *, dropout: float = 0.2, spread: bool = False) -> DeeperGATGNN:
     torch.manual_seed(seed)
-    return DeeperGATGNN(NetworkConfig(layers=2, channels=16, heads=2, groups=4, targets=2, dropout=0.2), GraphConfig())
+    sizes = NetworkConfig(layers=2, channels=16, heads=2, groups=4, targets=2, dropout=dropout, spread=spread)
+    return DeeperGATGNN(sizes, GraphConfig())
 
 
 @dataclass
@@ -95,7 +84,7 @@ class InterruptionError(Exception):
 
 
 def test_a_few_epochs_lower_the_error(tmp_path: Path) -> None:
-    trial = Trial(tmp_path, QUICK.model_copy(update={"epochs": 8, "learning_rate": 5e-3}))
+    trial = Trial(tmp_path, replace(QUICK, epochs=8, learning_rate=5e-3))
     before = validation_error(fresh(), examples()[0], CPU)
     progress = trial.run()
     assert validation_error(trial.network, examples()[0], CPU) < 0.8 * before
@@ -106,22 +95,18 @@ def test_a_few_epochs_lower_the_error(tmp_path: Path) -> None:
 
 
 def test_the_network_left_is_that_of_the_best_epoch(tmp_path: Path) -> None:
-    trial = Trial(tmp_path, QUICK.model_copy(update={"epochs": 6, "learning_rate": 0.03, "ema": 0.0}))
+    trial = Trial(tmp_path, replace(QUICK, epochs=6, learning_rate=0.03, ema=0.0))
     progress = trial.run()
     errors = [epoch.validation_mae for epoch in trial.epochs]
     assert progress.best_epoch == int(np.argmin(errors)) + 1
     assert progress.best_error == min(errors)
+    assert progress.history == [
+        (e.train_loss, e.validation_mae, r) for e, (*_, r) in zip(trial.epochs, progress.history, strict=True)
+    ]
     assert validation_error(trial.network, examples()[1], CPU) == pytest.approx(min(errors), rel=1e-6)
     assert [epoch.best for epoch in trial.epochs] == [
         error < min([*errors[:index], math.inf]) for index, error in enumerate(errors)
     ]
-
-
-@cache
-def undisturbed(folder: Path) -> tuple[dict[str, bytes], list[tuple[int, float, float, bool]]]:
-    trial = Trial(folder)
-    trial.run()
-    return weights(trial.network), told(trial.epochs)
 
 
 def told(epochs: list[Epoch]) -> list[tuple[int, float, float, bool]]:
@@ -141,7 +126,9 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], list[tuple[int, float, float, bool]]]:
     """What three epochs give when nothing happens."""
-    return undisturbed(tmp_path_factory.mktemp("undisturbed"))
+    trial = Trial(tmp_path_factory.mktemp("undisturbed"))
+    trial.run()
+    return weights(trial.network), told(trial.epochs)
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit(
@@ -209,7 +196,7 @@ def test_it_stops_when_validation_does_not_improve(tmp_path: Path) -> None:
     training, validation = examples()
     opposite = replace(training, targets=np.full_like(training.targets, 5.0))
     against = replace(validation, targets=np.full_like(validation.targets, -5.0))
-    trial = Trial(tmp_path, QUICK.model_copy(update={"epochs": 50, "patience": 2, "learning_rate": 0.01}))
+    trial = Trial(tmp_path, replace(QUICK, epochs=50, patience=2, learning_rate=0.01))
     progress = trial.run(opposite, against)
     assert (progress.epoch, progress.best_epoch) == (3, 1)
     again = Trial(tmp_path, trial.config)
@@ -224,6 +211,23 @@ def test_a_loss_that_is_no_number_stops_the_run_with_the_remedy(tmp_path: Path) 
     with pytest.raises(TrainingError, match=r"the loss is nan in epoch 1: lower optimization\.learning_rate"):
         trial.run()
     assert trial.epochs == []
+
+
+def test_weights_that_blow_up_in_the_last_step_of_an_epoch_are_not_kept(tmp_path: Path) -> None:
+    """Their own loss was still finite; the state must not hold what no run can go on from."""
+    trial = Trial(tmp_path)
+
+    def spoil(batches: Batches, epoch: int, total: int) -> Batches:
+        for index, batch in enumerate(batches):
+            if (epoch, index) == (1, total - 1):
+                trial.network.head.bias.register_hook(lambda gradient: gradient * math.nan)
+            yield batch
+
+    with pytest.raises(TrainingError, match=r"the validation error is nan in epoch 2: .* the state of epoch 1 is kept"):
+        trial.run(track=spoil)
+    again = Trial(tmp_path)
+    assert again.run().epoch == 3
+    assert [epoch.number for epoch in again.epochs] == [2, 3]
 
 
 def test_a_run_that_blows_up_keeps_the_state_of_the_epoch_before(tmp_path: Path) -> None:
@@ -241,33 +245,34 @@ def test_a_run_that_blows_up_keeps_the_state_of_the_epoch_before(tmp_path: Path)
     assert [epoch.number for epoch in again.epochs] == [2, 3]
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_missing_targets_count_for_nothing(name: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randn(6, 2, generator=generator, requires_grad=True)
-    targets = torch.randn(6, 2, generator=generator)
-    targets[0, 0] = targets[3, 1] = targets[4, 0] = targets[4, 1] = math.nan
-    share = torch.tensor([1.0, 0.25])
-    loss = _loss(values, targets, share, LOSSES[name])
-    total, weight = torch.zeros(()), 0.0
-    for row in range(6):
-        for column in range(2):
-            if not math.isnan(targets[row, column]):
-                total = total + share[column] * LOSSES[name](values[row, column], targets[row, column])
-                weight += share[column].item()
-    torch.testing.assert_close(loss, total / weight)
-    [gradient] = torch.autograd.grad(loss, values)
-    assert gradient.isfinite().all()
-    assert gradient[4].tolist() == [0, 0]
-    assert gradient[0, 0] == gradient[3, 1] == 0
+def test_the_spread_head_leaves_the_values_as_they_are_to_the_bit(tmp_path: Path) -> None:
+    with_spread = Trial(tmp_path / "with", network=fresh(dropout=0.0, spread=True))
+    without = Trial(tmp_path / "without", network=fresh(dropout=0.0))
+    first = with_spread.network.spread.weight.detach().clone()  # type: ignore[union-attr]
+    with_spread.run()
+    without.run()
+    learned = weights(with_spread.network)
+    assert {name: learned[name] for name in weights(without.network)} == weights(without.network)
+    assert not torch.equal(with_spread.network.spread.weight, first)  # type: ignore[union-attr]
 
 
-def test_a_batch_without_any_target_neither_learns_nor_fails() -> None:
-    values = torch.ones(3, 1, requires_grad=True)
-    loss = _loss(values, torch.full((3, 1), math.nan), torch.ones(1), LOSSES["l1"])
-    assert loss == 0
-    [gradient] = torch.autograd.grad(loss, values)
-    assert not gradient.any()
+def test_a_run_in_bfloat16_learns(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, replace(QUICK, epochs=8, learning_rate=5e-3, precision="bfloat16"))
+    before = validation_error(fresh(), examples()[0], CPU)
+    trial.run()
+    assert validation_error(trial.network, examples()[0], CPU) < 0.8 * before
+
+
+def test_the_plateau_schedule_follows_the_validation_errors(tmp_path: Path) -> None:
+    """Training and validation pull apart, so no epoch is better than the first."""
+    training, validation = examples()
+    opposite = replace(training, targets=np.full_like(training.targets, 5.0))
+    against = replace(validation, targets=np.full_like(validation.targets, -5.0))
+    config = replace(QUICK, epochs=6, schedule="plateau", plateau_patience=1, plateau_factor=0.5, ema=0.0)
+    progress = Trial(tmp_path, config).run(opposite, against)
+    errors = [error for _, error, _ in progress.history]
+    assert errors[0] == min(errors)
+    assert [rate / config.learning_rate for _, _, rate in progress.history] == [1, 1, 1, 0.5, 0.5, 0.25]
 
 
 def test_a_run_with_missing_targets_learns(tmp_path: Path) -> None:
@@ -279,46 +284,14 @@ def test_a_run_with_missing_targets_learns(tmp_path: Path) -> None:
     assert all(math.isfinite(epoch.train_loss) and math.isfinite(epoch.validation_mae) for epoch in trial.epochs)
 
 
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
-    config = OptimizationConfig(learning_rate=2e-3, warmup=0.2)
-    rates = [learning_rate(step, 100, config) for step in range(101)]
-    assert rates[0] == pytest.approx(2e-3 / 25)
-    assert max(rates) == rates[20] == 2e-3
-    assert rates[:21] == sorted(rates[:21])
-    assert rates[20:] == sorted(rates[20:], reverse=True)
-    assert rates[-1] == pytest.approx(0, abs=1e-12)
-    assert all(math.isfinite(learning_rate(step, 1, config)) for step in range(2))
-
-
-def test_weight_decay_is_for_matrices_only() -> None:
-    network = fresh()
-    decayed, spared = _parameter_groups(network, 0.1)
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    assert {names[id(p)] for p in decayed["params"]} == {  # type: ignore[attr-defined]
-        *(f"layers.{index}.{name}" for index in range(2) for name in ("weight", "attention")),
-        *(f"{name}.weight" for name in ("embed_element", "embed_edge", "hidden", "head")),
-        *(f"attention.{name}.weight" for name in ("first", "second", "output")),
-    }
-    assert len(decayed["params"]) + len(spared["params"]) == len(names)  # type: ignore[arg-type]
-    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
-
-
-def test_the_moving_average_starts_short_and_copies_counters() -> None:
-    update = _moving_average(0.9)
-    mean, counter = torch.zeros(1), torch.zeros((), dtype=torch.int64)
-    update([mean, counter], [torch.ones(1), torch.tensor(7)], 0)
-    assert mean.item() == pytest.approx(0.9)  # decay 1/10 at first
-    assert counter.item() == 7
-    update([mean, counter], [torch.zeros(1), torch.tensor(8)], 10_000)
-    assert mean.item() == pytest.approx(0.81)
-
-
 def test_outputs_do_not_depend_on_how_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     network, graphs = fresh().eval(), examples()[1].graphs
     with torch.inference_mode():
         expected: Tensor = network(collate(graphs)).values
     for limit in (1, 1000):
-        monkeypatch.setattr("training.loop.EVALUATION_EDGES", limit)
-        values, vectors = outputs(network, graphs, CPU)
-        torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
-        assert vectors.shape == (len(graphs), 16)
+        monkeypatch.setattr("training.loop.edges_at_once", lambda _, limit=limit: limit)
+        found = outputs(network, graphs, CPU)
+        torch.testing.assert_close(found.values, expected, rtol=1e-5, atol=1e-5)
+        assert found.crystal_vectors.shape == (len(graphs), 16)
+        assert found.log_spreads.shape == (len(graphs), 2)
+        assert len(found.attention) == sum(graph.n_nodes for graph in graphs)

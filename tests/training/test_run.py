@@ -19,9 +19,11 @@ from deepergatgnn.predictor import Predictor
 from model_store import ModelStore
 from tests.fixtures import BUNDLED, TINY, Published, bundled, graphs_of, some_crystals
 from tests.training.test_datasets import real_documents, written
+from training.cache import prepared_dataset
 from training.card import render_card
 from training.config import TrainingConfig
-from training.run import run, single_target
+from training.publication import single_target
+from training.run import run
 from training.splits import split_rows
 from training.state import STATE
 
@@ -56,7 +58,7 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> Joint:
     store = ModelStore(folder / "store")
     manifests = run(config, store, folder / "runs", device=CPU, report=lambda _: None)
     network = DeeperGATGNN(config.network, config.graph)
-    state = load_file(folder / "runs" / "joint" / STATE)
+    state = load_file(folder / "runs" / "joint" / "member-1" / STATE)
     network.load_state_dict({k.removeprefix("best."): v for k, v in state.items() if k.startswith("best.")})
     return Joint(store, manifests, network.eval())
 
@@ -93,7 +95,7 @@ def test_the_part_of_a_network_for_one_target_shares_no_memory_with_it(joint: Jo
 
 
 def test_scaler_and_domain_know_the_training_part_only(tiny: Published) -> None:
-    split = split_rows(bundled(), tiny.config.split, tiny.config.seed)
+    split = split_rows(prepared_dataset(BUNDLED, tiny.config.graph), tiny.config.split, tiny.config.seed)
     values = bundled().values(["log10_K_VRH"])[:, 0]
     assert tiny.manifest.scaler.mean == pytest.approx(values[split.train].mean())
     assert tiny.manifest.scaler.std == pytest.approx(values[split.train].std())
@@ -104,9 +106,9 @@ def test_scaler_and_domain_know_the_training_part_only(tiny: Published) -> None:
 
 
 def test_the_arrays_of_the_domain_score_whiten_the_training_part(tiny: Published) -> None:
-    network, folder = Predictor.load(tiny.folder).network, tiny.folder
+    network, folder = Predictor.load(tiny.folder).networks[0], tiny.folder
     tensors = load_file(folder / "model.safetensors")
-    split = split_rows(bundled(), tiny.config.split, tiny.config.seed)
+    split = split_rows(prepared_dataset(BUNDLED, tiny.config.graph), tiny.config.split, tiny.config.seed)
     with torch.inference_mode():
         vectors = network(collate(graphs_of([bundled().rows[row].crystal for row in split.train]))).crystal_vectors
     white = ((vectors - tensors["domain.mean"]) @ tensors["domain.whitening"]).double()
@@ -141,7 +143,9 @@ def test_refused_rows_and_missing_targets_are_counted_not_learned(tmp_path: Path
         data=str(written(tmp_path, documents)),
         split={"test_fraction": 0.3, "validation_fraction": 0.2, "calibration_fraction": 0.2},
     )
-    [manifest] = run(config, ModelStore(tmp_path / "store"), tmp_path / "runs", device=CPU, report=lambda _: None)
+    [manifest] = run(
+        config, ModelStore(tmp_path / "store"), tmp_path / "runs", device=CPU, report=lambda _: None, plots=False
+    )
     assert manifest.provenance.refused == {"unknown_element": 1}
     assert sum(manifest.provenance.rows.values()) == 79
     assert manifest.metrics["test"]["n"] < manifest.provenance.rows["test"]
@@ -150,7 +154,7 @@ def test_refused_rows_and_missing_targets_are_counted_not_learned(tmp_path: Path
 
 def test_the_same_configuration_gives_the_same_weights(tiny: Published, tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "store")
-    run(tiny.config, store, tmp_path / "runs", device=CPU, report=lambda _: None)
+    run(tiny.config, store, tmp_path / "runs", device=CPU, report=lambda _: None, plots=False)
     name = "model.safetensors"
     assert (store.folder("tiny-bulk-modulus") / name).read_bytes() == (tiny.folder / name).read_bytes()
 
@@ -159,7 +163,7 @@ def test_a_finished_run_started_again_publishes_the_next_version(tiny: Published
     store = ModelStore(tmp_path / "store")
     store.publish("tiny-bulk-modulus", "1.0.0", tiny.files())
     epochs: list[object] = []
-    [manifest] = run(tiny.config, store, tiny.runs, device=CPU, report=epochs.append)
+    [manifest] = run(tiny.config, store, tiny.runs, device=CPU, report=epochs.append, plots=False)
     assert epochs == []
     assert manifest.version == "1.1.0"
     assert store.production("tiny-bulk-modulus") == "1.0.0"
@@ -171,7 +175,7 @@ def test_a_finished_run_started_again_publishes_the_next_version(tiny: Published
 def test_a_target_that_no_row_has_is_refused_before_training(tmp_path: Path, key: str) -> None:
     config = changed(targets=[{"model": "bulk", "key": key, "unit": "GPa"}])
     with pytest.raises(ConfigError, match=f"no number for target '{key}' of {BUNDLED}"):
-        run(config, ModelStore(tmp_path / "store"), tmp_path / "runs", device=CPU, report=lambda _: None)
+        run(config, ModelStore(tmp_path / "store"), tmp_path / "runs", device=CPU, report=lambda _: None, plots=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -183,7 +187,7 @@ def test_a_target_that_does_not_vary_is_refused_before_training(tmp_path: Path) 
         data=str(written(tmp_path, documents)), targets=[{"model": "bulk", "key": "constant", "unit": "GPa"}]
     )
     with pytest.raises(ConfigError, match="'constant' of mine is the same"):
-        run(config, ModelStore(tmp_path / "store"), tmp_path / "runs", device=CPU, report=lambda _: None)
+        run(config, ModelStore(tmp_path / "store"), tmp_path / "runs", device=CPU, report=lambda _: None, plots=False)
 
 
 def test_the_card_tells_people_what_the_manifest_tells_programs(tiny: Published) -> None:
@@ -199,12 +203,11 @@ def test_the_card_tells_people_what_the_manifest_tells_programs(tiny: Published)
         f"train {origin.rows['train']}, validation {origin.rows['validation']}",
         "refused: none",
         "test_fraction 0.2",
-        "by row",
         "seed 0",
         origin.command,
-        f"| test | {test['n']:.0f} | {test['mae']:.4f} | {test['rmse']:.4f} | {test['r2']:.4f} |",
-        f"covered {test['coverage_90']:.1%}",
-        f"± {manifest.calibration.half_widths['0.9']:.4g}",
+        f"| test | {test['n']:.0f} | {test['mae']:.4f} ± {test['mae_se']:.4f} | {test['rmse']:.4f} | {test['r2']:.4f}",
+        f"| 90 % | {test['coverage_90']:.1%} ± ",
+        f"The 90 % interval is {test['mean_width_90']:.4g} log10(GPa) wide on average",
         f"{manifest.parameters:,} parameters",
         " ".join(element_symbol(number) for number in manifest.domain.elements),
     ):
@@ -213,7 +216,8 @@ def test_the_card_tells_people_what_the_manifest_tells_programs(tiny: Published)
 
 def test_the_card_of_a_version_with_flagged_crystals_says_their_error(tiny: Published) -> None:
     metrics = dict(tiny.manifest.metrics)
-    metrics["test"] = metrics["test"] | {"flagged": 3.0, "mae_flagged": 0.4321, "mae_unflagged": 0.1234}
+    metrics["test"] = {k: v for k, v in metrics["test"].items() if not k.endswith("flagged_se")}
+    metrics["test"] |= {"flagged": 3.0, "mae_flagged": 0.4321, "mae_unflagged": 0.1234}
     card = render_card(tiny.manifest.model_copy(update={"metrics": metrics}))
     assert "3 were flagged: MAE 0.4321 log10(GPa), against 0.1234 for the rest" in card
     metrics["test"] = {k: v for k, v in metrics["test"].items() if not k.endswith("flagged")}

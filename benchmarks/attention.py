@@ -1,0 +1,195 @@
+"""Does attention mean something? What predictions lose when atoms are taken away, by rank of attention.
+
+    [DEEPERGATGNN_DATA=...] python -m benchmarks.attention [--quick]
+
+For crystals of the test part of every shipped version (of the bundled set, where the version's own data are not here)
+of at least two elements, information is taken from a growing share of the atoms, those of the largest weights first,
+of the smallest first, or in random order, and the change of the prediction is averaged. Three ways to take it:
+`element` gives the atoms the mean embedding in place of their elements', all messages stay; `atom` removes the nodes
+and their edges from the graph (fidelity, Yuan et al., arXiv:2012.15445); `readout` leaves them out of the last
+weighted sum alone, so that only the pooling is asked. And the attention of each atom is compared with its integrated
+gradient (Sundararajan et al., arXiv:1703.01365) along the path from the mean embedding to its own.
+The last line is one JSON object.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from benchmarks.timing import arguments
+from deepergatgnn.batch import collate
+from deepergatgnn.crystal_graph import CrystalGraph
+from deepergatgnn.errors import ConfigError
+from deepergatgnn.graph import build_graph
+from deepergatgnn.manifest import Manifest
+from deepergatgnn.network import DeeperGATGNN
+from deepergatgnn.predictor import Predictor
+from model_store import ModelStore
+from training.config import TrainingConfig
+from training.datasets import Dataset, read_dataset
+
+BUNDLED = "elastic_tensor_2015"
+CRYSTALS, DRAWS, STEPS = 200, 5, 32
+SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)
+WAYS = ("element", "atom", "readout")
+ORDERS = ("largest first", "smallest first", "random")
+
+
+def unmerged(manifest: Manifest, count: int) -> tuple[str, list[CrystalGraph]]:
+    """Graphs with a node for every atom, of crystals whose atoms differ, evenly spread over the rows to test with."""
+    dataset, config = None, TrainingConfig.model_validate(manifest.provenance.config)
+    try:
+        dataset = read_dataset(config.data)
+    except ConfigError:
+        dataset = read_dataset(BUNDLED)
+    rows = _test_rows(dataset, config)
+    chosen = [row for row in rows if 4 <= row.crystal.n_atoms <= 60 and len(set(row.crystal.symbols)) > 1]  # noqa: PLR2004
+    places = np.linspace(0, len(chosen) - 1, min(count, len(chosen))).astype(int)
+    return dataset.name, [build_graph(chosen[place].crystal, manifest.graph) for place in places]
+
+
+def _test_rows(dataset: Dataset, config: TrainingConfig) -> Sequence[object]:
+    field, fold = config.split.test_field, config.split.test_fold
+    fields = (field,) if isinstance(field, str) else field or ()
+    found = [row for row in dataset.rows if any(row.fields.get(name) == fold for name in fields)]
+    return found or dataset.rows
+
+
+@torch.inference_mode()
+def deletion(network: DeeperGATGNN, graphs: Sequence[CrystalGraph], seed: int) -> dict[str, dict[str, list[float]]]:
+    """Mean |change of the output|, in standard deviations of the targets, by way, order and share of the atoms."""
+    generator = np.random.default_rng(seed)
+    mean = _mean_embedding(network, graphs)
+    changes: dict[str, dict[str, list[NDArray[np.float64]]]] = {way: {order: [] for order in ORDERS} for way in WAYS}
+    for graph in graphs:
+        batch = collate([graph])
+        whole = network(batch)
+        weights = whole.attention.numpy()
+        ties = generator.random(len(weights))
+        draws = {
+            "largest first": [np.lexsort((ties, -weights))],
+            "smallest first": [np.lexsort((ties, weights))],
+            "random": [generator.permutation(len(weights)) for _ in range(DRAWS)],
+        }
+        for way, without in zip(WAYS, _ways(network, graph, mean), strict=True):
+            for order in ORDERS:
+                curves = [
+                    [abs(without(draw[:count]) - float(whole.values)) for count in _counts(len(draw))]
+                    for draw in draws[order]
+                ]
+                changes[way][order].append(np.mean(curves, axis=0))
+    return {
+        way: {order: [round(float(value), 4) for value in np.mean(curves, axis=0)] for order, curves in orders.items()}
+        for way, orders in changes.items()
+    }
+
+
+def _counts(n_atoms: int) -> list[int]:
+    """Atoms to take at each share; one is always left."""
+    return [min(n_atoms - 1, max(1, round(share * n_atoms))) for share in SHARES]
+
+
+def _ways(network: DeeperGATGNN, graph: CrystalGraph, mean: Tensor) -> tuple[Callable[[NDArray[np.int64]], float], ...]:
+    """Functions from atoms to the output without them, in the order of `WAYS`."""
+    batch = collate([graph])
+    x = network.embed(batch)
+    seen: dict[str, Tensor] = {}
+    hook = network.attention.register_forward_pre_hook(lambda _, given: seen.update(last=given[0]))
+    weights = network.propagate(x, batch).attention
+    hook.remove()
+
+    def element(gone: NDArray[np.int64]) -> float:
+        changed = x.clone()
+        changed[gone] = mean
+        return float(network.propagate(changed, batch).values)
+
+    def atom(gone: NDArray[np.int64]) -> float:
+        return float(network(collate([_without(graph, gone)])).values)
+
+    def readout(gone: NDArray[np.int64]) -> float:
+        left = weights.clone()
+        left[gone] = 0
+        vector = (left / left.sum()) @ seen["last"]
+        return float(network.head(F.softplus(network.hidden(vector))))
+
+    return element, atom, readout
+
+
+def _without(graph: CrystalGraph, gone: NDArray[np.int64]) -> CrystalGraph:
+    kept = np.ones(graph.n_nodes, dtype=bool)
+    kept[gone] = False
+    place, edges = np.cumsum(kept) - 1, kept[graph.receivers] & kept[graph.senders]
+    return replace(
+        graph,
+        atomic_numbers=graph.atomic_numbers[kept],
+        senders=place[graph.senders[edges]].astype(np.int32),
+        degrees=np.bincount(place[graph.receivers[edges]], minlength=kept.sum()).astype(np.int32),
+        distances=graph.distances[edges],
+        multiplicities=graph.multiplicities[kept],
+        counts=graph.counts[edges],
+        classes=np.arange(kept.sum(), dtype=np.int32),
+    )
+
+
+def integrated_gradients(network: DeeperGATGNN, graphs: Sequence[CrystalGraph]) -> tuple[float, float]:
+    """Spearman correlation of attention and |integrated gradient| over the atoms of each crystal, mean and median.
+
+    Crystals of which all atoms are equal have none and are left out.
+    """
+    mean, found = _mean_embedding(network, graphs), []
+    for graph in graphs:
+        batch = collate([graph])
+        with torch.no_grad():
+            x, weights = network.embed(batch), network(batch).attention.numpy()
+        total = torch.zeros_like(x)
+        for step in range(STEPS):
+            at = (mean + (step + 0.5) / STEPS * (x - mean)).requires_grad_()
+            [gradient] = torch.autograd.grad(network.propagate(at, batch).values.sum(), at)
+            total += gradient / STEPS
+        attribution = (total * (x - mean)).sum(dim=-1).abs().numpy()
+        if np.ptp(weights.round(5)) > 0 and np.ptp(attribution.round(6)) > 0:
+            found.append(float(spearmanr(weights.round(5), attribution.round(6)).statistic))
+    return round(float(np.mean(found)), 3), round(float(np.median(found)), 3)
+
+
+@torch.no_grad()
+def _mean_embedding(network: DeeperGATGNN, graphs: Sequence[CrystalGraph]) -> Tensor:
+    return torch.cat([network.embed(collate([graph])) for graph in graphs]).mean(dim=0)
+
+
+def main() -> None:
+    """Every shipped model in production."""
+    quick = arguments(__doc__).quick
+    store = ModelStore()
+    report: dict[str, object] = {"shares": SHARES}
+    for name in store.names():
+        predictor = Predictor.load(store.folder(name))
+        dataset, graphs = unmerged(predictor.manifest, 20 if quick else CRYSTALS)
+        network = predictor.networks[0]
+        curves = deletion(network, graphs, seed=0)
+        mean, median = integrated_gradients(network, graphs)
+        gain = {
+            way: round(float(np.mean(orders["largest first"][:4]) / np.mean(orders["random"][:4])), 3)
+            for way, orders in curves.items()
+        }
+        report[f"{name}@{predictor.manifest.version}"] = {
+            "data": dataset,
+            "crystals": len(graphs),
+            **curves,
+            "largest_over_random": gain,
+            "integrated_gradients_spearman_mean": mean,
+            "integrated_gradients_spearman_median": median,
+        }
+        print(name, json.dumps(report[f"{name}@{predictor.manifest.version}"]), flush=True)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

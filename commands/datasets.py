@@ -1,0 +1,108 @@
+"""`datasets`: what can be trained on."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.options import JsonOption, StoreOption, open_store
+
+app = typer.Typer(help="Data sets that can be trained on.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_datasets(as_json: JsonOption = False) -> None:
+    """List the bundled data sets and those of the data folder.
+
+    Example: deepergatgnn datasets list
+    """
+    from training.datasets import known_datasets
+
+    found = known_datasets()
+    print(json.dumps({name: str(path) for name, path in found.items()}) if as_json else "\n".join(found))
+
+
+@app.command("show")
+def show_dataset(
+    name: Annotated[str, typer.Argument(help="Bundled set, set of the data folder, path to a file or a folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Count rows, elements, targets and refused rows of a data set.
+
+    A target's name in this list is the `key` of a target in the YAML of a run.
+
+    Example: deepergatgnn datasets show elastic_tensor_2015
+    """
+    from training.datasets import describe
+
+    found = describe(name)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"{found['name']}: {found['rows']} rows, {found['elements']} elements, ", end="")
+    print(f"{found['atoms_mean']} atoms on average, {found['atoms_max']} at most")
+    print(f"sha256 {found['sha256']}")
+    if found["fields"]:
+        print(f"fields {', '.join(found['fields'])}")
+    if found["targets"]:
+        width = max(len("target"), *map(len, found["targets"]))
+        print(f"{'target':{width}} {'known':>8} {'mean':>11} {'std':>11} {'min':>11} {'max':>11}")
+        for key, spread in found["targets"].items():
+            numbers = (spread[column] for column in ("mean", "std", "min", "max"))
+            shown = " ".join(f"{'-' if value is None else format(value, '.5g'):>11}" for value in numbers)
+            print(f"{key:{width}} {spread['known']:>8} {shown}")
+    _print_refused(found["refused"])
+
+
+@app.command("fetch")
+def fetch_dataset(
+    name: Annotated[str, typer.Argument(help="matbench:NAME or matminer:NAME; or any set, to have it as .jsonl.gz.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of data sets; $DEEPERGATGNN_DATA, if not given.", metavar="FOLDER")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Download a set through its own loader and write it as FOLDER/NAME/NAME.jsonl.gz.
+
+    Example: deepergatgnn datasets fetch matbench:matbench_dielectric --out data
+    """
+    from training.datasets import fetch
+
+    path, dataset = fetch(name, out)
+    refused = [{"id": row.id, "code": row.code, "detail": row.detail} for row in dataset.refused]
+    if as_json:
+        print(json.dumps({"path": str(path), "rows": len(dataset.rows), "refused": refused}))
+        return
+    print(f"{path}: {len(dataset.rows)} rows")
+    _print_refused(refused)
+
+
+@app.command("prepare")
+def prepare_run(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.", metavar="CONFIG.yaml")],
+    out: Annotated[Path, typer.Option(help="Folder to write; one written before is replaced.", metavar="FOLDER")],
+    store: StoreOption = None,
+) -> None:
+    """Write a folder from which a machine trains that has only torch, torch-geometric, numpy and safetensors.
+
+    There, with a copy of the folders deepergatgnn and training: python -m training.cached FOLDER --runs RUNS
+    Here, with RUNS brought back: deepergatgnn train CONFIG.yaml --runs RUNS publishes what was trained.
+
+    Example: deepergatgnn datasets prepare training/recipes/example.yaml --out prepared
+    """
+    from training.assembly import assemble
+    from training.config import read_config
+    from training.splits import split_sentence
+    from training.tasks import save_run
+
+    parsed = read_config(config)
+    assembly = assemble(parsed)
+    save_run(parsed, assembly, open_store(store), out)
+    print(f"{out}: {len(assembly.dataset)} rows, {parsed.members} member{'s' if parsed.members > 1 else ''} to train")
+    print(split_sentence(assembly.split.sizes(), assembly.notes))
+
+
+def _print_refused(refused: list[dict[str, str]]) -> None:
+    for row in refused:
+        print(f"refused {row['id']}: {row['code']}: {row['detail']}")

@@ -1,0 +1,141 @@
+"""`cross-validate` and `sweep`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commands.evaluation import print_table
+from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
+
+if TYPE_CHECKING:
+    from training.loop import Epoch
+    from training.member import Track
+
+RunsOption = Annotated[Path, typer.Option(help="Folder of run states; the same command goes on where it stopped.")]
+FIGURES = {"mae": "MAE", "rmse": "RMSE", "r2": "R²", "coverage_90": "90 % interval covers"}
+
+
+def cross_validate(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.", metavar="CONFIG.yaml")],
+    store: StoreOption = None,
+    runs: RunsOption = Path("runs"),
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Train every fold, or every seed, with its own calibration: mean ± standard deviation of the errors.
+
+    The folds are the official ones if `split` names their column, random splits if it has `seeds`, else `folds` (5).
+    Results and the predictions for every row are in RUNS/NAME; nothing is published.
+
+    Example: deepergatgnn cross-validate training/recipes/example.yaml
+    """
+    from training.config import read_config
+    from training.cross_validation import cross_validate as validate
+    from training.distributed import joined
+    from training.splits import split_sentence
+
+    parsed = read_config(config)
+
+    def announce(name: str, sizes: dict[str, int], notes: dict[str, Any]) -> None:
+        print(f"{name}: {split_sentence(sizes, notes)}", file=sys.stderr, flush=True)
+
+    with joined(device_named(device)) as place:
+        summary = validate(
+            parsed,
+            open_store(store),
+            runs,
+            device=place,
+            report=_report,
+            announce=announce,
+            track=_tracking(parsed.optimization.epochs, quiet=as_json),
+        )
+    if not summary:
+        return
+    if as_json:
+        print(json.dumps(summary))
+        return
+    for target in summary["targets"]:
+        print(f"{target['model']}: {target['key']} in {target['unit']}, {summary['dataset']}")
+        folds = [[row["fold"], f"{row['n']:.0f}", *(_figure(row, key) for key in FIGURES)] for row in target["folds"]]
+        ends = [[end, "", *(_figure(target[end], key) for key in FIGURES)] for end in ("mean", "std")]
+        print_table([["", "rows", *FIGURES.values()], *folds, *ends])
+        mae, std = _figure(target["mean"], "mae"), _figure(target["std"], "mae")
+        print(f"MAE {mae} ± {std} {target['unit']} (standard deviation over {summary['folds']} trainings)")
+    print(f"records: {runs / parsed.name}")
+
+
+def sweep(
+    config: Annotated[Path, typer.Argument(help="YAML file of the search.", metavar="SWEEP.yaml")],
+    store: StoreOption = None,
+    runs: RunsOption = Path("runs"),
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Search for the numbers with the lowest validation error; writes the best as a configuration for `train`.
+
+    Example: deepergatgnn sweep training/recipes/sweeps/example.yaml
+    """
+    from training.sweep import Trial
+    from training.sweep import sweep as search
+    from training.sweep_config import read_sweep
+
+    parsed, base = read_sweep(config)
+
+    def finished(trial: Trial) -> None:
+        error = "stopped early" if trial.error is None else f"validation MAE {trial.error:.4f} sd"
+        said = ", ".join(f"{place} {value}" for place, value in trial.parameters.items())
+        print(f"trial {trial.number + 1}/{parsed.trials}: {error}; {said}", file=sys.stderr, flush=True)
+
+    result = search(
+        parsed,
+        base,
+        open_store(store),
+        runs,
+        device=device_named(device),
+        report=_report,
+        finished=finished,
+        track=_tracking(None, quiet=as_json),
+    )
+    if as_json:
+        print(json.dumps(result))
+        return
+    best = result["best"]
+    order = sorted(result["trials"], key=lambda trial: trial["validation_mae_sd"] or float("inf"))
+    rows = [[_figure(trial, "validation_mae_sd"), *map(str, trial["parameters"].values())] for trial in order]
+    print_table([["validation MAE, sd", *best["parameters"]], *rows])
+    print(f"best: deepergatgnn train {best['config']}")
+
+
+def _report(epoch: "Epoch") -> None:
+    print(
+        f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, validation MAE {epoch.validation_mae:.4f} sd"
+        f"{' (best)' if epoch.best else ''}, {epoch.seconds:.1f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _tracking(epochs: int | None, *, quiet: bool) -> "Track":
+    """A progress bar for the batches of an epoch, on a terminal only."""
+    from tqdm import tqdm
+
+    from training.batches import Batches
+
+    quiet = quiet or not sys.stderr.isatty() or os.environ.get("LOCAL_RANK", "0") != "0"
+
+    def track(batches: Batches, epoch: int, total: int) -> Batches:
+        label = f"epoch {epoch + 1}" + (f"/{epochs}" if epochs else "")
+        return tqdm(batches, label, total, leave=False, disable=quiet)
+
+    return track
+
+
+def _figure(figures: dict[str, Any], name: str) -> str:
+    value = figures.get(name)
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if name.startswith("coverage") else f"{value:.4f}"

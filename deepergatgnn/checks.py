@@ -1,0 +1,31 @@
+"""Ranges of numbers in configurations that are plain dataclasses, so that reading them needs no library."""
+
+import math
+
+
+def check_range(
+    name: str,
+    value: float,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Refuse a number that is outside its range or not finite.
+
+    Raises:
+        ValueError: with the name, the number and the range.
+    """
+    wanted = [
+        f"{word} {limit:g}"
+        for word, limit, holds in (
+            ("at least", least, least is None or value >= least),
+            ("above", above, above is None or value > above),
+            ("at most", most, most is None or value <= most),
+            ("below", below, below is None or value < below),
+        )
+        if limit is not None and not holds
+    ]
+    if wanted or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, it must be {' and '.join(wanted) or 'finite'}")

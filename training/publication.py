@@ -1,0 +1,251 @@
+"""Trained networks → a version in the store: calibration, domain, test, card."""
+
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deepergatgnn.artifact import CARD, MANIFEST, digest
+from deepergatgnn.crystal_graph import CrystalGraph
+from deepergatgnn.intervals import unscale
+from deepergatgnn.manifest import Golden, Manifest, Provenance, Target
+from deepergatgnn.network import DeeperGATGNN
+from deepergatgnn.predictor import Predictor
+from deepergatgnn.weights import pack_weights
+from model_store import ModelStore
+from training.assembly import Assembly
+from training.calibration import Said, fit_intervals
+from training.card import render_card
+from training.config import TrainingConfig
+from training.domain import distances, fit_domain
+from training.evaluation import Figures, Scored, errors, finite, measure
+from training.loop import outputs
+from training.report import draw_report
+from training.state import Progress
+
+GOLDEN_CRYSTALS = 3
+DOMAIN_CRYSTALS = 10_000  # of the training part, evenly spread: enough for the covariance of their vectors
+PACKAGES = ("deepergatgnn", "torch", "torch-geometric", "pymatgen-core", "numpy")
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """What the networks say of some crystals of which the truth is known.
+
+    Shapes:
+        outputs, log_spreads: [members, n], for one target.
+        vectors: [n, F], of the first member.
+        truth: [n], in the target's unit.
+        scaled: [n], in the networks' units.
+    """
+
+    graphs: Sequence[CrystalGraph]
+    outputs: NDArray[np.float64]
+    log_spreads: NDArray[np.float64]
+    vectors: Tensor
+    truth: NDArray[np.float64]
+    scaled: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """A version that is not in a store yet.
+
+    Attributes:
+        manifest: complete, with the errors of the test part.
+        files: all but the manifest, by name.
+        rows: of the test part that score the target.
+        scored: what was predicted for them.
+    """
+
+    manifest: Manifest
+    files: dict[str, bytes]
+    rows: NDArray[np.int64]
+    scored: Scored
+
+
+def publish(
+    config: TrainingConfig,
+    assembly: Assembly,
+    networks: Sequence[DeeperGATGNN],
+    progress: Sequence[Progress],
+    index: int,
+    store: ModelStore,
+    device: torch.device,
+    *,
+    plots: bool = True,
+    cross_validation: Figures | None = None,
+) -> Manifest:
+    """Calibrate, score and publish the networks for one of their targets; arguments as of `build_version`."""
+    number = config.version or store.next_version(config.targets[index].model)
+    version = build_version(
+        config, assembly, networks, progress, index, number, device, plots=plots, cross_validation=cross_validation
+    )
+    document = version.manifest.model_dump_json(indent=2).encode() + b"\n"
+    store.publish(version.manifest.name, number, {MANIFEST: document} | version.files)
+    return version.manifest
+
+
+def build_version(
+    config: TrainingConfig,
+    assembly: Assembly,
+    networks: Sequence[DeeperGATGNN],
+    progress: Sequence[Progress],
+    index: int,
+    number: str,
+    device: torch.device,
+    *,
+    plots: bool = False,
+    cross_validation: Figures | None = None,
+) -> Version:
+    """Calibrate and score the networks for one of their targets.
+
+    Args:
+        config: of the run.
+        assembly: its data.
+        networks: trained members.
+        progress: of each member.
+        index: of the target.
+        number: of the version.
+        device: where to compute.
+        plots: whether to draw the images that lie beside the card.
+        cross_validation: what the configuration came to over folds, for the card.
+    """
+    target, scaler = config.targets[index], assembly.scalers[index]
+    members = [single_target(network, index).to(device) for network in networks]
+
+    def ask(rows: NDArray[np.int64]) -> _Said:
+        known = rows[np.isfinite(assembly.truth[rows, index])]
+        graphs = [assembly.dataset.graphs[row] for row in known]
+        answers = [outputs(member, graphs, device) for member in members]
+        return _Said(
+            graphs=graphs,
+            outputs=np.stack([answer.values[:, 0].double().numpy() for answer in answers]),
+            log_spreads=np.stack([answer.log_spreads[:, 0].double().numpy() for answer in answers]),
+            vectors=answers[0].crystal_vectors,
+            truth=assembly.truth[known, index],
+            scaled=assembly.scaled[known, index].astype(np.float64),
+        )
+
+    validation, held_out = ask(assembly.split.validation), ask(assembly.split.calibration)
+    rows = assembly.split.train[np.isfinite(assembly.truth[assembly.split.train, index])]
+    training = [assembly.dataset.graphs[row] for row in rows]
+    some = training[:: -(-len(training) // DOMAIN_CRYSTALS)]
+    domain, arrays = fit_domain(training, outputs(members[0], some, device).crystal_vectors, held_out.vectors)
+
+    def known(said: _Said) -> Said:
+        scores = distances(said.vectors, arrays) / domain.distance_limit
+        return said.log_spreads, said.outputs, scores, said.scaled
+
+    manifest = Manifest(
+        name=target.model,
+        version=number,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        network=members[0].config,
+        graph=members[0].graph,
+        target=Target(
+            property=target.property or target.key, key=target.key, unit=target.unit, description=target.description
+        ),
+        scaler=scaler,
+        members=len(members),
+        calibration=fit_intervals(known(validation), known(held_out)),
+        domain=domain,
+        metrics={"validation": finite(errors(unscale(validation.outputs.mean(axis=0), scaler), validation.truth))},
+        golden=(),
+        provenance=_provenance(config, assembly, progress, device),
+        parameters=sum(parameter.numel() for member in members for parameter in member.parameters()),
+        files={},
+    )
+    predictor = Predictor(manifest, members, arrays, device)
+    manifest = manifest.model_copy(update={"golden": _golden(assembly, predictor)})
+    # The only place that touches the test part, after all choices are made.
+    rows = scoring_rows(config, assembly, index)
+    graphs = [assembly.dataset.graphs[row] for row in rows]
+    scored = Scored(graphs, predictor.predict_graphs(graphs), assembly.truth[rows, index])
+    manifest = manifest.model_copy(update={"metrics": manifest.metrics | measure(scored, "test")})
+    if cross_validation:
+        metrics = manifest.metrics | {"cross_validation": cross_validation}
+        manifest = manifest.model_copy(update={"metrics": metrics})
+    images = draw_report(scored, manifest, members[0], progress, device) if plots else {}
+    manifest, files = seal(manifest, pack_weights(members, arrays) | images)
+    return Version(manifest, files, rows, scored)
+
+
+def seal(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Manifest, dict[str, bytes]]:
+    """Add the card to the files of a version, and the digests of all of them to its manifest."""
+    manifest = manifest.model_copy(update={"files": {name: digest(files[name]) for name in files if name != CARD}})
+    files = {**files, CARD: render_card(manifest).encode()}
+    return manifest.model_copy(update={"files": manifest.files | {CARD: digest(files[CARD])}}), files
+
+
+def scoring_rows(config: TrainingConfig, assembly: Assembly, index: int) -> NDArray[np.int64]:
+    """Rows of the test part that score a target."""
+    rows: NDArray[np.int64] = assembly.split.test[np.isfinite(assembly.truth[assembly.split.test, index])]
+    if (field := config.targets[index].test_field) is None:
+        return rows
+    folds = assembly.dataset.fields[field]
+    return np.array([row for row in rows if folds[row] == config.split.test_fold], dtype=np.int64)
+
+
+def single_target(network: DeeperGATGNN, index: int) -> DeeperGATGNN:
+    """The same network with one output: the heads' rows of one target."""
+    config = {**vars(network.config), "targets": 1}
+    single = DeeperGATGNN(type(network.config)(**config), network.graph)
+    state = {key: value.cpu().clone() for key, value in network.state_dict().items()}
+    state |= {key: value[index : index + 1] for key, value in state.items() if key.startswith(("head.", "spread."))}
+    single.load_state_dict(state)
+    return single.eval()
+
+
+def _golden(assembly: Assembly, predictor: Predictor) -> tuple[Golden, ...]:
+    """The smallest crystals of the validation part, with the values just computed."""
+    dataset = assembly.dataset
+    rows = sorted(assembly.split.validation, key=lambda row: (dataset.graphs[row].n_atoms, row))[:GOLDEN_CRYSTALS]
+    answers = predictor.predict_graphs([dataset.graphs[row] for row in rows])
+    return tuple(
+        Golden(**vars(dataset.cells[row]), value=answer.value) for row, answer in zip(rows, answers, strict=True)
+    )
+
+
+def _provenance(
+    config: TrainingConfig, assembly: Assembly, progress: Sequence[Progress], device: torch.device
+) -> Provenance:
+    dataset = assembly.dataset
+    refused: dict[str, int] = {}
+    for refusal in dataset.refused:
+        refused[refusal.code] = refused.get(refusal.code, 0) + 1
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return Provenance(
+        dataset=dataset.name,
+        dataset_sha256=dataset.sha256,
+        source=config.source,
+        licence=config.licence,
+        split=config.split.record() | assembly.notes,
+        rows=assembly.split.sizes(),
+        refused=refused,
+        seed=config.seed,
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        config=config.model_dump(mode="json"),
+        epochs=max(each.epoch for each in progress),
+        best_epoch=progress[0].best_epoch,
+        seconds=round(sum(each.seconds for each in progress), 1),
+        hardware=f"{name}, {torch.get_num_threads()} threads",
+        packages={name: _installed(name) for name in PACKAGES},
+    )
+
+
+def _installed(name: str) -> str:
+    try:
+        return installed_version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,152 @@
+"""extxyz files and ASE databases, through ASE. Its old formats, which are pickles, are never read."""
+
+import hashlib
+import itertools
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from deepergatgnn.errors import ConfigError, StructureError
+from deepergatgnn.structures import Crystal, read_structure
+from training.prepared import Refusal
+from training.readers.columns import Record, dataset_of, id_column, is_empty
+from training.readers.rows import Dataset, optional
+from training.readers.structures import crystal_of
+
+XYZ_SUFFIXES: Final = (".extxyz", ".xyz")
+DATABASE_SUFFIXES: Final = (".db",)
+_REMEDY: Final = "pip install deepergatgnn[ase]"
+_NOT_INFO: Final = {"lattice", "properties", "pbc"}
+_PERIODIC: Final = 3  # directions
+
+
+def read_extxyz_frames(path: Path, name: str) -> Dataset:
+    """Read a file of frames; what its comment lines say of a frame are its columns.
+
+    Raises:
+        ConfigError: without ASE, or if the file is no text.
+    """
+    parse = optional("ase.io.extxyz", _REMEDY).key_val_str_to_dict
+    content = path.read_bytes()
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not extxyz: {error}") from None
+    sources: list[str | Refusal] = []
+    infos: list[dict[str, Any]] = []
+    for count, frame in enumerate(_frames(lines), start=1):
+        try:
+            info = parse(frame[1]) if frame[0].strip().isdecimal() and len(frame) > 1 else {}
+        except Exception as error:  # noqa: BLE001 - ASE's parser raises what its authors did not foresee
+            said = f"The comment line of frame {count} cannot be read ({error}): write key=value pairs."
+            sources.append(Refusal(str(count), "unreadable", said))
+            infos.append({})
+        else:
+            sources.append("\n".join(frame))
+            infos.append({key: value for key, value in info.items() if key.lower() not in _NOT_INFO})
+    made = _records("frame", sources, infos)
+    return dataset_of(name, hashlib.sha256(content).hexdigest(), made, lambda text: crystal_of(text, "extxyz"))
+
+
+def read_ase_database(path: Path, name: str) -> Dataset:
+    """Read an ASE database of SQLite; its key-value pairs and its energy are the columns.
+
+    Raises:
+        ConfigError: without ASE, or if the file is no such database.
+    """
+    connect = optional("ase.db.core", _REMEDY).connect
+    content = path.read_bytes()
+    _check_database(path)
+    sources, infos = [], []
+    try:
+        with connect(path, type="db", create_indices=False, use_lock_file=False) as database:
+            for row in database.select():
+                info = dict(row.key_value_pairs)
+                if (energy := row.get("energy")) is not None:
+                    info.setdefault("energy", energy)
+                sources.append((row.cell, row.numbers, row.positions, row.pbc))
+                infos.append(info)
+    except Exception as error:  # noqa: BLE001 - so does its database
+        raise ConfigError(f"{path} is a damaged or too old ASE database ({error}): write it anew with ASE") from None
+    made = _records("row", sources, infos)
+    return dataset_of(name, hashlib.sha256(content).hexdigest(), made, lambda source: _crystal(*source))
+
+
+def crystal_of_ase_json(document: Mapping[str, Any]) -> Crystal:
+    """Read the first structure of what `ase.io.write("name.json", atoms)` writes.
+
+    Raises:
+        StructureError: as `read_structure`.
+        ConfigError: without ASE.
+    """
+    decode = optional("ase.io.jsonio", _REMEDY).decode
+    try:
+        decoded = decode(json.dumps(document))
+        atoms = decoded[decoded["ids"][0]]
+        cell, numbers, positions, pbc = (atoms[key] for key in ("cell", "numbers", "positions", "pbc"))
+    except Exception as error:
+        raise StructureError("unreadable", "The JSON is of ASE and not whole: write it anew.") from error
+    return _crystal(cell, numbers, positions, pbc)
+
+
+def _crystal(cell: Any, numbers: Any, positions: Any, pbc: Any) -> Crystal:
+    symbols = optional("ase.data", _REMEDY).chemical_symbols
+    periodic = int(np.sum(np.broadcast_to(pbc, _PERIODIC)))
+    known = range(len(symbols))
+    return read_structure(
+        {
+            "lattice_vectors": np.asarray(cell).tolist(),
+            "cartesian_site_positions": np.asarray(positions).tolist(),
+            "species_at_sites": [symbols[n] if n in known else f"Z={n}" for n in np.asarray(numbers).tolist()],
+            "nperiodic_dimensions": periodic,
+        }
+    )
+
+
+def _frames(lines: Sequence[str]) -> Iterator[list[str]]:
+    """Part a file by the counts of its frames; what follows a line that is no count is one last, unreadable frame."""
+    start = 0
+    while start < len(lines):
+        if not (word := lines[start].strip()):
+            start += 1
+            continue
+        end = start + 2 + int(word) if word.isdecimal() else len(lines)
+        yield list(lines[start:end])
+        start = end
+
+
+def _ids(infos: Sequence[dict[str, Any]]) -> list[str]:
+    """Ids that the frames name, taken out of their columns, if no two share one; else their numbers.
+
+    Frames of one trajectory are often named after their crystal alone.
+    """
+    names = list(dict.fromkeys(itertools.chain.from_iterable(infos)))
+    column = id_column(names)
+    if column is not None:
+        found = [info.get(column) for info in infos]
+        if not any(map(is_empty, found)) and len(set(map(str, found))) == len(found):
+            return [str(info.pop(column)) for info in infos]
+    return [str(count) for count in range(1, len(infos) + 1)]
+
+
+def _records(what: str, sources: Sequence[Any], infos: Sequence[dict[str, Any]]) -> list[Record]:
+    return [
+        Record(row_id, f"{what} {count}", source, info)
+        for count, (row_id, source, info) in enumerate(zip(_ids(infos), sources, infos, strict=True), start=1)
+    ]
+
+
+def _check_database(path: Path) -> None:
+    """ASE would lay its tables into any other database; and into a file that is none."""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            known = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone()
+    except sqlite3.Error as error:
+        raise ConfigError(f"{path} is not an ASE database of SQLite: {error}") from None
+    if known is None:
+        raise ConfigError(f"{path} is not an ASE database of SQLite: it has no table `systems`")

@@ -1,0 +1,86 @@
+"""One cell of a table, or one file of a folder, to a crystal."""
+
+import json
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, Final
+
+from deepergatgnn.errors import StructureError
+from deepergatgnn.structures import Crystal, StructureFormat, read_structure
+
+_FORMATS: Final[dict[str, StructureFormat]] = {
+    ".cif": "cif",
+    ".vasp": "poscar",
+    ".poscar": "poscar",
+    ".xyz": "extxyz",
+    ".extxyz": "extxyz",
+    ".json": "json",
+}
+SUFFIXES: Final = tuple(_FORMATS)
+VASP_NAMES: Final = ("POSCAR", "CONTCAR")
+
+
+def format_of(name: str) -> StructureFormat | None:
+    """The format that a file name promises; None if it promises no structure."""
+    if found := _FORMATS.get(PurePath(name).suffix.lower()):
+        return found
+    return "poscar" if name.upper().startswith(VASP_NAMES) else None
+
+
+def crystal_of(source: Any, format: StructureFormat = "auto") -> Crystal:  # noqa: A002 - as `read_structure` has it
+    """Read the structure in a cell.
+
+    Args:
+        source: text of a CIF, POSCAR, extxyz or JSON file; an object of pymatgen, its `as_dict()`, an OPTIMADE
+            structure, plain arrays, JARVIS `atoms`; or JSON text of those or of ASE.
+        format: of a text.
+
+    Raises:
+        StructureError: for whatever is not an ordered, finite crystal of known elements.
+    """
+    if hasattr(source, "as_dict"):
+        source = source.as_dict()
+    if isinstance(source, str | bytes) and format in ("auto", "json"):
+        source = _object(source)
+    if isinstance(source, Mapping):
+        if "lattice_mat" in source:
+            return _jarvis(source)
+        if "nextid" in source and "ids" in source:
+            from training.readers.frames import crystal_of_ase_json  # noqa: PLC0415 - that module reads cells too
+
+            return crystal_of_ase_json(source)
+        return read_structure(source)
+    if isinstance(source, str | bytes):
+        return read_structure(source, format)
+    if source is None:
+        raise StructureError("no_structure", "The row has no structure: fill its cell.")
+    raise StructureError("unreadable", f"The structure is a {type(source).__name__}: give text or an object.")
+
+
+def _object(text: str | bytes) -> Any:
+    """The object that a JSON text holds; the text itself where it is something else."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return found if isinstance(found, Mapping) else text
+
+
+def _jarvis(atoms: Mapping[str, Any]) -> Crystal:
+    """Read what JARVIS calls atoms: lattice_mat, coords, elements, cartesian."""
+    if atoms.get("cartesian"):
+        return read_structure(
+            {
+                "lattice_vectors": atoms["lattice_mat"],
+                "cartesian_site_positions": atoms.get("coords"),
+                "species_at_sites": _stripped(atoms),
+            }
+        )
+    return read_structure(
+        {"lattice": atoms["lattice_mat"], "species": _stripped(atoms), "frac_coords": atoms.get("coords")}
+    )
+
+
+def _stripped(atoms: Mapping[str, Any]) -> Any:
+    elements = atoms.get("elements")
+    return [str(element).strip() for element in elements] if isinstance(elements, list | tuple) else elements

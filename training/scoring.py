@@ -1,0 +1,106 @@
+"""A version scored on any data set."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepergatgnn.errors import ConfigError
+from deepergatgnn.predictor import Predictor
+from training.cache import prepared_dataset
+from training.evaluation import Scored, by_element, by_size, by_width, summarise
+from training.prepared import PreparedDataset, Refusal
+
+MAIN = ("mae", "rmse", "r2", "coverage_90", "mean_width_90", "mae_flagged", "mae_unflagged")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredDataset(Scored):
+    """A version's predictions for the rows of a data set that have the target.
+
+    Attributes:
+        target: column of the truth.
+        ids: of the rows [n], in file order.
+        refused: rows without a graph.
+    """
+
+    target: str
+    ids: list[str]
+    refused: tuple[Refusal, ...]
+
+
+def score(predictor: Predictor, dataset_name: str, target: str | None, where: str | None) -> ScoredDataset:
+    """Predict the rows of a data set that have a number in the target.
+
+    Args:
+        predictor: the loaded version.
+        dataset_name: a bundled set, a set of the data folder, or a path.
+        target: column of `targets`; the one it was trained on, if None.
+        where: FIELD=VALUE, only the rows with that value in that column; all, if None.
+
+    Raises:
+        ConfigError: if there is no such data set, no such target, or no row left.
+    """
+    key = target or predictor.manifest.target.key
+    prepared = prepared_dataset(dataset_name, predictor.manifest.graph)
+    if not len(prepared):
+        detail = f"all {len(prepared.refused)} rows were refused, the first {prepared.refused[-1].detail!r}"
+        raise ConfigError(f"{prepared.name}: {detail if prepared.refused else 'there are no rows'}")
+    truth = prepared.values([key])[:, 0]
+    rows = np.flatnonzero(np.isfinite(truth) & _selected(prepared, where)).tolist()
+    if not rows:
+        condition = f" and {where}" if where else ""
+        raise ConfigError(f"{prepared.name} has no row with a number in target {key!r}{condition}")
+    graphs = [prepared.graphs[row] for row in rows]
+    return ScoredDataset(
+        graphs=graphs,
+        predictions=predictor.predict_graphs(graphs),
+        truth=truth[rows],
+        target=key,
+        ids=[prepared.ids[row] for row in rows],
+        refused=prepared.refused,
+    )
+
+
+def _selected(prepared: PreparedDataset, where: str | None) -> NDArray[np.bool_]:
+    if where is None:
+        return np.ones(len(prepared), dtype=bool)
+    field, _, value = where.partition("=")
+    column = prepared.fields.get(field, [None] * len(prepared))
+    return np.array([found is not None and str(found) == value for found in column], dtype=bool)
+
+
+def evaluate(predictor: Predictor, dataset_name: str, target: str | None, where: str | None) -> dict[str, Any]:
+    """Score a version on a data set.
+
+    Args:
+        predictor: the loaded version.
+        dataset_name: a bundled set, a set of the data folder, or a path.
+        target: column of `targets`; the one it was trained on, if None.
+        where: FIELD=VALUE, only the rows with that value in that column; all, if None.
+
+    Returns:
+        The object of `deepergatgnn evaluate --json`; figures that do not exist are None.
+
+    Raises:
+        ConfigError: as `score`.
+    """
+    scored, manifest = score(predictor, dataset_name, target, where), predictor.manifest
+    figures = {name: value if np.isfinite(value) else None for name, value in summarise(scored).items()}
+    counts = {name: round(figures.pop(name) or 0) for name in ("n", "flagged")}
+    return {
+        "model": manifest.name,
+        "version": manifest.version,
+        "target": scored.target,
+        "unit": manifest.target.unit,
+        **counts,
+        **{name: figures.pop(name) for name in MAIN},
+        "refused": [{"id": refusal.id, "code": refusal.code} for refusal in scored.refused],
+        "figures": {
+            **figures,
+            "by_element": by_element(scored),
+            "by_size": by_size(scored),
+            "by_width": by_width(scored),
+        },
+    }

@@ -1,0 +1,107 @@
+"""What a run's members are trained with: from its configuration and data, or from a folder prepared before."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from deepergatgnn.errors import ConfigError
+from deepergatgnn.manifest import Scaler
+from deepergatgnn.network import DeeperGATGNN
+from deepergatgnn.weights import load_artifact
+from model_store import ModelStore
+from training.assembly import Assembly
+from training.cached import TASK, CachedRun, read_run, write_run
+from training.config import TrainingConfig
+from training.member import TrainingTask
+from training.splits import PARTS, Split
+
+
+def training_task(config: TrainingConfig, assembly: Assembly, store: ModelStore) -> TrainingTask:
+    """All that decides the weights of the members.
+
+    Args:
+        config: of the run.
+        assembly: its data.
+        store: where the version is that `config.start` names.
+
+    Raises:
+        ConfigError: if that version has another network or featuriser.
+    """
+    return TrainingTask(
+        name=config.name,
+        network=config.network,
+        graph=config.graph,
+        optimization=config.optimization,
+        weights=tuple(target.weight for target in config.targets),
+        seed=config.seed,
+        fingerprints=tuple(assembly.fingerprint(config, member) for member in range(config.members)),
+        starts=() if config.start is None else _starts(config, store, config.start),
+        training=assembly.examples(assembly.split.train),
+        validation=assembly.examples(assembly.split.validation),
+    )
+
+
+def save_run(config: TrainingConfig, assembly: Assembly, store: ModelStore, folder: Path) -> None:
+    """Write a folder to train from, whole or not at all; one written before is replaced.
+
+    Raises:
+        ConfigError: if the folder holds something else.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / TASK).exists())):
+        raise ConfigError(f"{folder} holds something else: name a new folder")
+    task = training_task(config, assembly, store)
+    parts = {part: getattr(assembly.split, part) for part in PARTS}
+    record = {"scalers": [scaler.model_dump() for scaler in assembly.scalers], "notes": assembly.notes}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(".part", f".{folder.name}.", folder.parent))
+    try:
+        write_run(temporary, CachedRun(task, assembly.dataset, parts, assembly.scaled, record))
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(temporary, folder)  # noqa: PTH104
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_run(config: TrainingConfig, folder: Path) -> Assembly:
+    """The data of a run from a folder that was prepared for it.
+
+    Raises:
+        ConfigError: if the folder is damaged, or of another configuration.
+    """
+    found = read_run(folder)
+    truth = found.dataset.values([target.key for target in config.targets])
+    assembly = Assembly(
+        dataset=found.dataset,
+        split=Split(**found.parts),
+        truth=np.where(np.isfinite(found.scaled), truth, np.nan),
+        scalers=tuple(Scaler(**scaler) for scaler in found.record["scalers"]),
+        scaled=found.scaled,
+        notes=found.record["notes"],
+    )
+    if found.task.fingerprints[0] != assembly.fingerprint(config, 0):
+        raise ConfigError(f"{folder} was prepared for another configuration: prepare it again for this one")
+    return assembly
+
+
+def _starts(config: TrainingConfig, store: ModelStore, reference: str) -> tuple[dict[str, Tensor], ...]:
+    """The weights of the members of a published version, all but their heads."""
+    manifest, others, _ = load_artifact(store.folder(reference))
+    ours = DeeperGATGNN(config.network, config.graph).state_dict()
+    starts = [{key: value for key, value in other.state_dict().items() if not _is_head(key)} for other in others]
+    wanted = {key: value.shape for key, value in ours.items() if not _is_head(key)}
+    if manifest.graph != config.graph or any({k: v.shape for k, v in start.items()} != wanted for start in starts):
+        raise ConfigError(
+            f"start: {reference} has another network or featuriser: take its sizes, "
+            f"{manifest.network.layers} layers of {manifest.network.channels} channels"
+        )
+    return tuple(starts)
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith(("head.", "spread."))
