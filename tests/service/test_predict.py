@@ -8,6 +8,8 @@ import httpx
 import pytest
 from pymatgen.core import Structure
 
+from model_store import ModelStore
+
 CIF = Path("examples/ZrO2.cif").read_text("utf-8")
 POSCAR = Path("examples/ZnO.POSCAR").read_text("utf-8")
 
@@ -29,9 +31,10 @@ def test_answer_has_the_form_of_the_contract(client: httpx.Client) -> None:
     assert (answer["formula"], answer["reduced_formula"], answer["n_atoms"]) == ("Zr4O8", "ZrO2", 12)
     assert answer["n_edges"] >= 12 * 12
     assert answer["warnings"] == []
-    assert {p["model"] for p in answer["predictions"]} == {"bulk-modulus", "shear-modulus"}
+    store = ModelStore()
+    assert {p["model"] for p in answer["predictions"]} == set(store.names())
     for prediction in answer["predictions"]:
-        assert prediction["unit"] == "log10(GPa)"
+        assert prediction["unit"] == store.manifest(prediction["model"]).target.unit
         assert prediction["interval"]["level"] == 0.9
         assert prediction["interval"]["low"] < prediction["value"] < prediction["interval"]["high"]
         assert prediction["domain"]["in_domain"] == (not prediction["domain"]["reasons"])

@@ -1,0 +1,77 @@
+"""Does the default configuration train well, untuned, on every set? Nothing is given but the data and the target.
+
+    DEEPERGATGNN_DATA=... python -m benchmarks.defaults [--quick] [--most ROWS] [--set NAME ...]
+
+Every data set at hand with at most `--most` rows, its first column of targets, a random split with seed 0, every other
+option at its default. The last line is one JSON object: for each set the rows, the test error, that of the median of
+the training part, their ratio, the coverage of the 90 % intervals, and the minutes on one thread.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.timing import parser
+from deepergatgnn.crystal_graph import GraphConfig
+from deepergatgnn.errors import DeeperGATGNNError
+from model_store import ModelStore
+from training.assembly import assemble
+from training.cache import prepared_dataset
+from training.config import TrainingConfig
+from training.datasets import known_datasets
+from training.run import run
+
+
+def train_on(name: str, key: str, epochs: int | None) -> dict[str, object]:
+    """One set with the defaults."""
+    document = {"name": "defaults", "data": name, "targets": [{"model": "property", "key": key, "unit": "?"}]}
+    config = TrainingConfig.model_validate(document | ({"optimization": {"epochs": epochs}} if epochs else {}))
+    with tempfile.TemporaryDirectory() as folder:
+        store = ModelStore(Path(folder) / "store")
+        [manifest] = run(
+            config, store, Path(folder) / "runs", device=torch.device("cpu"), report=lambda _: None, plots=False
+        )
+    assembly = assemble(config)
+    truth = assembly.truth[assembly.split.test, 0]
+    median = float(np.nanmean(np.abs(truth - np.nanmedian(assembly.truth[assembly.split.train, 0]))))
+    test = manifest.metrics["test"]
+    return {
+        "target": key,
+        "rows": len(assembly.dataset),
+        "mae": round(test["mae"], 5),
+        "mae_median": round(median, 5),
+        "ratio": round(test["mae"] / median, 3),
+        "coverage_90": round(test["coverage_90"], 3),
+        "best_epoch": manifest.provenance.best_epoch,
+        "minutes": round(manifest.provenance.seconds / 60, 1),
+    }
+
+
+def main() -> None:
+    """Sets in the order of their size."""
+    options = parser(__doc__)
+    options.add_argument("--most", type=int, default=2000, help="rows of the largest set")
+    options.add_argument("--set", action="append", default=[], help="this set only, repeatable")
+    given = options.parse_args()
+    torch.set_num_threads(1)
+    report: dict[str, object] = {}
+    sizes = []
+    for name in given.set or known_datasets():
+        dataset = prepared_dataset(name, GraphConfig())
+        known = {key: int(np.isfinite(column).sum()) for key, column in dataset.columns.items()}
+        if len(dataset) <= given.most and (keys := [key for key, count in known.items() if count > len(dataset) / 2]):
+            sizes.append((len(dataset), name, keys[0]))
+    for _, name, key in sorted(sizes)[: 1 if given.quick else None]:
+        try:
+            report[name] = train_on(name, key, 2 if given.quick else None)
+        except DeeperGATGNNError as error:
+            report[name] = {"target": key, "failed": str(error)}
+        print(name, json.dumps(report[name]), flush=True)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
