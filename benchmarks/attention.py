@@ -135,6 +135,7 @@ def _without(graph: CrystalGraph, gone: NDArray[np.int64]) -> CrystalGraph:
         multiplicities=graph.multiplicities[kept],
         counts=graph.counts[edges],
         classes=np.arange(kept.sum(), dtype=np.int32),
+        surroundings=graph.surroundings[kept],
     )
 
 
