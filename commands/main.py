@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commands import datasets, evaluation, experiments, models, predict, serve, train
+from commands import datasets, evaluation, experiments, keys, models, predict, serve, train
 from deepergatgnn import __version__
 from deepergatgnn.errors import ConfigError, DeeperGATGNNError, ModelNotFoundError, StructureError
 
@@ -44,6 +44,7 @@ app.command("serve")(serve.serve)
 app.command("worker")(serve.worker)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

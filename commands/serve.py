@@ -25,10 +25,11 @@ def serve(
 
     Example: deepergatgnn serve --port 8000
     """
+    from service.authentication import Keys
     from service.supervisor import run
 
     settings = _settings(host=host, port=port, model_store=store)
-    if not settings.api_keys:
+    if not Keys.of(settings):
         print("no API keys: listening on this machine only", flush=True)
     run(settings, workers, lambda address: print(f"ready on {address}", flush=True))
 

@@ -1,7 +1,9 @@
 """A checkpoint on disk: manifest, weights of each member, card, plots. The kernel's only file I/O, without torch.
 
 `model.safetensors` holds the first network and the domain score's arrays, `model-2.safetensors` the second network of
-an ensemble, and so on; `card.md` may show images that lie beside it.
+an ensemble, and so on; `card.md` may show images that lie beside it. The manifest has the sha256 of each of these; its
+own is in `VERSION.sha256` beside the folder, as `sha256sum` writes it. A folder without one, as copies and the oldest
+versions have none, is read too.
 
 Nothing else is ever read as a model: no pickle, no code. `weights` makes a network of what is read here.
 """
@@ -46,14 +48,40 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def seal_path(folder: Path) -> Path:
+    """Where the sha256 of a manifest is."""
+    whole = folder.resolve()
+    return whole.with_name(f"{whole.name}.sha256")
+
+
+def seal(folder: Path, manifest: bytes) -> str:
+    """What is to be there."""
+    return f"{digest(manifest)}  {folder.resolve().name}/{MANIFEST}\n"
+
+
+def _check_seal(folder: Path, manifest: bytes) -> None:
+    try:
+        found = seal_path(folder).read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ArtifactError(f"{folder.name}.sha256 cannot be read: {error.strerror}") from None
+    if found != seal(folder, manifest).encode():
+        raise ArtifactError(
+            f"{folder.name}/{MANIFEST} does not have the sha256 of {folder.name}.sha256: fetch both again"
+        )
+
+
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check a manifest alone; needs the folder's JSON only.
+    """Read and check a manifest alone; needs the folder's JSON, and its sha256 beside the folder if there is one.
 
     Raises:
-        ArtifactError: if it is missing, damaged, or of an unknown schema or architecture.
+        ArtifactError: if it is missing, altered, damaged, or of an unknown schema or architecture.
     """
     try:
-        document = json.loads((folder / MANIFEST).read_bytes())
+        content = (folder / MANIFEST).read_bytes()
+        _check_seal(folder, content)
+        document = json.loads(content)
     except FileNotFoundError:
         raise ArtifactError(f"{folder.name} has no {MANIFEST}: this is not a checkpoint folder") from None
     except OSError as error:

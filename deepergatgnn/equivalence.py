@@ -76,8 +76,10 @@ def _kinds(graph: CrystalGraph) -> tuple[NDArray[np.int64], int]:
     """What a node is before any message: its element and the angles around it."""
     if not graph.surroundings.shape[1]:
         return _renumbered(graph.atomic_numbers)
-    rows = np.column_stack([graph.atomic_numbers, graph.surroundings])
-    return _renumbered(np.unique(rows, axis=0, return_inverse=True)[1].ravel())
+    hashes = _mixed(graph.atomic_numbers.astype(np.uint64))
+    for angle in (graph.surroundings + np.float32(0)).view(np.uint32).T:  # the bits of a number; -0 becomes 0
+        hashes = _mixed(hashes ^ angle)
+    return _renumbered(hashes)
 
 
 def _renumbered(values: NDArray[np.int64] | NDArray[np.uint64]) -> tuple[NDArray[np.int64], int]:

@@ -164,6 +164,11 @@ class Manifest(_Record):
     parameters: int
     files: dict[str, str]
 
+    @property
+    def reference(self) -> str:
+        """NAME@VERSION."""
+        return f"{self.name}@{self.version}"
+
     @model_validator(mode="after")
     def _one_target(self) -> Self:
         if self.network.targets != 1:

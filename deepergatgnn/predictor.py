@@ -96,6 +96,11 @@ class Predictor:
         """Compute with what `compiled` returned from now on."""
         self._forwards = forwards
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it computes with compiled networks."""
+        return self._forwards is not self.networks
+
     def predict_structure(self, crystal: HasCell) -> Prediction:
         """Predict one crystal.
 

@@ -1,4 +1,7 @@
-"""The folder of checkpoints: `NAME/VERSION/` immutable, `NAME/production` one line. Needs no torch."""
+"""The folder of checkpoints: `NAME/VERSION/` immutable, `NAME/VERSION.sha256` and `NAME/production` one line each.
+
+Needs no torch.
+"""
 
 import re
 import secrets
@@ -7,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepergatgnn.artifact import MANIFEST, read_manifest, verify_files
+from deepergatgnn.artifact import MANIFEST, read_manifest, seal, seal_path, verify_files
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
 from deepergatgnn.manifest import NAME_PATTERN, VERSION_PATTERN, Manifest
 
@@ -78,6 +81,16 @@ class ModelStore:
         if version not in versions:
             raise ModelNotFoundError(f"model {name!r} has no version in production: promote one of {versions}")
         return version
+
+    def preferred(self, name: str) -> list[str]:
+        """Versions to serve by default, best first: that in production, then those that were before it.
+
+        Raises:
+            ModelNotFoundError: as `production`.
+        """
+        known, history = self.versions(name), self.root / name / HISTORY
+        before = history.read_text("utf-8").split() if history.exists() else []
+        return [version for version in dict.fromkeys([self.production(name), *reversed(before)]) if version in known]
 
     def folder(self, reference: str) -> Path:
         """The folder of NAME (its production version) or NAME@VERSION.
@@ -157,6 +170,7 @@ class ModelStore:
                 if not final.exists():
                     raise
                 raise ArtifactError(f"{name}@{version} was published by another process just now") from None
+            _replace(seal_path(final), seal(final, files[MANIFEST]))
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
         if not (final.parent / PRODUCTION).exists():

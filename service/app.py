@@ -4,22 +4,30 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from deepergatgnn import __version__
 from model_store import ModelStore
-from service.authentication import Keys
+from service import bulk
+from service.authentication import Door, Keys
+from service.cache import ResultCache
 from service.catalogue import Catalogue
+from service.collector import tame_collector
 from service.dispatcher import Dispatcher
 from service.envelope import Envelope
 from service.errors import ServiceError, problem
-from service.parsing import ParsePool
+from service.headers import DOCUMENTS
+from service.parse_pool import ParsePool
+from service.prediction import Oracle
 from service.routes import router
 from service.settings import Settings
+from service.state import State
 
+MIB = 1024 * 1024
 CODES = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 DESCRIPTION = """Properties of crystals with DeeperGATGNN: post a CIF, POSCAR, extxyz or JSON structure; get the value,
 a 90 % interval, whether the crystal is like the training set, the attention of every atom, and each phase's time."""
@@ -32,38 +40,66 @@ def create_app(settings: Settings, broker_url: str) -> FastAPI:
     Args:
         settings: of the service.
         broker_url: of the broker, embedded or not.
+
+    Raises:
+        ConfigError: if the keys of the settings are wrong.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        state = app.state
-        state.settings = settings
-        state.catalogue = Catalogue(ModelStore(settings.model_store))
-        state.pool = ParsePool(settings.parse_processes, settings.parse_timeout_s, settings.parse_memory_mib)
-        state.dispatcher = Dispatcher(settings, broker_url)
+        cache = ResultCache(settings.cache_entries)
+        pool = ParsePool(
+            settings.parse_processes, settings.parse_timeout_s, settings.parse_memory_mib, named=cache.enabled
+        )
+        dispatcher = Dispatcher(settings, broker_url)
+        catalogue = Catalogue(ModelStore(settings.model_store), lambda: dispatcher.loaded)
+        app.state.parts = State(settings, catalogue, dispatcher, Oracle(catalogue, pool, dispatcher, cache))
         try:
-            await state.dispatcher.start()
-            await state.pool.warm()
+            await dispatcher.start()
+            await pool.warm()
+            tame_collector()
             yield
         finally:
-            state.dispatcher.draining = True
-            await state.dispatcher.stop()
-            state.pool.close()
+            dispatcher.draining = True
+            await dispatcher.stop()
+            pool.close()
 
     app = FastAPI(
         title="DeeperGATGNN",
         description=DESCRIPTION,
         version=__version__,
         lifespan=lifespan,
-        dependencies=[Depends(Keys(settings.api_keys).check)],
+        docs_url=None,
+        redoc_url=None,
     )
     app.include_router(router)
-    app.add_middleware(Envelope, max_body=int(settings.max_body_mib * 1024 * 1024))
+    app.include_router(bulk.router)
+    app.add_route("/docs", _show_documents, include_in_schema=False)
+    app.add_middleware(Door, keys=Keys.of(settings), settings=settings)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-Deadline-Ms", "X-Request-ID"],
+            expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
+        )
+    limits = {"/predict/batch": settings.max_bulk_body_mib}
+    app.add_middleware(
+        Envelope,
+        max_body=int(settings.max_body_mib * MIB),
+        others={path: int(limit * MIB) for path, limit in limits.items()},
+    )
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_surprise)
     return app
+
+
+async def _show_documents(_: Request) -> HTMLResponse:
+    """The API documents, in the very text that their Content-Security-Policy was made for."""
+    return HTMLResponse(DOCUMENTS)
 
 
 async def _on_service_error(request: Request, error: Exception) -> JSONResponse:

@@ -1,32 +1,86 @@
-"""What goes into a batch: by edges and nodes, never by count. Pure."""
+"""What goes into a batch: by predicted seconds on the device, never by count. Pure."""
 
 from collections import deque
 from dataclasses import dataclass
 
-from service.entries import Entry
+from service.entries import LANES, Lane
+from service.work_queue import Delivery
+
+Priced = tuple[Delivery, float]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the device computes at once, at most."""
+    """What the device computes at once, at most.
 
-    edges: int
-    nodes: int
-
-
-def take_batch(backlog: deque[Entry], budget: Budget) -> list[Entry]:
-    """Take from the front what fits; what does not stays at the front, so that a large crystal never starves.
-
-    Args:
-        backlog: entries waiting, oldest first; those taken are removed.
-        budget: at least one entry is taken, even if it is larger alone.
+    Attributes:
+        seconds: of a batch.
+        bulk_seconds: of its bulk part.
+        edges: of a batch, after merging: what fits into the memory.
     """
-    batch: list[Entry] = []
-    edges = nodes = 0
-    while backlog:
-        graph = backlog[0].graph
-        edges, nodes = edges + graph.n_links, nodes + graph.n_nodes
-        if batch and (edges > budget.edges or nodes > budget.nodes):
-            break
-        batch.append(backlog.popleft())
-    return batch
+
+    seconds: float
+    bulk_seconds: float
+    edges: int
+
+
+class Backlog:
+    """Entries in a worker's hands that wait for its device, oldest first in each lane."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[Lane, deque[Priced]] = {lane: deque() for lane in LANES}
+        self._seconds: dict[Lane, float] = dict.fromkeys(LANES, 0.0)
+        self._suspects: deque[Priced] = deque()
+
+    def __len__(self) -> int:
+        return len(self._suspects) + sum(map(len, self._lanes.values()))
+
+    def add(self, delivery: Delivery, seconds: float) -> None:
+        """One more, with its predicted seconds.
+
+        An entry that was delivered before may be what ended its worker, so it will be computed alone.
+        """
+        if delivery.times > 1:
+            self._suspects.append((delivery, seconds))
+        else:
+            self._lanes[delivery.entry.lane].append((delivery, seconds))
+            self._seconds[delivery.entry.lane] += seconds
+
+    def seconds(self, lane: Lane) -> float:
+        """Predicted seconds of what waits in a lane."""
+        return self._seconds[lane]
+
+    def count(self, lane: Lane) -> int:
+        """Entries that wait in a lane."""
+        return len(self._lanes[lane])
+
+    def take(self, budget: Budget) -> list[Delivery]:
+        """The next batch.
+
+        Interactive entries first, then bulk ones in what is left; what does not fit stays at the front, so that a
+        large crystal never starves, and one bulk entry goes with every batch, so that they do not starve either.
+
+        Args:
+            budget: at least one entry is taken, even if it is larger alone.
+        """
+        if self._suspects:
+            return [self._suspects.popleft()[0]]
+        batch, seconds, edges = self._fill("interactive", budget.seconds, budget.edges)
+        bulk_seconds = min(budget.bulk_seconds, budget.seconds - seconds)
+        bulk, _, _ = self._fill("bulk", bulk_seconds, budget.edges - edges)
+        return batch + bulk
+
+    def _fill(self, lane: Lane, most_seconds: float, most_edges: int) -> tuple[list[Delivery], float, int]:
+        """Take from the front of a lane what fits, the first one in any case; what that takes."""
+        taken: list[Delivery] = []
+        waiting, seconds, edges = self._lanes[lane], 0.0, 0
+        while waiting:
+            delivery, price = waiting[0]
+            links = delivery.entry.graph.n_links
+            if taken and (seconds + price > most_seconds or edges + links > most_edges):
+                break
+            waiting.popleft()
+            taken.append(delivery)
+            seconds, edges = seconds + price, edges + links
+        self._seconds[lane] = self._seconds[lane] - seconds if waiting else 0.0
+        return taken, seconds, edges

@@ -1,7 +1,7 @@
 """The API's view of the store: which versions answer, and what their manifests say. No weights, no torch."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from deepergatgnn.errors import ArtifactError, ModelNotFoundError
 from deepergatgnn.manifest import Manifest
@@ -15,10 +15,12 @@ class Catalogue:
 
     Args:
         store: the store.
+        loaded: NAME@VERSION of what every worker has on its device and found sound; nothing while no worker is known.
     """
 
-    def __init__(self, store: ModelStore) -> None:
-        self._store = store
+    def __init__(self, store: ModelStore, loaded: Callable[[], frozenset[str]] = frozenset) -> None:
+        self._store, self._loaded = store, loaded
+        self._live: dict[str, str] = {}
         self._manifests: dict[str, Manifest] = {}
         self._production: dict[str, str] = {}
         self._read = float("-inf")
@@ -36,14 +38,31 @@ class Catalogue:
             self._production, self._read = found, time.monotonic()
         return self._production
 
+    def live(self, name: str) -> str:
+        """The version that answers for a model: that in production, once every worker has it.
+
+        Until then, and for good if workers find it unsound, the one that answered before; after a restart of this
+        process the best of those that were in production before.
+
+        Raises:
+            ModelNotFoundError: if there is no such model.
+        """
+        wanted = self.production().get(name) or self._store.production(name)
+        loaded = self._loaded()
+        if loaded and f"{name}@{wanted}" not in loaded:
+            known = [self._live.get(name, wanted), *self._store.preferred(name)]
+            wanted = next((version for version in known if f"{name}@{version}" in loaded), wanted)
+        self._live[name] = wanted
+        return wanted
+
     def manifest(self, name: str, version: str | None = None) -> Manifest:
-        """The manifest of a version, the production version if none is named.
+        """The manifest of a version, of the one that answers if none is named.
 
         Raises:
             ModelNotFoundError: if there is none.
         """
         if version is None:
-            version = self.production().get(name) or self._store.production(name)
+            version = self.live(name)
         reference = f"{name}@{version}"
         if reference not in self._manifests:
             self._manifests[reference] = self._store.manifest(reference)

@@ -92,7 +92,7 @@ def _show(console: Console, name: str, answer: dict[str, Any], round_trip_ms: fl
 
 def _stop(process: "subprocess.Popen[str]") -> None:
     """End the service as its operator would, and make sure of it."""
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
     try:
         process.wait(30)
     except subprocess.TimeoutExpired:

@@ -1,24 +1,40 @@
-"""From a parsed crystal to its answer: admission, the queue, and the futures that wait for workers."""
+"""From a graph to its answer: the queue, the futures that wait for workers, and what is known of the workers."""
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 import structlog
 from redis.exceptions import RedisError
 
-from deepergatgnn.crystal_graph import CrystalGraph
-from deepergatgnn.manifest import Manifest
 from service import metrics
-from service.entries import Answer, Entry
+from service.admission import Admission
+from service.cost import mean_cost
+from service.entries import LANES, Answer, Entry, Lane
 from service.errors import ServiceError
+from service.parsing import PackedGraph
 from service.queue import RequestQueue, connect
 from service.settings import Settings
 
 POLL_S = 1.0
+REPORT_S = 0.25
+OVERDUE_S = 1.5  # then the broker is asked whether it still has an entry
+ASKED_AT_ONCE = 256
+LAG_S = 0.01
 log = structlog.get_logger("dispatcher")
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """An entry under way."""
+
+    entry: Entry
+    future: "asyncio.Future[Answer]"
+    stream_id: bytes
+    since: float = field(default_factory=time.monotonic)
+    missed: int = 0
 
 
 class Dispatcher:
@@ -33,76 +49,82 @@ class Dispatcher:
         self._settings = settings
         self._client = connect(url)
         self._reader = connect(url)  # blocks on answers, so it has a connection of its own
-        replica = uuid4().hex
-        self._replica = replica
-        self._queue = RequestQueue(self._client, replica)
-        self._answers = RequestQueue(self._reader, replica)
-        self._waiting: dict[str, asyncio.Future[Answer]] = {}
+        self._replica = uuid4().hex
+        self._queue = RequestQueue(self._client, self._replica)
+        self._answers = RequestQueue(self._reader, self._replica)
+        self._waiting: dict[str, _Waiting] = {}
+        self._outbox: list[_Waiting] = []
+        self._posting = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._in_flight = 0
+        self._leaving: set[asyncio.Task[None]] = set()
         self._broker_up = False
-        self._workers = 0
         self._worker_seen = float("-inf")
+        self.admission = Admission(settings)
+        self.workers = 0
+        self.loaded: frozenset[str] = frozenset()
+        self.leaving = False  # not ready any more, but still letting in
         self.draining = False
 
     async def start(self) -> None:
         """Begin to collect answers and to watch the workers."""
-        self._tasks = [asyncio.create_task(self._collect()), asyncio.create_task(self._watch())]
+        work = (self._post(), self._collect(), self._watch(), self._measure_lag())
+        self._tasks = [asyncio.create_task(each) for each in work]
 
     async def stop(self) -> None:
-        """Stop both, close the connections."""
+        """Stop, and close the connections."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._leaving, return_exceptions=True)
+        try:
+            async with asyncio.timeout(1):
+                await self._queue.leave()
+        except (RedisError, OSError):
+            log.warning("broker gone before the API")
         await self._client.aclose()
         await self._reader.aclose()
 
-    @property
-    def workers(self) -> int:
-        """Workers that gave a sign of life lately."""
-        return self._workers
-
     def readiness(self) -> None:
-        """Return if a request could be answered now.
+        """Return if a request should be sent here now.
 
         Raises:
             ServiceError: 503, and why not.
         """
-        if self.draining:
-            raise ServiceError(503, "draining", "the service is shutting down: retry elsewhere", 5)
+        why = self._unreadiness()
+        if why is not None:
+            raise why
+
+    def _unreadiness(self) -> ServiceError | None:
+        if self.leaving or self.draining:
+            return ServiceError(503, "draining", "the service is shutting down: retry elsewhere", 5)
         if not self._broker_up:
-            raise ServiceError(503, "broker_unavailable", "the queue cannot be reached: retry soon", 2)
-        if not self._workers:
-            raise ServiceError(503, "no_worker", "no worker is ready: retry soon", 2)
+            return _broker_unavailable()
+        if not self.workers:
+            return ServiceError(503, "no_worker", "no worker is ready: retry soon", 2)
+        return None
 
-    @contextmanager
-    def admission(self) -> Iterator[None]:
-        """Let a crystal in, before any work is spent on it, and count it until the block ends.
-
-        Raises:
-            ServiceError: 503 not ready, 429 too much is waiting.
-        """
+    def refusal(self, lane: Lane) -> ServiceError | None:
+        """Why a request that comes now is not let in, if so: 503 not ready, 429 too much is waiting."""
         if self.draining or not self._broker_up or time.monotonic() - self._worker_seen > self._settings.absence_s:
-            self.readiness()
-        if self._in_flight >= self._settings.max_in_flight:
-            raise ServiceError(429, "overloaded", f"{self._in_flight} crystals are waiting: retry later", 1)
-        self._in_flight += 1
-        metrics.IN_FLIGHT.set(self._in_flight)
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            metrics.IN_FLIGHT.set(self._in_flight)
+            return self._unreadiness()
+        return self.admission.refusal(lane)
 
     async def ask(
-        self, parts: Sequence[tuple[CrystalGraph, Sequence[Manifest]]], deadline: float, *, attention: bool
+        self,
+        parts: Sequence[tuple[PackedGraph, Sequence[str]]],
+        *,
+        deadline: float,
+        request_id: str,
+        attention: bool,
+        lane: Lane,
     ) -> list[Answer]:
         """Have graphs computed.
 
         Args:
-            parts: a graph and the models that read it, for each featuriser.
+            parts: a graph and the versions that read it, for each featuriser.
             deadline: Unix time.
+            request_id: for the logs of the worker.
             attention: whether weights of atoms are wanted.
+            lane: interactive or bulk.
 
         Returns:
             An answer for each part.
@@ -114,52 +136,136 @@ class Dispatcher:
             Entry(
                 id=uuid4().hex,
                 replica=self._replica,
-                models=tuple(f"{manifest.name}@{manifest.version}" for manifest in manifests),
-                graph=graph,
+                models=tuple(models),
+                packed=graph.content,
                 deadline=deadline,
+                request_id=request_id,
                 attention=attention,
+                lane=lane,
             )
-            for graph, manifests in parts
+            for graph, models in parts
         ]
         loop = asyncio.get_running_loop()
-        futures = [loop.create_future() for _ in entries]
-        self._waiting |= {entry.id: future for entry, future in zip(entries, futures, strict=True)}
+        waiting = [_Waiting(entry, loop.create_future(), b"") for entry in entries]
+        self._waiting |= {each.entry.id: each for each in waiting}
+        self._outbox += waiting
+        self._posting.set()
         try:
-            try:
-                await self._queue.submit(entries)
-            except (RedisError, OSError):
-                raise ServiceError(503, "broker_unavailable", "the queue cannot be reached: retry soon", 2) from None
-            answers: list[Answer] = await asyncio.gather(*futures)
+            answers = [await each.future for each in waiting]
         finally:
-            for entry in entries:
-                self._waiting.pop(entry.id, None)
+            left = [each for each in waiting if not each.future.done() or each.future.cancelled()]
+            for each in waiting:
+                self._waiting.pop(each.entry.id, None)
+                each.future.cancel()
+            if left:
+                metrics.ABANDONED.inc(len(left))
+                self._withdraw(left, lane)
         for answer in answers:
             if answer.error is not None:
                 raise ServiceError(*answer.error)
         return answers
 
+    async def _post(self) -> None:
+        """Add entries to the queue: all that gathered during the last round trip in the next one."""
+        while True:
+            await self._posting.wait()
+            self._posting.clear()
+            waiting, self._outbox = [each for each in self._outbox if not each.future.done()], []
+            try:
+                added = await self._queue.submit([each.entry for each in waiting])
+            except (RedisError, OSError) as error:
+                log.warning("entries cannot be added", error=str(error), entries=len(waiting))
+                for each in waiting:
+                    if not each.future.done():
+                        each.future.set_exception(_broker_unavailable())
+                continue
+            for each, stream_id in zip(waiting, added, strict=True):
+                each.stream_id = stream_id
+            gone = [each for each in waiting if each.future.done()]
+            for lane in {each.entry.lane for each in gone}:  # whose client left meanwhile
+                self._withdraw([each for each in gone if each.entry.lane == lane], lane)
+
+    def _withdraw(self, waiting: Sequence[_Waiting], lane: Lane) -> None:
+        """Take back what nobody waits for; nobody waits for that either."""
+        stream_ids = [each.stream_id for each in waiting if each.stream_id]
+        if stream_ids:
+            task = asyncio.create_task(self._withdrawn(lane, stream_ids))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _withdrawn(self, lane: Lane, stream_ids: Sequence[bytes]) -> None:
+        try:
+            await self._queue.withdraw(lane, stream_ids)
+        except (RedisError, OSError) as error:
+            log.warning("entries cannot be withdrawn", error=str(error))
+
     async def _collect(self) -> None:
         while True:
             try:
                 for answer in await self._answers.answers(POLL_S):
-                    future = self._waiting.get(answer.id)
-                    if future is not None and not future.done():  # else: late, or a second answer after a takeover
-                        future.set_result(answer)
+                    waiting = self._waiting.get(answer.id)
+                    if waiting is not None and not waiting.future.done():  # else late, or a second one
+                        waiting.future.set_result(answer)
             except (RedisError, OSError) as error:
                 log.warning("answers cannot be read", error=str(error))
                 await asyncio.sleep(0.25)
 
     async def _watch(self) -> None:
+        """Follow the workers and the other API processes, tell them of this one, look after what is overdue."""
         while True:
             try:
                 async with asyncio.timeout(2 * POLL_S):
-                    self._workers = len(await self._queue.workers())
+                    await self._look_around()
                 self._broker_up = True
             except (RedisError, OSError) as error:
                 if self._broker_up:
                     log.warning("broker out of reach", error=str(error))
-                self._broker_up, self._workers = False, 0
-            if self._workers:
+                self._broker_up, self.workers = False, 0
+            if self.workers:
                 self._worker_seen = time.monotonic()
-            metrics.READY.set(bool(self._broker_up and self._workers))
-            await asyncio.sleep(POLL_S / 4 if not self._workers else POLL_S)
+            metrics.READY.set(bool(self._broker_up and self.workers))
+            metrics.WORKERS.set(self.workers)
+            await asyncio.sleep(REPORT_S)
+
+    async def _look_around(self) -> None:
+        beats = await self._queue.workers()
+        self.workers = len(beats)
+        if beats:
+            self.loaded = frozenset.intersection(*(frozenset(beat["models"]) for beat in beats))
+        others = [report["seconds"] for report in await self._queue.replicas() if report["name"] != self._replica]
+        self.admission.follow(mean_cost([beat["costs"] for beat in beats]), len(beats), others)
+        await self._queue.report({"name": self._replica, "seconds": self.admission.here}, 8 * REPORT_S)
+        for lane in LANES:
+            await self._look_after_overdue(lane)
+
+    async def _look_after_overdue(self, lane: Lane) -> None:
+        """Add again what the broker has lost: it was flushed, or restarted without its data."""
+        now = time.monotonic()
+        overdue = [
+            each
+            for each in self._waiting.values()
+            if each.entry.lane == lane and each.stream_id and now - each.since > OVERDUE_S
+        ][:ASKED_AT_ONCE]
+        if not overdue:
+            return
+        missing = frozenset(await self._queue.missing(lane, [each.stream_id for each in overdue]))
+        for each in overdue:
+            each.missed = each.missed + 1 if each.stream_id in missing else 0
+        # Once missing, an answer may be on its way; it would have come before the next look.
+        lost = [each for each in overdue if each.missed > 1 and not each.future.done()]
+        if lost:
+            log.warning("the broker lost entries, adding them again", entries=len(lost))
+            metrics.RESUBMITTED.inc(len(lost))
+            for each, stream_id in zip(lost, await self._queue.submit([each.entry for each in lost]), strict=True):
+                each.stream_id, each.since, each.missed = stream_id, time.monotonic(), 0
+
+    async def _measure_lag(self) -> None:
+        """How late the event loop is, which is how long something held it."""
+        while True:
+            due = time.perf_counter() + LAG_S
+            await asyncio.sleep(LAG_S)
+            metrics.LOOP_LAG.observe(max(0.0, time.perf_counter() - due))
+
+
+def _broker_unavailable() -> ServiceError:
+    return ServiceError(503, "broker_unavailable", "the queue cannot be reached: retry soon", 2)

@@ -1,20 +1,22 @@
 """Checkpoints on the device: batches of entries in, answers out. The only part of the service that knows torch."""
 
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-from deepergatgnn.artifact import read_manifest
-from deepergatgnn.batch import GraphBatch, collate
-from deepergatgnn.equivalence import merge_equivalent
+from deepergatgnn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundError
-from deepergatgnn.graph import build_graph
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.structures import crystal_from_arrays
 from model_store import ModelStore
+from service.calibration import calibrated, edges_that_fit, golden_graphs
+from service.cost import Cost
+from service.cost_model import CostModel
 from service.entries import Answer, Entry, ModelAnswer
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,19 @@ GOLDEN_TOLERANCE = 1e-3
 
 class DeviceLostError(DeeperGATGNNError):
     """The device of a worker is gone."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What became of a batch.
+
+    Attributes:
+        answers: one for each entry, in their order.
+        out_of_memory: whether the device ran out of memory on the way.
+    """
+
+    answers: list[Answer]
+    out_of_memory: bool
 
 
 class Engine:
@@ -38,27 +53,65 @@ class Engine:
     def __init__(self, store: ModelStore, device: torch.device, worker: str) -> None:
         self._store, self._device, self._worker = store, device, worker
         self._predictors: OrderedDict[str, Predictor] = OrderedDict()
+        self._costs: dict[str, CostModel] = {}
+        self._out_of_memory = False
 
     @property
     def loaded(self) -> list[str]:
         """NAME@VERSION of what is on the device."""
         return list(self._predictors)
 
+    @property
+    def costs(self) -> dict[str, Cost]:
+        """What each loaded version costs on this device."""
+        return {reference: model.cost for reference, model in list(self._costs.items())}
+
     def load_production(self) -> None:
-        """Load the production version of every model and compute its golden set, which also warms the device.
+        """Load the production version of every model, or the last one before it that is sound.
 
         Raises:
-            ArtifactError: if none of them can be loaded.
+            ArtifactError: if no model at all can be loaded.
         """
         problems = []
         for name in self._store.names():
-            try:
-                self._predictor(f"{name}@{self._store.production(name)}")
-            except (ArtifactError, ModelNotFoundError) as error:
-                problems.append(str(error))
-                log.warning("model not loaded: %s", error)
+            for version in self._store.preferred(name):
+                try:
+                    self.load(f"{name}@{version}")
+                except (ArtifactError, ModelNotFoundError) as error:
+                    problems.append(str(error))
+                    log.warning("model not loaded: %s", error)
+                else:
+                    break
         if not self._predictors:
             raise ArtifactError(f"no model could be loaded from the store: {'; '.join(problems) or 'it is empty'}")
+
+    def load(self, reference: str) -> None:
+        """Put a version on the device, beside those that answer: verify it, compute its golden set, time it.
+
+        Raises:
+            ArtifactError, ModelNotFoundError: if it is not there, damaged, or does not give its golden values.
+        """
+        folder = self._store.folder(reference)
+        predictor = Predictor.load(folder, self._device)
+        crystals = [crystal_from_arrays(g.lattice, g.species, g.frac_coords) for g in predictor.manifest.golden]
+        for golden, prediction in zip(predictor.manifest.golden, predictor.predict_structures(crystals), strict=True):
+            if not abs(prediction.value - golden.value) <= GOLDEN_TOLERANCE * max(1.0, abs(golden.value)):
+                raise ArtifactError(
+                    f"{reference} gives {prediction.value} for a crystal of its golden set, not {golden.value}"
+                )
+        self._costs[reference] = calibrated(predictor)
+        self._predictors[reference] = predictor
+
+    def edge_capacity(self, at_most: int) -> int:
+        """Edges of a batch that fit into the device's memory with a fifth of it to spare, `at_most` on a CPU."""
+        predictors = list(self._predictors.values())
+        return min([at_most, *(edges_that_fit(predictor) for predictor in predictors)])
+
+    def forget_spare(self, keep: Sequence[str]) -> None:
+        """Make room: of the versions that are not to be kept, drop those unused for longest."""
+        spare = [reference for reference in self._predictors if reference not in keep]
+        for reference in spare[: max(0, len(self._predictors) - LOADED_AT_MOST)]:
+            del self._predictors[reference], self._costs[reference]
 
     def compile_loaded(self) -> bool:
         """Compile what is loaded, beside the eager networks that go on answering, and then use it.
@@ -70,8 +123,9 @@ class Engine:
         """
         compiled = []
         for predictor in list(self._predictors.values()):
-            crystals = [crystal_from_arrays(g.lattice, g.species, g.frac_coords) for g in predictor.manifest.golden]
-            examples = [merge_equivalent(build_graph(crystal, predictor.manifest.graph)) for crystal in crystals]
+            if predictor.is_compiled:
+                continue
+            examples = golden_graphs(predictor.manifest)
             try:
                 compiled.append((predictor, predictor.compiled(examples)))
             except Exception as error:  # noqa: BLE001 - whatever a compiler says, the eager network is as right
@@ -81,8 +135,20 @@ class Engine:
             predictor.adopt(forward)
         return True
 
-    def answer(self, entries: Sequence[Entry]) -> list[Answer]:
+    def canary(self) -> None:
+        """Compute something small, to see that the device answers.
+
+        Raises:
+            DeviceLostError: it does not.
+        """
+        self._check_device()
+
+    def answer(self, entries: Sequence[Entry]) -> Computed:
         """Answer entries, in their order; an entry that breaks its batch is found by halving and fails alone."""
+        self._out_of_memory = False
+        return Computed(self._answer(entries), self._out_of_memory)
+
+    def _answer(self, entries: Sequence[Entry]) -> list[Answer]:
         started = time.perf_counter()
         try:
             predictions = self._predict(entries)
@@ -90,17 +156,21 @@ class Engine:
             if len(entries) > 1:
                 return self._halves(entries)
             return [self._failure(entries[0], (404, "unknown_model", str(error)))]
-        except (RuntimeError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, IndexError, MemoryError) as error:
             self._check_device()
+            if _is_out_of_memory(error):
+                self._out_of_memory = True
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
             if len(entries) > 1:
                 log.warning("a batch of %d failed, halving it: %s", len(entries), error)
                 return self._halves(entries)
-            log.exception("entry %s cannot be computed", entries[0].id)
+            log.exception("entry %s of request %s cannot be computed", entries[0].id, entries[0].request_id)
             detail = "the model could not compute this crystal: check the structure, or report the request id"
             return [self._failure(entries[0], (500, "prediction_failed", detail))]
         elapsed = (time.perf_counter() - started) * 1000
         return [
-            Answer(entry.id, tuple(of_entry), elapsed, self._worker)
+            Answer(entry.id, tuple(of_entry), elapsed, worker=self._worker)
             for entry, of_entry in zip(entries, predictions, strict=True)
         ]
 
@@ -117,52 +187,59 @@ class Engine:
 
     def _halves(self, entries: Sequence[Entry]) -> list[Answer]:
         middle = len(entries) // 2
-        return self.answer(entries[:middle]) + self.answer(entries[middle:])
+        return self._answer(entries[:middle]) + self._answer(entries[middle:])
 
     def _failure(self, entry: Entry, error: tuple[int, str, str]) -> Answer:
         return Answer(entry.id, worker=self._worker, error=error)
 
     def _predict(self, entries: Sequence[Entry]) -> list[list[ModelAnswer]]:
-        """Every model once over the entries that want it; entries that share models share a collated batch."""
+        """Every model once over the entries that want it; entries that share models share collated batches."""
         wanted: dict[str, tuple[int, ...]] = {}
         for reference in dict.fromkeys(reference for entry in entries for reference in entry.models):
             wanted[reference] = tuple(i for i, entry in enumerate(entries) if reference in entry.models)
-        batches: dict[tuple[int, ...], GraphBatch] = {}
+        shared: dict[tuple[int, ...], list[tuple[Sequence[int], GraphBatch]]] = {}
         answers: list[dict[str, ModelAnswer]] = [{} for _ in entries]
         for reference, rows in wanted.items():
-            graphs = [entries[row].graph for row in rows]
-            if rows not in batches:
-                batches[rows] = collate(graphs, filled=True).to(self._device)
-            for row, prediction in zip(
-                rows, self._predictor(reference).predict_collated(graphs, batches[rows]), strict=True
-            ):
-                answers[row][reference] = _answer(reference, prediction, attention=entries[row].attention)
+            predictor = self._predictor(reference)
+            if rows not in shared:
+                shared[rows] = list(self._collated(entries, rows))
+            for part, batch in shared[rows]:
+                graphs = [entries[row].graph for row in part]
+                started = time.perf_counter()
+                predictions = predictor.predict_collated(graphs, batch)
+                edges, atoms = sum(g.n_links for g in graphs), sum(g.n_nodes for g in graphs)
+                self._costs[reference].observe(edges, atoms, len(graphs), time.perf_counter() - started)
+                for row, prediction in zip(part, predictions, strict=True):
+                    answers[row][reference] = _model_answer(reference, prediction, attention=entries[row].attention)
         return [
             [of_entry[reference] for reference in entry.models]
             for entry, of_entry in zip(entries, answers, strict=True)
         ]
 
+    def _collated(self, entries: Sequence[Entry], rows: Sequence[int]) -> list[tuple[Sequence[int], GraphBatch]]:
+        """Parts of the rows that suit one forward pass, each with its batch on the device."""
+        parts, start = [], 0
+        for graphs in cut([entries[row].graph for row in rows], edges_at_once(self._device)):
+            parts.append((rows[start : start + len(graphs)], collate(graphs, filled=True).to(self._device)))
+            start += len(graphs)
+        return parts
+
     def _predictor(self, reference: str) -> Predictor:
         """A checkpoint on the device, loaded and checked on its first use."""
-        if reference in self._predictors:
-            self._predictors.move_to_end(reference)
-            return self._predictors[reference]
-        folder = self._store.folder(reference)
-        manifest = read_manifest(folder)
-        predictor = Predictor.load(folder, self._device)
-        crystals = [crystal_from_arrays(g.lattice, g.species, g.frac_coords) for g in manifest.golden]
-        for golden, prediction in zip(manifest.golden, predictor.predict_structures(crystals), strict=True):
-            if not abs(prediction.value - golden.value) <= GOLDEN_TOLERANCE * max(1.0, abs(golden.value)):
-                raise ArtifactError(
-                    f"{reference} gives {prediction.value} for a crystal of its golden set, not {golden.value}"
-                )
-        self._predictors[reference] = predictor
-        while len(self._predictors) > LOADED_AT_MOST:
-            self._predictors.popitem(last=False)
-        return predictor
+        if reference not in self._predictors:
+            self.load(reference)
+            self.forget_spare([reference])
+        self._predictors.move_to_end(reference)
+        return self._predictors[reference]
 
 
-def _answer(reference: str, prediction: Prediction, *, attention: bool) -> ModelAnswer:
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _model_answer(reference: str, prediction: Prediction, *, attention: bool) -> ModelAnswer:
+    if not math.isfinite(prediction.value):
+        raise ValueError(f"{reference} gives {prediction.value}")
     return ModelAnswer(
         model=reference,
         value=prediction.value,

@@ -1,12 +1,17 @@
 """What travels through the broker: a graph to the worker, an answer back. Arrays, never text of a file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
-import numpy as np
 import orjson
 
 from deepergatgnn.crystal_graph import CrystalGraph
+from service.graph_bytes import unpack_graph
+
+Lane = Literal["interactive", "bulk"]
+LANES: tuple[Lane, ...] = ("interactive", "bulk")
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,66 +21,63 @@ class Entry:
     Attributes:
         id: of the entry, made by the API.
         replica: whose answer list gets the answer.
+        request_id: of the HTTP request, for logs.
         models: NAME@VERSION, all with the featuriser that built the graph.
-        graph: the crystal.
+        packed: the crystal, of `pack_graph`.
         deadline: Unix time in seconds, after which nobody waits for the answer.
         attention: whether the weights of the atoms are wanted.
+        lane: interactive entries go first.
     """
 
     id: str
     replica: str
     models: tuple[str, ...]
-    graph: CrystalGraph
+    packed: bytes
     deadline: float
+    request_id: str = ""
     attention: bool = True
+    lane: Lane = "interactive"
+
+    @cached_property
+    def graph(self) -> CrystalGraph:
+        """The crystal.
+
+        Raises:
+            ValueError: if the bytes are not those of a graph.
+        """
+        return unpack_graph(self.packed)
 
     def pack(self) -> dict[str, bytes | str | float | int]:
         """Fields of a stream entry."""
         return {
             "id": self.id,
             "replica": self.replica,
+            "request": self.request_id,
             "models": ",".join(self.models),
             "deadline": self.deadline,
             "attention": int(self.attention),
-            "numbers": self.graph.atomic_numbers.astype(np.uint8).tobytes(),
-            "senders": self.graph.senders.tobytes(),
-            "degrees": self.graph.degrees.astype(np.uint16).tobytes(),
-            "distances": self.graph.distances.tobytes(),
-            "volume": self.graph.volume,
-            "multiplicities": self.graph.multiplicities.tobytes(),
-            "counts": self.graph.counts.tobytes(),
-            "classes": self.graph.classes.tobytes(),
-            "surroundings": self.graph.surroundings.tobytes(),
+            "graph": self.packed,
         }
 
     @classmethod
-    def unpack(cls, fields: dict[bytes, bytes]) -> "Entry":
+    def unpack(cls, fields: Mapping[bytes, bytes], lane: Lane) -> "Entry":
         """The entry of a stream's fields.
 
         Raises:
             KeyError, ValueError: if they are not those of `pack`.
         """
-        numbers = np.frombuffer(fields[b"numbers"], np.uint8).astype(np.int64)
-        surroundings = np.frombuffer(fields[b"surroundings"], np.float32)
-        graph = CrystalGraph(
-            atomic_numbers=numbers,
-            senders=np.frombuffer(fields[b"senders"], np.int32),
-            degrees=np.frombuffer(fields[b"degrees"], np.uint16).astype(np.int32),
-            distances=np.frombuffer(fields[b"distances"], np.float32),
-            volume=float(fields[b"volume"]),
-            multiplicities=np.frombuffer(fields[b"multiplicities"], np.int32),
-            counts=np.frombuffer(fields[b"counts"], np.int32),
-            classes=np.frombuffer(fields[b"classes"], np.int32),
-            surroundings=surroundings.reshape(len(numbers), len(surroundings) // len(numbers)),
-        )
-        return cls(
+        entry = cls(
             id=fields[b"id"].decode(),
             replica=fields[b"replica"].decode(),
+            request_id=fields[b"request"].decode(),
             models=tuple(fields[b"models"].decode().split(",")),
-            graph=graph,
+            packed=fields[b"graph"],
             deadline=float(fields[b"deadline"]),
             attention=fields[b"attention"] == b"1",
+            lane=lane,
         )
+        _ = entry.graph  # what is not a graph is no entry
+        return entry
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Answer:
         id: of the entry.
         predictions: one for each of its models, in their order.
         inference_ms: time of the batch on the device.
+        held_ms: time in the worker's hands before that.
         worker: who answered.
         error: (status, code, detail) instead of predictions.
     """
@@ -107,6 +110,7 @@ class Answer:
     id: str
     predictions: tuple[ModelAnswer, ...] = ()
     inference_ms: float = 0.0
+    held_ms: float = 0.0
     worker: str = ""
     error: tuple[int, str, str] | None = field(default=None)
 
@@ -126,6 +130,7 @@ class Answer:
                 for p in document["predictions"]
             ),
             inference_ms=document["inference_ms"],
+            held_ms=document["held_ms"],
             worker=document["worker"],
             error=None if error is None else (error[0], error[1], error[2]),
         )

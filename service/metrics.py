@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from prometheus_client import Counter, Gauge, Histogram, Info, start_http_server
 
 from deepergatgnn import __version__
-from service.entries import Answer, Entry
+from service.work_queue import Delivery
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_RATIOS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
 PORTS_TRIED = 64
 
 BUILD = Info("deepergatgnn_build", "Version of the package")
@@ -20,26 +21,38 @@ STRUCTURES = Counter("deepergatgnn_structures_total", "Crystals answered with pr
 ATOMS = Counter("deepergatgnn_atoms_total", "Their atoms")
 EDGES = Counter("deepergatgnn_edges_total", "Their edges")
 OUT_OF_DOMAIN = Counter("deepergatgnn_out_of_domain_total", "Predictions flagged as out of domain", ["model"])
-IN_FLIGHT = Gauge("deepergatgnn_in_flight", "Crystals admitted and not yet answered")
+ADMITTED = Gauge("deepergatgnn_admitted", "Crystals admitted and not yet answered", ["lane"])
+QUEUE_SECONDS = Gauge("deepergatgnn_queue_seconds", "Predicted seconds until a new crystal is answered", ["lane"])
+RATE = Gauge("deepergatgnn_rate_ratio", "Measured over predicted speed of all workers together")
+ABANDONED = Counter("deepergatgnn_abandoned_total", "Crystals whose client left before the answer")
+RESUBMITTED = Counter("deepergatgnn_resubmitted_total", "Entries that the broker had lost and that were added anew")
+PARSE_KILLED = Counter("deepergatgnn_parse_killed_total", "Parse processes killed or dead, by cause", ["cause"])
+CACHE = Counter("deepergatgnn_cache_total", "Look-ups in the result cache", ["result"])
+LOOP_LAG = Histogram("deepergatgnn_event_loop_lag_seconds", "Delay of the API's event loop", buckets=_SECONDS)
 READY = Gauge("deepergatgnn_ready", "1 while the broker is reachable and a worker is alive")
+WORKERS = Gauge("deepergatgnn_workers", "Workers that are alive, as this API process sees them")
 
 BATCH_STRUCTURES = Histogram(
     "deepergatgnn_batch_structures", "Crystals in a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
 BATCH_SECONDS = Histogram("deepergatgnn_batch_seconds", "Time of a batch on the device", buckets=_SECONDS)
-BATCH_FILL = Histogram(
-    "deepergatgnn_batch_edges_ratio", "Edges of a batch over its budget", buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
+BATCH_FILL = Histogram("deepergatgnn_batch_cost_ratio", "Predicted time of a batch over its budget", buckets=_RATIOS)
+COST_ERROR = Histogram(
+    "deepergatgnn_batch_prediction_ratio", "Measured over predicted time of a batch", buckets=_RATIOS
 )
 EXPIRED = Counter("deepergatgnn_expired_total", "Entries dropped because their deadline had passed")
 TAKEN_OVER = Counter("deepergatgnn_taken_over_total", "Entries taken over from a worker that was gone")
 DEAD_LETTERS = Counter("deepergatgnn_dead_letters_total", "Entries given up after several deliveries")
+OUT_OF_MEMORY = Counter("deepergatgnn_out_of_memory_total", "Batches that the device's memory did not hold")
+LOAD_FAILURES = Counter("deepergatgnn_load_failures_total", "Promoted versions that were not sound", ["model"])
 
 
-def observe_batch(entries: Sequence[Entry], answers: Sequence[Answer], budget_edges: int) -> None:
-    """Count a batch that a worker computed."""
-    BATCH_STRUCTURES.observe(len(entries))
-    BATCH_SECONDS.observe(max(answer.inference_ms for answer in answers) / 1000)
-    BATCH_FILL.observe(sum(entry.graph.n_links for entry in entries) / budget_edges)
+def observe_batch(deliveries: Sequence[Delivery], predicted: float, measured: float, budget: float) -> None:
+    """Count a batch that a worker computed; its times in seconds."""
+    BATCH_STRUCTURES.observe(len(deliveries))
+    BATCH_SECONDS.observe(measured)
+    BATCH_FILL.observe(predicted / budget)
+    COST_ERROR.observe(measured / max(predicted, 1e-6))
 
 
 def serve_worker_metrics(port: int | None) -> None:

@@ -1,27 +1,39 @@
-"""The parse pool: files become graphs in killable processes, away from the event loop."""
+"""What a parse process does with one file: text → structure → graphs, as JSON and bytes that need no unpickling."""
 
-import asyncio
-import multiprocessing
-import resource
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
-from multiprocessing import forkserver
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
-from pebble import ProcessExpired, ProcessPool
+import numpy as np
+from numpy.typing import NDArray
 
 from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.errors import StructureError
 from deepergatgnn.graph import build_graph
 from deepergatgnn.structures import StructureFormat, read_structure
+from service.canonical import crystal_digest, node_colours
+from service.graph_bytes import pack_graph
 
-FILES_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stays small
-WARM_UP = b'{"lattice": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]], "species": ["Na"], "frac_coords": [[0, 0, 0]]}'
-WARM_UP_S = 120.0
+
+@dataclass(frozen=True)
+class PackedGraph:
+    """A graph on its way to a worker, and what the API must know of it.
+
+    Attributes:
+        content: of `pack_graph`.
+        n_nodes, n_links: what is computed: atoms and edges after equivalent ones were merged.
+        n_edges: of the posted cell.
+        digest: the same for every cell of the same crystal, see `canonical`; empty where no cache asks for it.
+        colours: of the node of each atom of the posted cell, hexadecimal; they carry an answer over to another cell.
+    """
+
+    content: bytes
+    n_nodes: int
+    n_links: int
+    n_edges: int
+    digest: str = ""
+    colours: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,7 @@ class Parsed:
         formula, reduced_formula: of the posted cell.
         symbols: element of each atom, in the posted order.
         frac_coords: of each atom, as posted.
+        cell: lengths a, b, c in Å, angles alpha, beta, gamma in degrees, volume in Å³.
         warnings: what the reader dropped or changed.
         graphs: one for each featuriser asked for.
         parse_ms, graph_ms: measured in the process.
@@ -41,14 +54,22 @@ class Parsed:
     reduced_formula: str
     symbols: tuple[str, ...]
     frac_coords: tuple[tuple[float, float, float], ...]
+    cell: dict[str, float]
     warnings: tuple[str, ...]
-    graphs: tuple[CrystalGraph, ...]
+    graphs: tuple[PackedGraph, ...]
     parse_ms: float
     graph_ms: float
 
+    @property
+    def n_atoms(self) -> int:
+        """Atoms of the posted cell."""
+        return len(self.symbols)
 
-def parse(source: bytes | str, file_format: StructureFormat, configs: Sequence[GraphConfig]) -> Parsed:
-    """Read a file and build its graphs; runs in a parse process.
+
+def parse(
+    source: bytes | str, file_format: StructureFormat, configs: Sequence[GraphConfig], *, named: bool = False
+) -> Parsed:
+    """Read a file and build its graphs, with their names for a cache if wanted.
 
     Raises:
         StructureError: if the structure is refused.
@@ -56,13 +77,14 @@ def parse(source: bytes | str, file_format: StructureFormat, configs: Sequence[G
     started = time.perf_counter()
     crystal = read_structure(source, file_format)
     read = time.perf_counter()
-    graphs = tuple(merge_equivalent(build_graph(crystal, config)) for config in configs)
+    graphs = tuple(_packed(merge_equivalent(build_graph(crystal, config)), named=named) for config in configs)
     built = time.perf_counter()
     return Parsed(
         formula=crystal.formula,
         reduced_formula=crystal.reduced_formula,
         symbols=crystal.symbols,
         frac_coords=tuple(map(tuple, crystal.frac_coords.tolist())),
+        cell=_cell(crystal.lattice),
         warnings=crystal.warnings,
         graphs=graphs,
         parse_ms=(read - started) * 1000,
@@ -70,63 +92,38 @@ def parse(source: bytes | str, file_format: StructureFormat, configs: Sequence[G
     )
 
 
-def _limit_memory(mib: int) -> None:
-    size = mib * 1024 * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def _packed(graph: CrystalGraph, *, named: bool) -> PackedGraph:
+    packed = PackedGraph(pack_graph(graph), graph.n_nodes, graph.n_links, graph.n_edges)
+    if not named:
+        return packed
+    colours = node_colours(graph)
+    names = [f"{colour:016x}" for colour in colours.tolist()]
+    of_atoms = tuple(names[node] for node in graph.classes.tolist())
+    return replace(packed, digest=crystal_digest(graph, colours), colours=of_atoms)
 
 
-class ParsePool:
-    """Parse processes, each killed when it exceeds its time or memory; the others do not notice.
+def _cell(lattice: NDArray[np.float64]) -> dict[str, float]:
+    lengths = np.linalg.norm(lattice, axis=1)
+    units = lattice / lengths[:, None]
+    cosines = np.clip([units[1] @ units[2], units[0] @ units[2], units[0] @ units[1]], -1, 1)
+    values = [*lengths.tolist(), *np.degrees(np.arccos(cosines)).tolist(), abs(float(np.linalg.det(lattice)))]
+    names = ("a", "b", "c", "alpha", "beta", "gamma", "volume")
+    return {name: round(value, 6) for name, value in zip(names, values, strict=True)}
 
-    Args:
-        processes: how many.
-        timeout_s: wall time of one file.
-        memory_mib: address space of one process.
-    """
 
-    def __init__(self, processes: int, timeout_s: float, memory_mib: int) -> None:
-        self._processes, self._timeout_s = processes, timeout_s
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["service.parsing"])  # a killed process is replaced without importing anew
-        self._pool = ProcessPool(
-            max_workers=processes,
-            max_tasks=FILES_PER_PROCESS,
-            initializer=_limit_memory,
-            initargs=(memory_mib,),
-            context=context,
-        )
+def to_document(parsed: Parsed) -> tuple[dict[str, Any], list[bytes]]:
+    """JSON and bytes of a result, the form in which it leaves its process."""
+    document = {key: value for key, value in vars(parsed).items() if key != "graphs"}
+    document["graphs"] = [{k: v for k, v in vars(graph).items() if k != "content"} for graph in parsed.graphs]
+    return document, [graph.content for graph in parsed.graphs]
 
-    async def warm(self) -> None:
-        """Start the processes and let each import what it needs."""
-        tasks = [
-            asyncio.wrap_future(self._pool.schedule(parse, (WARM_UP, "json", (GraphConfig(),)), timeout=WARM_UP_S))
-            for _ in range(self._processes)
-        ]
-        await asyncio.gather(*tasks)
 
-    async def parse(
-        self, source: bytes | str | Mapping[str, Any], file_format: StructureFormat, configs: Sequence[GraphConfig]
-    ) -> Parsed:
-        """Parse in the pool.
-
-        Raises:
-            StructureError: if the structure is refused, or broke or outlasted its process.
-        """
-        if isinstance(source, Mapping):
-            source, file_format = orjson.dumps(source), "json"
-        future = self._pool.schedule(parse, (source, file_format, tuple(configs)), timeout=self._timeout_s)
-        try:
-            return await asyncio.wrap_future(future)
-        except (FutureTimeoutError, TimeoutError):
-            detail = f"reading the file took more than {self._timeout_s:g} s: post a plain, smaller cell"
-            raise StructureError("unreadable", detail) from None
-        except (ProcessExpired, MemoryError):
-            raise StructureError("unreadable", "reading the file took too much memory: post a smaller cell") from None
-
-    def close(self) -> None:
-        """Stop all processes now."""
-        self._pool.stop()  # type: ignore[no-untyped-call]
-        self._pool.join()
-        # The server that forks the processes would outlive this one for a moment; only its private method waits for it.
-        getattr(forkserver._forkserver, "_stop", lambda: None)()  # noqa: SLF001
+def from_document(document: dict[str, Any], contents: Sequence[bytes]) -> Parsed:
+    """The result of `to_document`, in the process that asked."""
+    graphs = tuple(
+        PackedGraph(content=content, **graph | {"colours": tuple(graph["colours"])})
+        for graph, content in zip(document.pop("graphs"), contents, strict=True)
+    )
+    for key in ("symbols", "warnings"):
+        document[key] = tuple(document[key])
+    return Parsed(graphs=graphs, **document | {"frac_coords": tuple(map(tuple, document["frac_coords"]))})

@@ -1,25 +1,20 @@
-"""The HTTP routes. They never import torch."""
+"""The HTTP routes, but for bulk. They never import torch."""
 
 import time
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import ValidationError
-from starlette.datastructures import UploadFile
 
 from deepergatgnn.errors import DeeperGATGNNError
 from deepergatgnn.manifest import Manifest
 from service import metrics
 from service.catalogue import Catalogue
-from service.dispatcher import Dispatcher
-from service.errors import ServiceError, service_error
+from service.errors import service_error
+from service.intake import ClientGoneError, patience_s, read_posted, unless_gone
 from service.page import PAGE
-from service.parsing import ParsePool
-from service.prediction import Posted, predict_crystal
 from service.schemas import (
     Attention,
     Format,
@@ -33,19 +28,14 @@ from service.schemas import (
     Problem,
     Readiness,
 )
-from service.settings import Settings
+from service.state import State, state_of
 
-PLAIN = frozenset({"chemical/x-cif", "text/plain", "application/octet-stream"})
+CLIENT_GONE = 499  # as nginx says it; nobody reads it but the metrics
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "content": {"application/problem+json": {}}}
-    for status in (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
+    for status in (400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
 }
 router = APIRouter()
-
-
-def _state(request: Request) -> tuple[Settings, Catalogue, ParsePool, Dispatcher]:
-    state = request.app.state
-    return state.settings, state.catalogue, state.pool, state.dispatcher
 
 
 @router.post(
@@ -83,97 +73,49 @@ async def predict(
     With a plain body or a multipart form, `format`, `models` and `attention` are query parameters.
     """
     started = time.perf_counter()
-    settings, catalogue, pool, dispatcher = _state(request)
+    state = state_of(request)
     try:
-        with dispatcher.admission():
-            deadline = time.time() + _patience_s(request, settings)
-            posted = await _read(request, file_format, models, attention)
-            answer = await predict_crystal(
-                posted, request.state.request_id, started, deadline, catalogue, pool, dispatcher
-            )
+        answer = await _predict(request, state, started, file_format, models, attention)
+    except ClientGoneError:
+        return Response(status_code=CLIENT_GONE)
     except DeeperGATGNNError as error:
         refused = service_error(error)
         metrics.FAILURES.labels(refused.code).inc()
         raise refused from error
-    timing = ", ".join(f"{phase};dur={value:.3f}" for phase, value in answer.latency_ms.model_dump().items())
-    content = answer.model_dump_json(exclude_none=True)
-    return Response(content, media_type="application/json", headers={"Server-Timing": timing})
+    timing = ", ".join(f"{phase};dur={value:.3f}" for phase, value in answer["latency_ms"].items())
+    return Response(orjson.dumps(answer), media_type="application/json", headers={"Server-Timing": timing})
 
 
-async def _read(
-    request: Request, file_format: Format | None, models: list[str] | None, attention: Attention | None
-) -> Posted:
-    """The request in its one form, from any of the three it may be posted in.
-
-    Raises:
-        ServiceError: 400 malformed, 415 unknown media type.
-    """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type == "application/json":
-        document = _json(await request.body())
-        for key, value in (("format", file_format), ("models", models), ("attention", attention)):
-            if value is not None:
-                document.setdefault(key, value)
-        try:
-            body = PredictRequest.model_validate(document)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ServiceError(400, "malformed", f"{where}: {first['msg']}") from None
-        return Posted(body.structure, body.format, body.models, body.attention != "none", body.id)
-    if media_type in PLAIN:
-        source = await request.body()
-    elif media_type == "multipart/form-data":
-        source = await _uploaded(request)
-    else:
-        detail = (
-            f"media type {media_type[:80] or 'none'!r} is not read: post application/json, chemical/x-cif, text/plain "
-            "or multipart/form-data"
+async def _predict(
+    request: Request,
+    state: State,
+    started: float,
+    file_format: Format | None,
+    models: list[str] | None,
+    attention: Attention | None,
+) -> dict[str, Any]:
+    request.state.caller.spend(1)
+    refused = state.dispatcher.refusal("interactive")
+    if refused is not None:
+        raise refused
+    deadline = time.time() + patience_s(request, state.settings.deadline_s)
+    with state.dispatcher.admission.admit("interactive") as ticket:
+        posted = await read_posted(request, file_format, models, attention)
+        work = state.oracle.answer(
+            posted,
+            request_id=request.state.request_id,
+            started=started,
+            deadline=deadline,
+            lane="interactive",
+            ticket=ticket,
         )
-        raise ServiceError(415, "unknown_media_type", detail)
-    return Posted(
-        source=source, format=file_format or "auto", models=models or [], attention=attention != "none", id=None
-    )
-
-
-def _json(body: bytes) -> dict[str, Any]:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise ServiceError(400, "malformed", f"the body is not JSON: {error}") from None
-    if not isinstance(document, Mapping):
-        raise ServiceError(400, "malformed", 'the body is not a JSON object: post {"structure": "..."}')
-    return dict(document)
-
-
-async def _uploaded(request: Request) -> bytes:
-    async with request.form(max_files=1, max_fields=8) as form:
-        file = form.get("file")
-        if isinstance(file, UploadFile):
-            return await file.read()
-        if isinstance(file, str):
-            return file.encode()
-    raise ServiceError(400, "malformed", "the form has no field 'file'")
-
-
-def _patience_s(request: Request, settings: Settings) -> float:
-    """Seconds until the deadline: the service's own, or less if the client says so."""
-    header = request.headers.get("x-request-deadline-ms")
-    if header is None:
-        return settings.deadline_s
-    try:
-        wanted = float(header) / 1000
-    except ValueError:
-        wanted = -1.0
-    if not wanted > 0:
-        raise ServiceError(400, "malformed", "X-Request-Deadline-Ms is not a positive number")
-    return min(wanted, settings.deadline_s)
+        return await unless_gone(request, work)
 
 
 @router.get("/models", summary="Every model of the store")
 async def list_models(request: Request) -> ModelList:
     """Names, properties, units, versions and test errors."""
-    catalogue = _state(request)[1]
+    catalogue = state_of(request).catalogue
     return ModelList(models=[_summary(catalogue, name) for name in catalogue.production()])
 
 
@@ -181,7 +123,7 @@ async def list_models(request: Request) -> ModelList:
 async def show_model(request: Request, name: str) -> ModelSummary:
     """One model and its versions."""
     try:
-        return _summary(_state(request)[1], name)
+        return _summary(state_of(request).catalogue, name)
     except DeeperGATGNNError as error:
         raise service_error(error) from error
 
@@ -190,7 +132,7 @@ async def show_model(request: Request, name: str) -> ModelSummary:
 async def show_version(request: Request, name: str, version: str) -> Manifest:
     """Everything about a version but its weights."""
     try:
-        return _state(request)[1].resolve([f"{name}@{version}"])[0]
+        return state_of(request).catalogue.resolve([f"{name}@{version}"])[0]
     except DeeperGATGNNError as error:
         raise service_error(error) from error
 
@@ -202,6 +144,7 @@ def _summary(catalogue: Catalogue, name: str) -> ModelSummary:
     return ModelSummary(
         name=name,
         production=production,
+        live=catalogue.live(name) if production else None,
         property=manifest.target.property,
         unit=manifest.target.unit,
         description=manifest.target.description,
@@ -219,7 +162,7 @@ async def healthz() -> Health:
 @router.get("/readyz", responses={503: ERRORS[503]}, summary="Can a request be answered now")
 async def readyz(request: Request) -> Readiness:
     """Ready: the broker is reachable, a worker is alive, the process is not draining."""
-    dispatcher = _state(request)[3]
+    dispatcher = state_of(request).dispatcher
     dispatcher.readiness()
     return Readiness(workers=dispatcher.workers)
 

@@ -29,6 +29,26 @@ class PredictRequest(BaseModel):
     id: Identifier | None = None
 
 
+class BulkItem(BaseModel):
+    """One structure of a bulk request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    structure: str | dict[str, Any]
+    format: Format = "auto"
+    id: Identifier | None = None
+
+
+class BulkRequest(BaseModel):
+    """Many structures and what to say of each; an item that is malformed fails alone, as a bad structure does."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    structures: list[Any] = Field(min_length=1, json_schema_extra={"items": BulkItem.model_json_schema()})
+    models: list[ModelReference] = Field(default_factory=list, max_length=32)
+    attention: Attention = "global"
+
+
 class Interval(BaseModel):
     """Where the true value lies with probability `level`."""
 
@@ -77,6 +97,18 @@ class LatencyMs(BaseModel):
     total: float
 
 
+class Cell(BaseModel):
+    """The posted cell as it was understood: lengths in Å, angles in degrees, volume in Å³."""
+
+    a: float
+    b: float
+    c: float
+    alpha: float
+    beta: float
+    gamma: float
+    volume: float
+
+
 class PredictResponse(BaseModel):
     """The answer for one structure."""
 
@@ -85,9 +117,30 @@ class PredictResponse(BaseModel):
     reduced_formula: str
     n_atoms: int
     n_edges: int
+    cell: Cell
     predictions: list[PropertyPrediction]
     warnings: list[str]
     latency_ms: LatencyMs
+
+
+class ItemError(BaseModel):
+    """Why a structure of a bulk request has no answer."""
+
+    code: str
+    detail: str
+
+
+class RefusedItem(BaseModel):
+    """A structure of a bulk request that has no answer."""
+
+    id: str
+    error: ItemError
+
+
+class BulkResponse(BaseModel):
+    """An answer or an error for each structure, in their order."""
+
+    results: list[PredictResponse | RefusedItem]
 
 
 class ModelVersion(BaseModel):
@@ -98,10 +151,11 @@ class ModelVersion(BaseModel):
 
 
 class ModelSummary(BaseModel):
-    """One model."""
+    """One model; `live` is the version that answers, that in production unless workers found it unsound."""
 
     name: str
     production: str | None
+    live: str | None
     property: str
     unit: str
     description: str

@@ -1,12 +1,19 @@
 """Settings of the service, from the environment (prefix DEEPERGATGNN_) and a .env file."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.logs import LogLevel
+
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+NAMES = {
+    "allowed_hosts": (r"[A-Za-z0-9.:_-]+", "a name or address without port, as in crystals.example.org"),
+    "cors_origins": (r"https?://[A-Za-z0-9.:_\[\]-]+", "scheme, name and port, as in https://lab.example.org"),
+}
 
 
 class Settings(BaseSettings):
@@ -15,7 +22,13 @@ class Settings(BaseSettings):
     Attributes:
         redis_url: of the broker, Redis 7+ or Valkey 8+; unset: the embedded one.
         model_store: folder of checkpoints; unset: those shipped with the package.
-        api_keys: comma-separated; unset: no authentication, and the service binds to loopback only.
+        api_keys: comma-separated, each a key or `NAME sha256:HEX [rate=N] [burst=N] [disabled]`; unset, and no file:
+            no authentication, and the service binds to loopback only.
+        api_keys_file: a file of such lines, read again when it changes; see service/keys.py.
+        metrics_open: with keys, /metrics needs none.
+        allowed_hosts: comma-separated names the service may be called by, beside loopback's; unset: without keys
+            loopback's alone, with keys any.
+        cors_origins: comma-separated origins whose pages may send requests; unset: none.
         host, port: where the API listens.
         device: of the worker: auto, cpu, cuda, cuda:N.
         threads: of the worker on a CPU; 0 leaves the choice to torch.
@@ -24,15 +37,24 @@ class Settings(BaseSettings):
         parse_timeout_s: a file that takes longer is refused.
         parse_memory_mib: address space of a parse process.
         max_body_mib: of a request.
-        max_in_flight: crystals admitted and not yet answered, over which requests get 429.
-        deadline_s: of a request; a client may shorten it.
-        batch_edges, batch_nodes: what the worker computes at once, at most; equivalent atoms count once.
+        max_wait_s: predicted seconds of work before a single crystal over which it gets 429.
+        min_waiting: so many crystals of a lane may wait in any case.
+        max_bulk_wait_s: likewise for a bulk request.
+        max_bulk: structures of a bulk request.
+        max_bulk_body_mib: of a bulk request.
+        deadline_s, bulk_deadline_s: of a request; a client may shorten it.
+        batch_s: predicted seconds of what the worker computes at once.
+        batch_edges: edges of it, at most; equivalent atoms count once. A GPU's memory may allow fewer.
+        cache_entries: results kept by each API process, by crystal and version; 0 for none.
         lease_s: after this long without renewal an entry of a dead worker is taken over.
         max_deliveries: after this many, an entry is dead-lettered.
         heartbeat_s: of workers; one that is silent for three is not counted.
         stuck_s: a batch that takes longer counts as a hung device: no more heartbeats, no renewal.
         absence_s: how long requests are still admitted when the last worker has gone.
-        drain_s: how long a stopping process may finish what it has.
+        drain_grace_s: after SIGTERM, how long the API goes on as before but for /readyz, so that who sends requests
+            notices; Ctrl-C does without.
+        drain_s: how long a stopping process may then finish what it has.
+        log_level: debug, info, warning or error; every request is a line of info.
         metrics_port: of the worker; unset: none.
         parent, broker_embedded: set by the supervisor for its workers: the process they end with, and whether
             the broker ends with it too.
@@ -43,6 +65,10 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = None
     model_store: Path | None = None
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    api_keys_file: Path | None = None
+    metrics_open: bool = False
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     device: str = "auto"
@@ -52,26 +78,44 @@ class Settings(BaseSettings):
     parse_timeout_s: float = Field(default=1.5, gt=0)
     parse_memory_mib: int = Field(default=2048, ge=512)
     max_body_mib: float = Field(default=8.0, gt=0)
-    max_in_flight: int = Field(default=2048, ge=1)
+    max_wait_s: float = Field(default=0.25, gt=0)
+    min_waiting: int = Field(default=64, ge=1)
+    max_bulk_wait_s: float = Field(default=20.0, gt=0)
+    max_bulk: int = Field(default=1024, ge=1)
+    max_bulk_body_mib: float = Field(default=64.0, gt=0)
     deadline_s: float = Field(default=30.0, gt=0)
+    bulk_deadline_s: float = Field(default=300.0, gt=0)
+    batch_s: float = Field(default=0.1, gt=0)
     batch_edges: int = Field(default=60_000, ge=1)
-    batch_nodes: int = Field(default=6_000, ge=1)
+    cache_entries: int = Field(default=0, ge=0)
     lease_s: float = Field(default=6.0, gt=0)
     max_deliveries: int = Field(default=3, ge=1)
     heartbeat_s: float = Field(default=1.0, gt=0)
-    stuck_s: float = Field(default=60.0, gt=0)
+    stuck_s: float = Field(default=5.0, gt=0)
     absence_s: float = Field(default=60.0, ge=0)
+    drain_grace_s: float = Field(default=2.0, ge=0)
     drain_s: float = Field(default=10.0, gt=0)
+    log_level: LogLevel = "warning"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     parent: int | None = None
     broker_embedded: bool = False
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
-    @field_validator("redis_url", "model_store", "metrics_port", mode="before")
+    @field_validator("cors_origins", "allowed_hosts")
+    @classmethod
+    def _plain(cls, values: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """No patterns, and an origin as browsers write it: a wildcard would let every page in."""
+        pattern, example = NAMES[info.field_name or ""]
+        for value in values:
+            if not re.fullmatch(pattern, value):
+                raise ValueError(f"{value!r} is not allowed here: write {example}")
+        return tuple(value.lower() for value in values)
+
+    @field_validator("redis_url", "model_store", "api_keys_file", "metrics_port", mode="before")
     @classmethod
     def _unset(cls, value: object) -> object:
         """An empty variable, as docker compose passes it on, is an unset one."""
@@ -79,8 +123,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:
-        if self.host not in LOOPBACK and not self.api_keys:
+        if self.host not in LOOPBACK and not self.api_keys and self.api_keys_file is None:
             raise ValueError(
-                f"host is {self.host!r} but there is no key: set DEEPERGATGNN_API_KEYS, or listen on 127.0.0.1"
+                f"host is {self.host!r} but there is no key: set DEEPERGATGNN_API_KEYS or DEEPERGATGNN_API_KEYS_FILE, "
+                "or listen on 127.0.0.1"
             )
         return self

@@ -9,12 +9,16 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from types import FrameType
 
 import structlog
 import uvicorn
+import uvloop
+from fastapi import FastAPI
 
 from service.app import create_app
 from service.broker import embedded_broker
+from service.logs import configure_logs
 from service.settings import Settings
 
 RESTART_S = (0.2, 10.0)  # pause before a worker that died is replaced: at first, at most
@@ -30,6 +34,7 @@ def run(settings: Settings, workers: int | None, announce: Callable[[str], None]
         workers: worker processes to run here; None: one with the embedded broker, none with a broker of one's own.
         announce: told the address once a worker is ready, or at once where none runs here.
     """
+    configure_logs(settings.log_level)
     with ExitStack() as stack:
         if settings.redis_url is None:
             url, count = stack.enter_context(embedded_broker()), 1 if workers is None else workers
@@ -39,7 +44,7 @@ def run(settings: Settings, workers: int | None, announce: Callable[[str], None]
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn stops at these and then raises them again: that must not end this process before the rest.
             signal.signal(number, lambda *_: None)
-        asyncio.run(_serve(settings, url, count, listener, announce))
+        uvloop.run(_serve(settings, url, count, listener, announce))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -55,6 +60,24 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _Server(uvicorn.Server):
+    """A server that says on SIGTERM that it is going, and goes a little later."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, grace_s: float) -> None:
+        super().__init__(config)
+        self._app, self._grace_s, self._leaving = app, grace_s, False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: not ready any more, but all else as before for the time of grace; a second signal ends that."""
+        if sig == signal.SIGINT or self._leaving or not self._grace_s or not self.started:
+            super().handle_exit(sig, frame)
+            return
+        self._leaving = True
+        self._app.state.parts.dispatcher.leaving = True
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._grace_s, super().handle_exit, sig, frame)
+
+
 async def _serve(
     settings: Settings, url: str, count: int, listener: socket.socket, announce: Callable[[str], None]
 ) -> None:
@@ -67,12 +90,12 @@ async def _serve(
         server_header=False,
         lifespan="on",
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, app, settings.drain_grace_s)
     keepers = [asyncio.create_task(_keep_worker(settings, url)) for _ in range(count)]
     host, port = listener.getsockname()[:2]
 
     async def announce_when_ready() -> None:
-        while not server.started or (count and not app.state.dispatcher.workers):  # noqa: ASYNC110 - uvicorn has no event
+        while not server.started or (count and not app.state.parts.dispatcher.workers):  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(0.05)
         announce(f"http://{host}:{port}")
 

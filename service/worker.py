@@ -1,4 +1,8 @@
-"""The worker process: takes what is waiting when the device is free, batches it, answers each."""
+"""The worker process: takes what is waiting when the device is free, batches it by cost, answers each.
+
+Three tasks overlap: readers fill the backlog while the device computes, and answers return on their own. What keeps
+the worker alive and known to others is in `upkeep`.
+"""
 
 import asyncio
 import contextlib
@@ -8,26 +12,37 @@ import socket
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
 from uuid import uuid4
 
 import structlog
 import torch
+import uvloop
 from redis.exceptions import RedisError
 
 from model_store import ModelStore
 from service import metrics
-from service.batching import Budget, take_batch
+from service.batching import Backlog, Budget
+from service.collector import tame_collector
+from service.cost import price
 from service.engine import Engine
-from service.entries import Answer, Entry
-from service.queue import Delivery, WorkQueue, connect
+from service.entries import LANES, Answer, Lane
+from service.logs import configure_logs
+from service.queue import connect
 from service.settings import Settings
+from service.upkeep import Upkeep
+from service.work_queue import Delivery, WorkQueue
 
 READ_AT_MOST = 256
-BLOCK_S = 1.0
+BLOCK_S = 0.5
+AHEAD = 2.0  # batches in hand, that being computed not counted
+INTERACTIVE_LATELY_S = 3.0
+PAUSE_S = 0.25
 log = structlog.get_logger("worker")
+T = TypeVar("T")
 
 
 class Worker:
@@ -40,19 +55,24 @@ class Worker:
 
     def __init__(self, settings: Settings, url: str) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
-        self._settings = settings
-        self._client = connect(url)
-        self._queue = WorkQueue(self._client, self.name, settings.lease_s)
-        device = _device(settings.device)
+        self.settings = settings
+        self.client = connect(url)
+        self.queue = WorkQueue(self.client, self.name, settings.lease_s)
+        self.store = ModelStore(settings.model_store)
+        self.device = _device(settings.device)
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self._device = device
-        self._engine = Engine(ModelStore(settings.model_store), device, self.name)
-        self._budget = Budget(settings.batch_edges, settings.batch_nodes)
-        self._backlog: deque[Entry] = deque()
-        self._held: dict[str, Delivery] = {}
-        self._computing_since: float | None = None
-        self._stopping = asyncio.Event()
+        self.engine = Engine(self.store, self.device, self.name)
+        self.stopping = asyncio.Event()
+        self.held: dict[bytes, Delivery] = {}
+        self.computing_since: float | None = None
+        self.answered_at = time.monotonic()
+        self._edges = settings.batch_edges
+        self._backlog = Backlog()
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._results: asyncio.Queue[list[tuple[Delivery, Answer | None]]] = asyncio.Queue()
+        self._interactive_at = float("-inf")
         # One thread computes, always the same: torch keeps a team of threads for each thread that calls it.
         self._device_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
 
@@ -60,150 +80,140 @@ class Worker:
         """Work until told to stop (SIGTERM, SIGINT); then finish what is held and leave."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
-        self._engine.load_production()
-        await self._patiently(self._queue.create_group)
-        log.info("ready", worker=self.name, device=str(self._device), models=self._engine.loaded)
-        upkeep = [
-            asyncio.create_task(work)
-            for work in (self._beat(), self._take_over(), self._follow_parent(), self._compile())
-        ]
+            loop.add_signal_handler(number, self.stopping.set)
+        await self.on_device(self.engine.load_production)
+        self._edges = await self.on_device(lambda: self.engine.edge_capacity(self.settings.batch_edges))
+        await self._patiently(self.queue.create_groups)
+        tame_collector()
+        log.info("ready", worker=self.name, device=str(self.device), models=self.engine.loaded)
+        upkeep = Upkeep(self).start()
+        readers = [asyncio.create_task(self._read(lane)) for lane in LANES]
+        writer = asyncio.create_task(self._write())
         try:
-            while not self._stopping.is_set() or self._backlog:
-                await self._step()
+            await self._compute_all(readers)
+            await self._results.join()
         finally:
-            for task in upkeep:
-                task.cancel()
-            await asyncio.gather(*upkeep, return_exceptions=True)
+            await _cancelled([*readers, writer, *upkeep])
             try:
-                await self._queue.leave()
-            except RedisError:
+                async with asyncio.timeout(2):
+                    await self.queue.leave()
+            except (RedisError, OSError):
                 log.warning("broker gone before the worker")
-            await self._client.aclose()
+            await self.client.aclose()
         log.info("stopped", worker=self.name)
 
-    async def _step(self) -> None:
-        """Read what waits, compute one batch, answer it."""
-        try:
-            room = READ_AT_MOST - len(self._backlog)
-            if room > 0 and not self._stopping.is_set():
-                self._accept(await self._queue.read(room, None if self._backlog else BLOCK_S))
-            batch = take_batch(self._backlog, self._budget)
-            if batch:
-                await self._compute(batch)
-        except (RedisError, OSError) as error:
-            log.warning("broker out of reach", error=str(error))
-            await asyncio.sleep(0.5)
+    async def on_device(self, work: Callable[[], T]) -> T:
+        """Have something done by the thread of the device."""
+        return await asyncio.get_running_loop().run_in_executor(self._device_thread, work)
 
-    def _accept(self, deliveries: list[Delivery]) -> None:
+    def accept(self, deliveries: Sequence[Delivery]) -> None:
+        """Take entries in hand, unless they are already."""
         for delivery in deliveries:
-            self._held[delivery.entry.id] = delivery
-            self._backlog.append(delivery.entry)
+            if delivery.stream_id not in self.held:
+                self.held[delivery.stream_id] = delivery
+                self._backlog.add(delivery, self._price(delivery))
+                if delivery.entry.lane == "interactive":
+                    self._interactive_at = time.monotonic()
+        self._arrived.set()
 
-    async def _compute(self, batch: list[Entry]) -> None:
-        now = time.time()
-        late = [entry for entry in batch if entry.deadline < now]
-        live = [entry for entry in batch if entry.deadline >= now]
-        answers: list[tuple[Delivery, Answer | None]] = [(self._held[entry.id], None) for entry in late]
-        metrics.EXPIRED.inc(len(late))
+    def _price(self, delivery: Delivery) -> float:
+        graph, costs = delivery.entry.graph, self.engine.costs
+        return price(delivery.entry.models, graph.n_links, graph.n_nodes, costs)
+
+    @property
+    def _budget(self) -> Budget:
+        """Of the next batch: little bulk work where single requests come, for these wait until it is done."""
+        lately = time.monotonic() - self._interactive_at < INTERACTIVE_LATELY_S
+        bulk = self.settings.batch_s / 5 if lately else self.settings.batch_s
+        return Budget(self.settings.batch_s, bulk, self._edges)
+
+    async def _read(self, lane: Lane) -> None:
+        """Keep the backlog of a lane filled, a few batches ahead."""
+        while not self.stopping.is_set():
+            waiting = self._backlog.count(lane)
+            ahead = self._backlog.seconds(lane)
+            room = AHEAD * (self.settings.batch_s if lane == "interactive" else self._budget.bulk_seconds) - ahead
+            if waiting and room <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            typical = ahead / waiting if waiting else self.settings.batch_s / 8
+            count = min(READ_AT_MOST, max(1, int(room / max(typical, 1e-4))))
+            try:
+                self.accept(await self.queue.read(lane, count, BLOCK_S))
+            except (RedisError, OSError) as error:
+                log.warning("broker out of reach", error=str(error))
+                await asyncio.sleep(PAUSE_S)
+
+    async def _compute_all(self, readers: Sequence[asyncio.Task[None]]) -> None:
+        """Compute batches until told to stop and nothing is left."""
+        while True:
+            self._arrived.clear()
+            if not self._backlog:
+                if self.stopping.is_set() and all(reader.done() for reader in readers):
+                    return
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._arrived.wait(), BLOCK_S)
+                continue
+            batch = self._backlog.take(self._budget)
+            self._room.set()
+            await self._compute(batch)
+
+    async def _compute(self, batch: list[Delivery]) -> None:
+        now, started = time.time(), time.monotonic()
+        live = [delivery for delivery in batch if delivery.entry.deadline >= now]
+        answers: list[tuple[Delivery, Answer | None]] = [(d, None) for d in batch if d.entry.deadline < now]
+        metrics.EXPIRED.inc(len(answers))
         if live:
-            self._computing_since = time.monotonic()
+            predicted = sum(map(self._price, live))
+            self.computing_since = started
             try:
-                computed = await asyncio.get_running_loop().run_in_executor(
-                    self._device_thread, self._engine.answer, live
-                )
+                computed = await self.on_device(lambda: self.engine.answer([delivery.entry for delivery in live]))
             finally:
-                self._computing_since = None
-            metrics.observe_batch(live, computed, self._budget.edges)
-            answers += [(self._held[answer.id], answer) for answer in computed]
+                self.computing_since = None
+            self.answered_at = time.monotonic()
+            metrics.observe_batch(live, predicted, time.monotonic() - started, self.settings.batch_s)
+            if computed.out_of_memory:
+                self._edges = max(1, int(0.7 * min(self._edges, sum(d.entry.graph.n_links for d in live))))
+                metrics.OUT_OF_MEMORY.inc()
+                log.warning("out of memory, batches become smaller", edges=self._edges)
+            for delivery, answer in zip(live, computed.answers, strict=True):
+                answers.append((delivery, replace(answer, held_ms=(started - delivery.since) * 1000)))
+        self._results.put_nowait(answers)
+
+    async def _write(self) -> None:
+        """Write answers, in a task of its own, so that the device does not wait for the broker."""
         while True:
-            try:
-                await self._queue.answer(answers)
-                break
-            except (RedisError, OSError) as error:
-                log.warning("answers cannot be written yet", error=str(error))
-                await asyncio.sleep(0.5)
-                if self._stopping.is_set():
+            answers = await self._results.get()
+            while True:
+                try:
+                    await self.queue.answer(answers)
                     break
-        for entry in batch:
-            del self._held[entry.id]
-
-    def _hangs(self) -> bool:
-        since = self._computing_since
-        return since is not None and time.monotonic() - since > self._settings.stuck_s
-
-    async def _beat(self) -> None:
-        """Heartbeat and lease renewal, as long as the device answers."""
-        status = {"worker": self.name, "device": str(self._device), "models": self._engine.loaded}
-        renewed = 0.0
-        while True:
-            try:
-                if not self._hangs():
-                    await self._queue.beat(status | {"models": self._engine.loaded}, 3 * self._settings.heartbeat_s)
-                    if time.monotonic() - renewed > self._settings.lease_s / 3:
-                        await self._queue.renew([delivery.stream_id for delivery in self._held.values()])
-                        renewed = time.monotonic()
-            except (RedisError, OSError) as error:
-                log.warning("no heartbeat", error=str(error))
-            await asyncio.sleep(self._settings.heartbeat_s)
-
-    async def _take_over(self) -> None:
-        """Look after entries of workers that are gone."""
-        while not self._stopping.is_set():
-            try:
-                for delivery, times in await self._queue.take_over(READ_AT_MOST):
-                    if delivery.entry.id in self._held:
-                        continue
-                    if times > self._settings.max_deliveries:
-                        detail = "workers failed on this crystal several times: check the structure"
-                        error = (500, "prediction_failed", detail)
-                        await self._queue.bury(delivery, Answer(delivery.entry.id, worker=self.name, error=error))
-                        metrics.DEAD_LETTERS.inc()
-                        continue
-                    metrics.TAKEN_OVER.inc()
-                    self._accept([delivery])
-            except (RedisError, OSError) as error:
-                log.warning("no takeover", error=str(error))
-            await asyncio.sleep(self._settings.lease_s / 4)
-
-    async def _compile(self) -> None:
-        """Compile once the worker has settled: short lives are not worth it, and answers do not wait for it."""
-        if self._settings.compile_after_s:
-            await asyncio.sleep(self._settings.compile_after_s)
-            done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            # A daemon: a worker that is told to stop does not wait for a compiler.
-            threading.Thread(target=self._compile_and_tell, args=(done,), name="compile", daemon=True).start()
-            if await done:
-                log.info("compiled", worker=self.name, models=self._engine.loaded)
-
-    def _compile_and_tell(self, done: asyncio.Future[bool]) -> None:
-        compiled = self._engine.compile_loaded()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            done.get_loop().call_soon_threadsafe(done.set_result, compiled)
-
-    async def _follow_parent(self) -> None:
-        """End with the supervisor that started this worker, even if it was killed; take its broker along."""
-        parent = self._settings.parent
-        while parent is not None:
-            if os.getppid() != parent:
-                log.warning("supervisor gone")
-                self._stopping.set()
-                if self._settings.broker_embedded:
-                    with contextlib.suppress(RedisError, OSError):
-                        await self._client.shutdown(nosave=True)
-                return
-            await asyncio.sleep(1)
+                except (RedisError, OSError) as error:
+                    log.warning("answers cannot be written yet", error=str(error))
+                    if self.stopping.is_set():
+                        break
+                    await asyncio.sleep(PAUSE_S)
+            for delivery, _ in answers:
+                self.held.pop(delivery.stream_id, None)
+            self._results.task_done()
 
     async def _patiently(self, action: Callable[[], Awaitable[None]]) -> None:
         """Until the broker is there or the worker is told to stop."""
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             try:
                 await action()
             except (RedisError, OSError) as error:
                 log.warning("waiting for the broker", error=str(error))
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(PAUSE_S)
             else:
                 return
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _device(name: str) -> torch.device:
@@ -214,8 +224,9 @@ def _device(name: str) -> torch.device:
 
 def run(settings: Settings, url: str) -> None:
     """The whole life of a worker process."""
+    configure_logs(settings.log_level)
     metrics.serve_worker_metrics(settings.metrics_port)
-    asyncio.run(Worker(settings, url).run())
+    uvloop.run(Worker(settings, url).run())
     if any(thread.name == "compile" for thread in threading.enumerate()):
         # A compiler cannot be interrupted, and Python would tear down what it works with; nothing is left to save.
         os._exit(0)

@@ -16,7 +16,6 @@ from deepergatgnn.structures.cif_sites import formula_warning, read_sites
 from deepergatgnn.structures.cif_symmetry import (
     MOST_COPIES_LOST,
     Columns,
-    check_operators_fit,
     ideal_positions,
     read_operators,
     value_of,
@@ -42,9 +41,8 @@ def read_cif(text: str, limits: StructureLimits) -> Crystal:
     columns, said = read_columns(text)
     lattice = _lattice(columns, said)
     check_lattice(lattice, limits)
-    sites = read_sites(columns, said, limits)
-    operators = read_operators(columns, said)
-    check_operators_fit(operators, lattice)
+    operators = read_operators(columns, lattice, said)
+    sites = read_sites(columns, operators, said, limits)
     # The fewest atoms that these sites can make, counted before they are made.
     if (fewest := math.ceil(len(sites.labels) * operators.n_operators / MOST_COPIES_LOST)) > limits.max_atoms:
         raise too_many_atoms(fewest, limits)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from pymatgen.io.cif import str2float
 
 from deepergatgnn.errors import StructureError
-from deepergatgnn.structures.cif_symmetry import Columns, value_of
-from deepergatgnn.structures.crystal import disordered, too_many_atoms
+from deepergatgnn.structures.cif_occupancies import FRACT, place_of, whole_occupancies
+from deepergatgnn.structures.cif_symmetry import Columns, Operators, value_of
+from deepergatgnn.structures.crystal import too_many_atoms
 from deepergatgnn.structures.elements import ATOMIC_NUMBERS, SYMBOLS, atomic_number_of_label
 from deepergatgnn.structures.limits import StructureLimits
 
-_FRACT: Final = ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z")
-_FULL: Final = 1e-3  # how far from 1 an occupancy may be by rounding
+_UNKNOWN: Final = frozenset({"?", ".", ""})
 _LONGEST_FORMULA: Final = 1000  # characters
 _FORMULA_TOLERANCE: Final = 0.01  # of the share of an element; pymatgen's `comp_tol`
 
@@ -36,44 +36,46 @@ class Sites(NamedTuple):
     frac_coords: NDArray[np.float64]
 
 
-def read_sites(columns: Columns, said: list[str], limits: StructureLimits) -> Sites:
+def read_sites(columns: Columns, operators: Operators, said: list[str], limits: StructureLimits) -> Sites:
     """Read the atom loop.
 
     Args:
         columns: the data block.
+        operators: of the file.
         said: warnings are added here.
         limits: `max_atoms` holds for the rows too.
 
     Raises:
         StructureError: `disordered`, `unknown_element`, `no_structure`, `unreadable` or `too_many_atoms`.
     """
-    rows = len(columns[_FRACT[0]])
+    rows = len(columns[FRACT[0]])
     if rows > limits.max_atoms:
         raise too_many_atoms(rows, limits)
     types = columns.get("_atom_site_type_symbol") or columns.get("_atom_site_label")
     if types is None:
         raise StructureError("unreadable", "The CIF names no element: add _atom_site_type_symbol or _atom_site_label.")
     labels = columns.get("_atom_site_label") or types
-    if any(len(column) != rows for column in (types, labels, *(columns.get(key, []) for key in _FRACT))):
+    if any(len(column) != rows for column in (types, labels, *(columns.get(key, []) for key in FRACT))):
         raise StructureError("unreadable", "The atom loop of the CIF has columns of different lengths: complete it.")
     if types is not labels:
-        types = [label if symbol in ("?", ".", "") else symbol for symbol, label in zip(types, labels, strict=True)]
-    occupancies = _occupancies(columns, rows)
-    _check_ordered(columns, types, labels, occupancies)
+        types = [label if symbol in _UNKNOWN else symbol for symbol, label in zip(types, labels, strict=True)]
+    is_atom = whole_occupancies(columns, types, labels, operators, said)
     whole = _whole_columns(columns)
     sites = Sites([], [], np.empty((0, 3)))
     positions: list[Sequence[float]] = []
-    for index, (symbol, label, occupancy) in enumerate(zip(types, labels, occupancies, strict=True)):
-        if occupancy == 0:
-            said.append(f"The {_place(index, label)} has the occupancy 0 and is left out.")
+    for index, (symbol, label) in enumerate(zip(types, labels, strict=True)):
+        if not is_atom[index]:
+            continue
+        if symbol in _UNKNOWN and all(columns[key][index] in _UNKNOWN for key in FRACT):
+            said.append(f"The {place_of(index, label)} has neither element nor position and is left out.")
             continue
         number = ATOMIC_NUMBERS.get(symbol)
         if number is None:
-            number, warning = atomic_number_of_label(symbol, _place(index, label))
+            number, warning = atomic_number_of_label(symbol, place_of(index, label))
             said += [warning] if warning else []
         sites.labels.append(label)
         sites.atomic_numbers.append(number)
-        positions.append(whole[index] if whole else _coordinates(columns, index, _place(index, label)))
+        positions.append(whole[index] if whole else _coordinates(columns, index, place_of(index, label)))
     if not positions:
         raise StructureError("no_structure", "The CIF has no occupied site: post at least one atom.")
     _note_implicit_hydrogens(columns, types, said)
@@ -110,57 +112,17 @@ def formula_warning(columns: Columns, numbers: Sequence[int]) -> str | None:
     return f"The formula of the file, {formula[:60]}, is not that of its atoms{lacks}: atoms may be missing."
 
 
-def _occupancies(columns: Columns, rows: int) -> list[float]:
-    column = columns.get("_atom_site_occupancy") or ["1"] * rows
-    if len(column) != rows:
-        raise StructureError("unreadable", f"The CIF has {len(column)} occupancies for {rows} sites: complete them.")
-    try:
-        return list(map(float, column))
-    except ValueError:
-        return [_occupancy(text) for text in column]
-
-
-def _occupancy(text: str) -> float:
-    # The dictionary's default is 1, and `.` and `?` ask for the default.
-    try:
-        return 1.0 if text in (".", "?") else str2float(text)
-    except ValueError:
-        return 1.0
-
-
-def _check_ordered(columns: Columns, types: list[str], labels: list[str], occupancies: list[float]) -> None:
-    if {0.0, 1.0}.issuperset(occupancies) and not any(" + " in symbol for symbol in set(types)):
-        return
-    for index, (symbol, occupancy) in enumerate(zip(types, occupancies, strict=True)):
-        place = _place(index, labels[index])
-        if " + " in symbol:
-            raise StructureError("disordered", f"The {place} is the mixture {symbol[:40]!r}: post an ordered cell.")
-        if occupancy == 0 or abs(occupancy - 1) <= _FULL:
-            continue
-        position = [columns[key][index] for key in _FRACT]
-        shares = [
-            (types[other].strip("0123456789?'()") or "?", occupancies[other])
-            for other in range(len(types))
-            if [columns[key][other] for key in _FRACT] == position
-        ]
-        raise disordered(place, shares)
-
-
-def _place(index: int, label: str) -> str:
-    return f"site {index + 1} ({label[:20]})"
-
-
 def _whole_columns(columns: Columns) -> list[tuple[float, ...]] | None:
     """All coordinates at once, None if one of them is not a plain finite number."""
     try:
-        x, y, z = (list(map(float, columns[key])) for key in _FRACT)
+        x, y, z = (list(map(float, columns[key])) for key in FRACT)
     except ValueError:
         return None
     return list(zip(x, y, z, strict=True)) if math.isfinite(sum(x) + sum(y) + sum(z)) else None
 
 
 def _coordinates(columns: Columns, index: int, place: str) -> tuple[float, ...]:
-    return tuple(_coordinate(columns[key][index], place, key) for key in _FRACT)
+    return tuple(_coordinate(columns[key][index], place, key) for key in FRACT)
 
 
 def _coordinate(text: str, place: str, key: str) -> float:
@@ -174,6 +136,6 @@ def _coordinate(text: str, place: str, key: str) -> float:
 
 
 def _note_implicit_hydrogens(columns: Columns, types: list[str], said: list[str]) -> None:
-    attached = any(text not in ("0", "?", ".", "") for text in columns.get("_atom_site_attached_hydrogens", []))
+    attached = any(text not in _UNKNOWN | {"0"} for text in columns.get("_atom_site_attached_hydrogens", []))
     if attached or any(symbol.startswith(("Wat", "wat", "O-H", "OH")) for symbol in set(types)):
         said.append("The file counts hydrogen atoms that have no position; they are missing from the structure.")

@@ -6,11 +6,14 @@ operators are used here, and none of that.
 """
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+import gemmi
 import numpy as np
 from numpy.typing import NDArray
+from pymatgen.core.lattice import Lattice
 from pymatgen.core.operations import SymmOp
 from pymatgen.io.cif import CifBlock, CifParser
 
@@ -27,14 +30,18 @@ _THIRD_TOLERANCE: Final = 1e-4  # of the value; pymatgen's `frac_tolerance`
 _METRIC_TOLERANCE: Final = 0.02
 
 _OPERATOR_KEYS: Final = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz")
-_OPERATOR: Final = re.compile(r"[-+xyz\d./\s]+,[-+xyz\d./\s]+,[-+xyz\d./\s]+", re.IGNORECASE)
 _LONGEST_OPERATOR: Final = 100  # characters
+_NUMBER: Final = r"(?:\d{1,12}(?:\.\d{0,20})?|\.\d{1,20})"
+_TERM: Final = rf"(?:[xyz]|{_NUMBER}(?:/0*[1-9]\d{{0,5}}\.?0*)?)"
+# Signed terms, spaces between them and their signs.
+_COMPONENT: Final = rf"\s*[-+]?\s*{_TERM}\s*(?:[-+]\s*{_TERM}\s*)*"
+_OPERATOR: Final = re.compile(rf"{_COMPONENT},{_COMPONENT},{_COMPONENT}", re.IGNORECASE)
 _LONGEST_NAME: Final = 80  # of a space group, characters
+_HERMANN_MAUGUIN_KEYS: Final = ("_symmetry_space_group_name_H-M", "_space_group_name_H-M_alt")
+_HALL_KEYS: Final = ("_space_group_name_Hall", "_symmetry_space_group_name_hall")
 _GROUP_KEYS: Final = (
-    "_symmetry_space_group_name_H-M",
-    "_space_group_name_H-M_alt",
-    "_space_group_name_Hall",
-    "_symmetry_space_group_name_hall",
+    *_HERMANN_MAUGUIN_KEYS,
+    *_HALL_KEYS,
     "_space_group_IT_number",
     "_symmetry_Int_Tables_number",
 )
@@ -72,15 +79,17 @@ def value_of(columns: Columns, key: str) -> str:
     return "?" if value in ("", ".") or value.startswith("_") else value
 
 
-def read_operators(columns: Columns, said: list[str]) -> Operators:
+def read_operators(columns: Columns, lattice: NDArray[np.float64], said: list[str]) -> Operators:
     """Give the operators that the block lists, or those of the space group that it names.
 
     Args:
         columns: the data block.
+        lattice: cell vectors as rows, in Å, [3, 3]; it decides between the settings of a group.
         said: warnings are added here.
 
     Raises:
-        StructureError: `unreadable` for operators and space groups that are none.
+        StructureError: `unreadable` for operators and space groups that are none, `bad_cell` for those that would
+            deform the cell, such as hexagonal ones in a rhombohedral cell.
     """
     listed = next((columns[key] for key in _OPERATOR_KEYS if set(columns.get(key, [])) - {"", "?", "."}), [])
     if len(listed) > MOST_OPERATORS:
@@ -90,36 +99,45 @@ def read_operators(columns: Columns, said: list[str]) -> Operators:
             "write the full cell in P 1.",
         )
     if listed:
-        return _parse(tuple(listed))
+        return _fitting(_parse(tuple(listed)), lattice)
     groups = {key: value[:_LONGEST_NAME] for key in _GROUP_KEYS if (value := value_of(columns, key)) != "?"}
     if not groups:
         said.append("The file says nothing about symmetry; its atoms are taken for the whole cell.")
         return _P1
-    said.append(f"The file lists no symmetry operators; those of {next(iter(groups.values()))[:30]} are used.")
-    return _look_up(tuple(groups.items()))
+    name = next(iter(groups.values()))[:30]
+    operators = _look_up(tuple(groups.items()))
+    if operators is not None and _misfit(operators, lattice) <= _METRIC_TOLERANCE:
+        said.append(f"The file lists no symmetry operators; those of {name} are used.")
+        return operators
+    for setting, others in _settings(groups, lattice):
+        if _misfit(others, lattice) <= _METRIC_TOLERANCE:
+            said.append(f"The file lists no symmetry operators; its space group {name} is read as {setting}.")
+            return others
+    if operators is None:
+        raise StructureError(
+            "unreadable",
+            f"The space group {name!r} of the CIF is not known: list its operators as x,y,z, or the full cell in P 1.",
+        )
+    return _fitting(operators, lattice)
 
 
-def check_operators_fit(operators: Operators, lattice: NDArray[np.float64]) -> None:
-    """Refuse a cell that its operators would deform.
-
-    Args:
-        operators: of the file.
-        lattice: cell vectors as rows, in Å, [3, 3].
-
-    Raises:
-        StructureError: `bad_cell`, such as for hexagonal operators in a rhombohedral cell.
-    """
+def _misfit(operators: Operators, lattice: NDArray[np.float64]) -> float:
+    """By how much of itself the operators change the metric of the cell."""
     if operators.is_identity:
-        return
+        return 0.0
     metric = lattice @ lattice.T
     moved = np.swapaxes(operators.rotations, 1, 2) @ metric @ operators.rotations  # [O, 3, 3]
-    misfit = float(np.abs(moved - metric).max() / np.abs(metric).max())
-    if misfit > _METRIC_TOLERANCE:
+    return float(np.abs(moved - metric).max() / np.abs(metric).max())
+
+
+def _fitting(operators: Operators, lattice: NDArray[np.float64]) -> Operators:
+    if (misfit := _misfit(operators, lattice)) > _METRIC_TOLERANCE:
         raise StructureError(
             "bad_cell",
             f"A symmetry operator of the CIF changes the cell by {100 * misfit:.3g} %: the space group and the cell "
             "do not belong together, correct one or post the full cell in P 1.",
         )
+    return operators
 
 
 def ideal_positions(posted: NDArray[np.float64], operators: Operators, said: list[str]) -> NDArray[np.float64]:
@@ -147,12 +165,10 @@ def _parse(listed: tuple[str, ...]) -> Operators:
     for one in listed:
         if len(one) > _LONGEST_OPERATOR or not _OPERATOR.fullmatch(one):
             raise StructureError(
-                "unreadable", f"The symmetry operator {one[:30]!r} of the CIF is not one: write it as x,y,z."
+                "unreadable",
+                f"The symmetry operator {one[:30]!r} of the CIF is not one: write it as x,y,z, such as -x+1/2,y,z.",
             )
-    try:
-        rows = [_row(component) for one in listed for component in one.split(",")]
-    except ValueError:  # a number such as 1..2
-        return _by_pymatgen({_OPERATOR_KEYS[0]: list(listed)})
+    rows = [_row(component) for one in listed for component in one.split(",")]
     affine = np.array(rows).reshape(len(listed), 3, 4)
     return _checked(affine[:, :, :3].copy(), affine[:, :, 3].copy())
 
@@ -166,24 +182,36 @@ def _row(component: str) -> tuple[float, float, float, float]:
 
 
 @lru_cache(maxsize=256)
-def _look_up(groups: tuple[tuple[str, str], ...]) -> Operators:
-    operators = _by_pymatgen(dict(groups))
+def _look_up(groups: tuple[tuple[str, str], ...]) -> Operators | None:
+    """The operators that pymatgen has for the names of a group, None if it knows none of them."""
+    found = CifParser.from_str("data_block\n").get_symops(CifBlock(dict(groups), [], "block"))
     # It answers the identity where it knows none of the names, too.
-    if operators.n_operators == 1 and not any("".join(name.split()).upper() in ("P1", "1") for _, name in groups):
-        raise StructureError(
-            "unreadable",
-            f"The space group {groups[0][1][:30]!r} of the CIF is not known: list its operators as x,y,z, or the full "
-            "cell in P 1.",
-        )
-    return operators
-
-
-def _by_pymatgen(values: dict[str, Any]) -> Operators:
-    operators = CifParser.from_str("data_block\n").get_symops(CifBlock(values, [], "block"))
+    if len(found) == 1 and not any("".join(name.split()).upper() in ("P1", "1") for _, name in groups):
+        return None
     return _checked(
-        np.array([operator.rotation_matrix for operator in operators]),
-        np.array([operator.translation_vector for operator in operators]),
+        np.array([operator.rotation_matrix for operator in found]),
+        np.array([operator.translation_vector for operator in found]),
     )
+
+
+def _settings(groups: dict[str, str], lattice: NDArray[np.float64]) -> Iterator[tuple[str, Operators]]:
+    """The operators that gemmi has for the names of a group, in the setting of the cell: R in rhombohedral axes, too."""
+    alpha, _, gamma = Lattice(lattice).angles
+    for key, name in groups.items():
+        if key in _HERMANN_MAUGUIN_KEYS and (group := gemmi.find_spacegroup_by_name(name, alpha, gamma)) is not None:
+            yield group.xhm(), _of_gemmi(group.operations())
+        elif key in _HALL_KEYS:
+            try:
+                yield name[:30], _of_gemmi(gemmi.symops_from_hall(name))
+            except (RuntimeError, ValueError):
+                continue
+
+
+def _of_gemmi(group: gemmi.GroupOps) -> Operators:
+    operators = list(group)
+    rotations = np.array([operator.rot for operator in operators], dtype=np.float64) / gemmi.Op.DEN
+    translations = np.array([operator.tran for operator in operators], dtype=np.float64) / gemmi.Op.DEN
+    return _checked(rotations, translations)
 
 
 def _checked(rotations: NDArray[np.float64], translations: NDArray[np.float64]) -> Operators:

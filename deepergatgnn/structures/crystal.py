@@ -21,6 +21,7 @@ from deepergatgnn.structures.limits import DEFAULT_LIMITS, StructureLimits
 if TYPE_CHECKING:
     from pymatgen.core.sites import PeriodicSite
 
+_SHARES_SHOWN = 5  # of a disordered site, in its refusal
 _GRAMS_PER_CM3_PER_DALTON_PER_A3 = 1.66053906660
 
 
@@ -199,7 +200,8 @@ def disordered(place: str, shares: Sequence[tuple[str, float]]) -> StructureErro
         place: the site, such as `site 3`.
         shares: species and occupancy of each occupant.
     """
-    mix = ", ".join(f"{100 * occupancy:.4g} % {species}" for species, occupancy in shares)
+    mix = ", ".join(f"{100 * occupancy:.4g} % {species}" for species, occupancy in shares[:_SHARES_SHOWN])
+    mix += f" and {len(shares) - _SHARES_SHOWN} more" if len(shares) > _SHARES_SHOWN else ""
     return StructureError("disordered", f"{place[:1].upper()}{place[1:]} is {mix}: post an ordered cell.")
 
 

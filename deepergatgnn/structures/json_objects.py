@@ -125,7 +125,8 @@ def _read_optimade(value: Mapping[str, Any], limits: StructureLimits) -> Crystal
     types = value.get("dimension_types")
     if periodic not in (3, None) or (isinstance(types, Sequence) and list(types) not in ([1, 1, 1], [])):
         raise StructureError(
-            "no_structure", f"The structure is periodic in {periodic} dimensions (types {types}): post a crystal in 3."
+            "no_structure",
+            f"Periodic in {str(periodic)[:20]} dimensions, types {str(types)[:20]}: post a crystal in 3.",
         )
     lattice = value.get("lattice_vectors")
     if lattice is None:
@@ -169,7 +170,7 @@ def _sole(shares: list[tuple[str, float]], place: str) -> str:
     present = [(symbol, occupancy) for symbol, occupancy in shares if occupancy != 0]
     if not present:
         raise StructureError("unknown_element", f"The {place} has no species: give it an element, or remove it.")
-    if len(present) > 1 or abs(present[0][1] - 1) > _FULL:
+    if len(present) > 1 or not abs(present[0][1] - 1) <= _FULL:  # nor is nan
         names = [("vacant" if symbol == "vacancy" else symbol, occupancy) for symbol, occupancy in present]
         raise disordered(place, names)
     return present[0][0]

@@ -20,7 +20,7 @@ class StructureLimits(BaseModel):
     min_period: float = Field(default=1.0, gt=0, description="shortest lattice translation, Å")
     max_length: float = Field(default=1000.0, gt=0, description="longest cell vector, Å")
     min_volume_per_atom: float = Field(default=2.0, gt=0, description="denser is `too_dense`, Å³")
-    max_volume_per_atom: float = Field(default=1000.0, gt=0, description="emptier is `too_sparse`, Å³")
+    max_volume_per_atom: float = Field(default=5000.0, gt=0, description="emptier is `too_sparse`, Å³")
 
 
 DEFAULT_LIMITS: Final = StructureLimits()

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from deepergatgnn.errors import StructureError
@@ -13,6 +14,7 @@ from deepergatgnn.structures.limits import DEFAULT_LIMITS, StructureLimits
 from deepergatgnn.structures.poscar import read_poscar
 from deepergatgnn.structures.text import StructureFormat, TextFormat, clean_text, detect_format
 
+_LONGEST_SENTENCE: Final = 360  # characters
 _READERS: Final[dict[TextFormat, Callable[[str, StructureLimits], Crystal]]] = {
     "cif": read_cif,
     "poscar": read_poscar,
@@ -44,14 +46,32 @@ def read_structure(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            if isinstance(source, Mapping):
-                return _read_mapping(source, format, limits)
-            text = clean_text(source, limits)
-            return _READERS[detect_format(text) if format == "auto" else format](text, limits)
-        except StructureError:
-            raise
+            crystal = _read(source, format, limits)
+        except StructureError as error:
+            if (detail := _plain(error.detail)) == error.detail:
+                raise
+            raise StructureError(error.code, detail) from error
         except Exception as error:  # the parsers raise what their authors did not foresee
-            raise StructureError("unreadable", _reason(error)) from error
+            raise StructureError("unreadable", _plain(_reason(error))) from error
+    plain = tuple(map(_plain, crystal.warnings))
+    return crystal if plain == crystal.warnings else replace(crystal, warnings=plain)
+
+
+def _read(source: str | bytes | Mapping[str, Any], format_: StructureFormat, limits: StructureLimits) -> Crystal:
+    if isinstance(source, Mapping):
+        return _read_mapping(source, format_, limits)
+    text = clean_text(source, limits)
+    return _READERS[detect_format(text) if format_ == "auto" else format_](text, limits)
+
+
+def _plain(sentence: str) -> str:
+    """The sentence without what a file smuggled into it: control characters, and more of itself than fits."""
+    if not sentence.isprintable():
+        sentence = "".join(one if one.isprintable() else "\ufffd" for one in sentence)
+    if len(sentence) > _LONGEST_SENTENCE:
+        half = _LONGEST_SENTENCE // 2
+        sentence = f"{sentence[:half]} … {sentence[-half:]}"
+    return sentence
 
 
 def _read_mapping(source: Mapping[str, Any], format_: StructureFormat, limits: StructureLimits) -> Crystal:

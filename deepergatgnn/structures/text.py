@@ -13,6 +13,11 @@ StructureFormat = Literal["auto", "cif", "poscar", "extxyz", "json"]
 # Everything below space but tab and newline; vertical tab and form feed have become spaces by then.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _SHOWN: Final = 40  # characters of an unknown file in the message
+# What typesetting makes of a minus and of a space; a parser that drops them would drop a sign.
+_TYPESET: Final = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212"), "-") | dict.fromkeys(
+    map(ord, "\u00a0\u2009\u202f"), " "
+)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CIF: Final = re.compile(r"^\s*(?:data_|loop_\b|_cell[_.]|_atom_site[_.]|#\\#CIF)", re.IGNORECASE)
 
 
@@ -36,8 +41,14 @@ def clean_text(source: str | bytes, limits: StructureLimits) -> str:
             f"The text has {size:,} bytes and the limit is {limits.max_bytes:,}: post the structure alone.",
         )
     text = source if isinstance(source, str) else _decode(source)
+    if surrogate := _SURROGATE.search(text):
+        raise StructureError(
+            "unreadable", f"The text holds half a surrogate pair, 0x{ord(surrogate[0]):x}: post it in UTF-8."
+        )
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    text = text.translate({0x0B: " ", 0x0C: " ", 0x1A: " "})  # 0x1A is how DOS ends a file
+    text = text.replace("\x0b", " ").replace("\x0c", " ").replace("\x1a", " ")  # 0x1A is how DOS ends a file
+    if not text.isascii():
+        text = text.translate(_TYPESET)
     if not text.strip():
         raise StructureError("unreadable", "The text is empty: post a CIF, POSCAR, extxyz or JSON structure.")
     if control := _CONTROL.search(text):

@@ -1,0 +1,39 @@
+"""`keys`: keys for the service."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from commands.options import JsonOption
+from deepergatgnn.errors import ConfigError
+
+app = typer.Typer(help="Keys for the service.", no_args_is_help=True)
+
+
+@app.command("new")
+def new(
+    name: Annotated[str, typer.Argument(help="Whose it is: letters, digits, '.', '_', '-'.")],
+    rate: Annotated[float | None, typer.Option(help="Crystals a second. Default: no limit.")] = None,
+    burst: Annotated[float | None, typer.Option(help="Crystals at once. Default: ten seconds of the rate.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key: print it, this once, and the line for the file of DEEPERGATGNN_API_KEYS_FILE.
+
+    Example: deepergatgnn keys new alice --rate 50
+    """
+    from service.keys import digest_of, new_key, parse_key
+
+    if burst is not None and rate is None:
+        raise ConfigError("burst without rate: give --rate too")
+    key = new_key()
+    words = [name, f"sha256:{digest_of(key).hex()}"]
+    words += [f"{word}={value:.15g}" for word, value in (("rate", rate), ("burst", burst)) if value is not None]
+    line = " ".join(words)
+    if parse_key(line, 1).name != name:
+        raise ConfigError(f"{name!r} is no name: letters, digits, '.', '_', '-'")
+    if as_json:
+        print(json.dumps({"name": name, "key": key, "line": line}))
+        return
+    print(f"key, not shown again: {key}")
+    print(f"line for the keys file: {line}")

@@ -1,0 +1,127 @@
+"""The occupancies of the sites of a CIF: whole atoms only, refused where a model would have to choose."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.io.cif import str2float
+
+from deepergatgnn.errors import StructureError
+from deepergatgnn.structures.cif_symmetry import Columns, Operators
+from deepergatgnn.structures.crystal import disordered
+
+FRACT: Final = ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z")
+_FULL: Final = 1e-3  # how far from 1 an occupancy may be by rounding
+_SAME_PLACE: Final = 1e-3  # fractional; as for the copies of one site
+_MOST_COMPARISONS: Final = 20_000_000
+
+
+def whole_occupancies(
+    columns: Columns, types: list[str], labels: list[str], operators: Operators, said: list[str]
+) -> list[bool]:
+    """Tell for each row of the atom loop whether it is an atom, or one that is left out.
+
+    Args:
+        columns: the data block.
+        types: what element each row says.
+        labels: what the file calls each row.
+        operators: of the file.
+        said: warnings are added here.
+
+    Raises:
+        StructureError: `disordered` for a site that is partly vacant or shared, or `unreadable`.
+    """
+    occupancies = _read(columns, len(types))
+    if {0.0, 1.0}.issuperset(occupancies) and not any(" + " in symbol for symbol in set(types)):
+        partial = []
+    else:
+        partial = [i for i, x in enumerate(occupancies) if x != 0 and not abs(x - 1) <= _FULL]  # nan is partial, too
+        for index, symbol in enumerate(types):
+            if " + " in symbol:
+                place = place_of(index, labels[index])
+                raise StructureError("disordered", f"The {place} is the mixture {symbol[:40]!r}: post an ordered cell.")
+    absorbed = _completed(columns, types, occupancies, partial, operators) if partial else {}
+    for first, others in absorbed.items():
+        names = ", ".join(labels[other][:20] for other in [first, *others])
+        said.append(f"The sites {names} lie on one another and are full together: they are read as one.")
+    left_out = {other for others in absorbed.values() for other in others}
+    for index in partial:
+        if index not in absorbed and index not in left_out:
+            raise _refusal(columns, types, labels, occupancies, index)
+    for index, occupancy in enumerate(occupancies):
+        if occupancy == 0:
+            said.append(f"The {place_of(index, labels[index])} has the occupancy 0 and is left out.")
+    return [occupancy != 0 and index not in left_out for index, occupancy in enumerate(occupancies)]
+
+
+def place_of(index: int, label: str) -> str:
+    """What a message calls a row of the atom loop."""
+    return f"site {index + 1} ({label[:20]})"
+
+
+def _read(columns: Columns, rows: int) -> list[float]:
+    column = columns.get("_atom_site_occupancy") or ["1"] * rows
+    if len(column) != rows:
+        raise StructureError("unreadable", f"The CIF has {len(column)} occupancies for {rows} sites: complete them.")
+    try:
+        return list(map(float, column))
+    except ValueError:
+        return [_occupancy(text) for text in column]
+
+
+def _occupancy(text: str) -> float:
+    # The dictionary's default is 1, and `.` and `?` ask for the default.
+    try:
+        return 1.0 if text in (".", "?") else str2float(text)
+    except ValueError:
+        return 1.0
+
+
+def _completed(
+    columns: Columns, types: list[str], occupancies: list[float], partial: list[int], operators: Operators
+) -> dict[int, list[int]]:
+    """Partial sites that symmetry puts on others of the same kind, full together: the first of each set, and the rest.
+
+    Half a hydrogen atom on either side of a mirror, each listed, is one atom that symmetry copies.
+    """
+    if len(partial) ** 2 * operators.n_operators > _MOST_COMPARISONS:
+        return {}
+    try:
+        positions = np.array([[str2float(columns[key][index]) for key in FRACT] for index in partial])
+    except ValueError:
+        return {}
+    found: dict[int, list[int]] = {}
+    taken: set[int] = set()
+    for row, index in enumerate(partial):
+        if index in taken:
+            continue
+        copies = operators.rotations @ positions[row] + operators.translations  # [O, 3]
+        others = [
+            partial[other]
+            for other in _on(copies, positions)
+            if partial[other] not in taken and types[partial[other]] == types[index]
+        ]
+        if not abs(sum(occupancies[other] for other in others) - 1) <= _FULL:
+            return found
+        taken.update(others)
+        found[index] = [other for other in others if other != index]
+    return found
+
+
+def _on(copies: NDArray[np.float64], positions: NDArray[np.float64]) -> list[int]:
+    between = copies[:, None, :] - positions[None, :, :]
+    apart = np.abs(between - np.rint(between)).max(axis=-1)  # [O, P]
+    indices: list[int] = np.flatnonzero((apart < _SAME_PLACE).any(axis=0)).tolist()
+    return indices
+
+
+def _refusal(
+    columns: Columns, types: list[str], labels: list[str], occupancies: list[float], index: int
+) -> StructureError:
+    position = [columns[key][index] for key in FRACT]
+    shares = [
+        (types[other].strip("0123456789?'()")[:20] or "?", occupancies[other])
+        for other in range(len(types))
+        if [columns[key][other] for key in FRACT] == position
+    ]
+    return disordered(place_of(index, labels[index]), shares)

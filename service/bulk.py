@@ -1,0 +1,141 @@
+"""`POST /predict/batch`: many crystals in one request, each answered or refused by itself."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from deepergatgnn.errors import DeeperGATGNNError
+from service import metrics
+from service.admission import Ticket
+from service.errors import ServiceError, service_error
+from service.intake import ClientGoneError, patience_s, read_json, unless_gone, validated
+from service.prediction import Posted
+from service.routes import CLIENT_GONE, ERRORS
+from service.schemas import BulkItem, BulkRequest, BulkResponse
+from service.state import State, state_of
+
+NDJSON = "application/x-ndjson"
+WINDOW_S = 1.0  # predicted seconds of work of one request that are under way at once
+WINDOW = (16, 512)  # crystals, at least and at most
+router = APIRouter()
+
+
+@router.post(
+    "/predict/batch",
+    response_model=BulkResponse,
+    responses=ERRORS | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+    summary="Properties of many crystals",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": BulkRequest.model_json_schema()}},
+        }
+    },
+)
+async def predict_batch(request: Request) -> Response:
+    """Post many structures; one that is refused fails alone.
+
+    The results keep the order and the ids of the structures; one without id gets its index. With
+    `Accept: application/x-ndjson` they stream as they are ready, one JSON object a line, in whatever order.
+    """
+    state = state_of(request)
+    try:
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise ServiceError(415, "unknown_media_type", f"media type {media_type[:80]!r}: post application/json")
+        refused = state.dispatcher.refusal("bulk")
+        if refused is not None:
+            raise refused
+        deadline = time.time() + patience_s(request, state.settings.bulk_deadline_s)
+        body = validated(BulkRequest, read_json(await request.body()))
+        most = state.settings.max_bulk
+        if len(body.structures) > most:
+            raise ServiceError(413, "too_many_structures", f"{len(body.structures)} structures, {most} may be posted")
+        request.state.caller.spend(len(body.structures))
+        state.catalogue.resolve(body.models)
+        results = _results(state, body, request.state.request_id, deadline)
+        if NDJSON in request.headers.get("accept", ""):
+            first = await anext(results, None)  # from here on the request is admitted: what is refused is a result
+            return StreamingResponse(_lines(first, results), media_type=NDJSON)
+        return await unless_gone(request, _collected(results, len(body.structures)))
+    except ClientGoneError:
+        return Response(status_code=CLIENT_GONE)
+    except DeeperGATGNNError as error:
+        refused = service_error(error)
+        metrics.FAILURES.labels(refused.code).inc()
+        raise refused from error
+
+
+Result = tuple[int, bytes]
+
+
+async def _lines(first: Result | None, results: AsyncGenerator[Result]) -> AsyncGenerator[bytes]:
+    async with aclosing(results):
+        if first is not None:
+            yield first[1] + b"\n"
+        async for _, content in results:
+            yield content + b"\n"
+
+
+async def _collected(results: AsyncGenerator[Result], count: int) -> Response:
+    contents = [b""] * count
+    async with aclosing(results):
+        async for index, content in results:
+            contents[index] = content
+    return Response(b'{"results":[' + b",".join(contents) + b"]}", media_type="application/json")
+
+
+async def _results(state: State, body: BulkRequest, request_id: str, deadline: float) -> AsyncGenerator[Result]:
+    """Index and JSON of each result, as they are ready; some crystals are under way at once, the others wait here."""
+    admission = state.dispatcher.admission
+    least, most = WINDOW
+    at_once = int(min(most, max(least, WINDOW_S / max(admission.typical, 1e-6))))
+    with admission.admit("bulk", len(body.structures)) as ticket:
+        waiting = iter(enumerate(body.structures))
+        under_way: set[asyncio.Task[Result]] = set()
+        try:
+            while True:
+                for index, item in waiting:
+                    work = _result(state, body, index, item, request_id, deadline, ticket)
+                    under_way.add(asyncio.create_task(work))
+                    if len(under_way) >= at_once:
+                        break
+                if not under_way:
+                    return
+                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def _result(
+    state: State, body: BulkRequest, index: int, item: Any, request_id: str, deadline: float, ticket: Ticket
+) -> Result:
+    """One crystal, answered or refused."""
+    name = item.get("id") if isinstance(item, dict) else None
+    name = name if isinstance(name, str) else str(index)
+    try:
+        parsed = validated(BulkItem, item)
+        posted = Posted(parsed.structure, parsed.format, body.models, body.attention != "none", name)
+        answer = await state.oracle.answer(
+            posted,
+            request_id=request_id,
+            started=time.perf_counter(),
+            deadline=deadline,
+            lane="bulk",
+            ticket=ticket,
+        )
+        return index, orjson.dumps(answer)
+    except DeeperGATGNNError as error:
+        refused = service_error(error)
+        metrics.FAILURES.labels(refused.code).inc()
+        return index, orjson.dumps({"id": name, "error": {"code": refused.code, "detail": refused.detail}})

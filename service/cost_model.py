@@ -1,0 +1,44 @@
+"""What a crystal costs on this device: fitted when a worker starts and kept current by every batch."""
+
+from collections import deque
+
+import numpy as np
+from scipy.optimize import nnls  # type: ignore[attr-defined]
+
+from service.cost import Cost
+
+REMEMBERED = 256  # batches of a model
+REFIT_EVERY = 16
+
+
+class CostModel:
+    """The costs of one model on one device.
+
+    Every measured batch is a row of a non-negative least-squares problem in relative errors; the last `REMEMBERED`
+    rows count, so that a device that becomes slower or faster is followed.
+    """
+
+    def __init__(self) -> None:
+        self._rows: deque[tuple[int, int, int, float]] = deque(maxlen=REMEMBERED)
+        self._unfitted = 0
+        self.cost = Cost()
+
+    def observe(self, edges: int, atoms: int, crystals: int, seconds: float) -> None:
+        """Take note of a batch."""
+        if seconds <= 0:
+            return
+        self._rows.append((edges, atoms, crystals, seconds))
+        self._unfitted += 1
+        if self._unfitted >= REFIT_EVERY or len(self._rows) < REFIT_EVERY:
+            self.fit()
+
+    def fit(self) -> None:
+        """Solve for the costs."""
+        self._unfitted = 0
+        rows = np.array(self._rows, dtype=float)
+        seconds = rows[:, 3:]
+        terms = np.column_stack([rows[:, :3], np.ones(len(rows))]) / seconds
+        scale = np.maximum(np.linalg.norm(terms, axis=0), 1e-12)
+        solution, _ = nnls(terms / scale, np.ones(len(rows)))
+        edge, atom, crystal, batch = (solution / scale).tolist()
+        self.cost = Cost(edge, atom, crystal, batch)

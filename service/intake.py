@@ -1,0 +1,131 @@
+"""Requests on their way in: bodies of three kinds become one form, deadlines, clients that leave."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+
+from service.errors import ServiceError
+from service.prediction import Posted
+from service.schemas import Attention, Format, PredictRequest
+
+PLAIN = frozenset({"chemical/x-cif", "text/plain", "application/octet-stream"})
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+
+class ClientGoneError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+async def read_posted(
+    request: Request, file_format: Format | None, models: list[str] | None, attention: Attention | None
+) -> Posted:
+    """The request in its one form, from any of the three it may be posted in.
+
+    Raises:
+        ServiceError: 400 malformed, 415 unknown media type.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/json":
+        document = read_json(await request.body())
+        for key, value in (("format", file_format), ("models", models), ("attention", attention)):
+            if value is not None:
+                document.setdefault(key, value)
+        body = validated(PredictRequest, document)
+        return Posted(body.structure, body.format, body.models, body.attention != "none", body.id)
+    if media_type in PLAIN:
+        source = await request.body()
+    elif media_type == "multipart/form-data":
+        source = await _uploaded(request)
+    else:
+        detail = (
+            f"media type {media_type[:80] or 'none'!r} is not read: post application/json, chemical/x-cif, text/plain "
+            "or multipart/form-data"
+        )
+        raise ServiceError(415, "unknown_media_type", detail)
+    return Posted(
+        source=source, format=file_format or "auto", models=models or [], attention=attention != "none", id=None
+    )
+
+
+def validated(schema: type[M], document: object) -> M:
+    """The document as its schema.
+
+    Raises:
+        ServiceError: 400, with the first place that does not fit.
+    """
+    try:
+        return schema.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ServiceError(400, "malformed", f"{where}: {first['msg']}") from None
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """The object that a body is.
+
+    Raises:
+        ServiceError: 400, if it is none.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ServiceError(400, "malformed", f"the body is not JSON: {error}") from None
+    if not isinstance(document, Mapping):
+        raise ServiceError(400, "malformed", 'the body is not a JSON object: post {"structure": "..."}')
+    return dict(document)
+
+
+async def _uploaded(request: Request) -> bytes:
+    async with request.form(max_files=1, max_fields=8) as form:
+        file = form.get("file")
+        if isinstance(file, UploadFile):
+            return await file.read()
+        if isinstance(file, str):
+            return file.encode()
+    raise ServiceError(400, "malformed", "the form has no field 'file'")
+
+
+def patience_s(request: Request, most_s: float) -> float:
+    """Seconds until the deadline: the service's own, or less if the client says so."""
+    header = request.headers.get("x-request-deadline-ms")
+    if header is None:
+        return most_s
+    try:
+        wanted = float(header) / 1000
+    except ValueError:
+        wanted = -1.0
+    if not wanted > 0:
+        raise ServiceError(400, "malformed", "X-Request-Deadline-Ms is not a positive number")
+    return min(wanted, most_s)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, which ends early if the client leaves; its body must have been read.
+
+    Raises:
+        ClientGoneError: the client left.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        watcher.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,93 @@
+"""A parse process: files come in through a socket, graphs go out; it can be killed at any moment.
+
+Frames, both ways: a length, JSON, then as many bytes as the JSON says. Nothing is unpickled, so that a parser that a
+file has taken over cannot take over who reads its answers.
+"""
+
+import ctypes
+import os
+import resource
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from deepergatgnn.crystal_graph import GraphConfig
+from deepergatgnn.errors import StructureError
+from service.collector import tame_collector
+from service.parsing import Parsed, from_document, parse, to_document
+
+LENGTH = struct.Struct("<II")  # of the JSON, of the bytes after it
+_NEW_USER, _NEW_NET = 0x10000000, 0x40000000  # flags of unshare(2)
+
+
+def pack_task(source: bytes | str, file_format: str, configs: Sequence[GraphConfig], *, named: bool) -> bytes:
+    """A file to parse as a frame."""
+    content = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
+    head = orjson.dumps(
+        {
+            "format": file_format,
+            "text": isinstance(source, str),
+            "configs": [asdict(config) for config in configs],
+            "named": named,
+        }
+    )
+    return LENGTH.pack(len(head), len(content)) + head + content
+
+
+def unpack_result(head: bytes, content: bytes) -> Parsed:
+    """What became of a file.
+
+    Raises:
+        StructureError: if the structure is refused.
+    """
+    document: dict[str, Any] = orjson.loads(head)
+    if "refused" in document:
+        raise StructureError(*document["refused"])
+    contents, place = [], 0
+    for size in document.pop("sizes"):
+        contents.append(content[place : place + size])
+        place += size
+    return from_document(document, contents)
+
+
+def serve(connection: socket.socket, memory_mib: int, niceness: int) -> None:
+    """The life of a parse process: until the other end closes the socket."""
+    _confine(memory_mib, niceness)
+    tame_collector()
+    with connection, connection.makefile("rb", buffering=1 << 16) as stream:
+        connection.setblocking(True)  # noqa: FBT003 - the name of the method says it
+        while lengths := stream.read(LENGTH.size):
+            head_size, content_size = LENGTH.unpack(lengths)
+            head, content = stream.read(head_size), stream.read(content_size)
+            connection.sendall(_result(orjson.loads(head), content))
+
+
+def _result(head: dict[str, Any], content: bytes) -> bytes:
+    configs = [GraphConfig(**config) for config in head["configs"]]
+    try:
+        source = content.decode("utf-8", "surrogatepass") if head["text"] else content
+        document, contents = to_document(parse(source, head["format"], configs, named=head["named"]))
+    except StructureError as error:
+        document, contents = {"refused": [error.code, error.detail]}, []
+    except (MemoryError, RecursionError):
+        detail = "reading the file took too much memory: post a smaller, plainer one"
+        document, contents = {"refused": ["unreadable", detail]}, []
+    document["sizes"] = [len(part) for part in contents]
+    packed = orjson.dumps(document)
+    return LENGTH.pack(len(packed), sum(document["sizes"])) + packed + b"".join(contents)
+
+
+def _confine(memory_mib: int, niceness: int) -> None:
+    """Little memory, no file to write, and no network where the system lets a process give it up."""
+    size = memory_mib * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    os.nice(niceness)
+    unshare = getattr(ctypes.CDLL(None), "unshare", None)
+    if unshare is not None:
+        unshare(_NEW_USER | _NEW_NET)  # refused by some systems, which then say so with -1

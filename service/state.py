@@ -1,0 +1,26 @@
+"""What the routes of one API process share."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from fastapi import Request
+
+from service.catalogue import Catalogue
+from service.dispatcher import Dispatcher
+from service.prediction import Oracle
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class State:
+    """The parts of the process that routes use."""
+
+    settings: Settings
+    catalogue: Catalogue
+    dispatcher: Dispatcher
+    oracle: Oracle
+
+
+def state_of(request: Request) -> State:
+    """The parts, as the application keeps them."""
+    return cast("State", request.app.state.parts)

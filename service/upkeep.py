@@ -1,0 +1,160 @@
+"""What a worker does beside computing.
+
+It says that it is alive, keeps its leases, inherits from the dead, follows the store and its supervisor, and compiles.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from dataclasses import astuple
+from typing import TYPE_CHECKING
+
+import structlog
+from redis.exceptions import RedisError
+
+from deepergatgnn.errors import ArtifactError, ModelNotFoundError
+from service import metrics
+from service.entries import Answer
+
+if TYPE_CHECKING:
+    from service.worker import Worker
+
+TAKE_AT_MOST = 256
+IDLE_CANARY_S = 1.0
+STORE_S = 1.0
+RETRY_LOAD_S = 30.0
+log = structlog.get_logger("worker")
+
+
+class Upkeep:
+    """The tasks of one worker.
+
+    Args:
+        worker: whose.
+    """
+
+    def __init__(self, worker: "Worker") -> None:
+        self._worker = worker
+        self._settings = worker.settings
+        self._failed: dict[str, float] = {}
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Begin; who started them cancels them."""
+        work = (self._beat(), self._take_over(), self._follow_parent(), self._follow_store(), self._compile())
+        return [asyncio.create_task(each) for each in work]
+
+    def _hangs(self) -> bool:
+        since = self._worker.computing_since
+        return since is not None and time.monotonic() - since > self._settings.stuck_s
+
+    async def _beat(self) -> None:
+        """Heartbeat and lease renewal, as long as the device answers; when it is idle it is asked."""
+        worker, renewed = self._worker, 0.0
+        while True:
+            try:
+                if worker.computing_since is None and time.monotonic() - worker.answered_at > IDLE_CANARY_S:
+                    await self._canary()
+                if not self._hangs():
+                    await worker.queue.beat(self._status(), 3 * self._settings.heartbeat_s)
+                    if time.monotonic() - renewed > self._settings.lease_s / 3:
+                        await worker.queue.renew(list(worker.held.values()))
+                        renewed = time.monotonic()
+            except (RedisError, OSError) as error:
+                log.warning("no heartbeat", error=str(error))
+            await asyncio.sleep(self._settings.heartbeat_s)
+
+    async def _canary(self) -> None:
+        """Ask the idle device for a sign of life; while it does not answer there is no heartbeat either."""
+        await self._worker.on_device(self._worker.engine.canary)
+        self._worker.answered_at = time.monotonic()
+
+    def _status(self) -> dict[str, object]:
+        worker = self._worker
+        return {
+            "worker": worker.name,
+            "device": str(worker.device),
+            "models": worker.engine.loaded,
+            "costs": {reference: astuple(cost) for reference, cost in worker.engine.costs.items()},
+        }
+
+    async def _take_over(self) -> None:
+        """Look after entries of workers that are gone."""
+        worker = self._worker
+        while not worker.stopping.is_set():
+            try:
+                for delivery in await worker.queue.take_over(TAKE_AT_MOST):
+                    if delivery.stream_id in worker.held:
+                        continue
+                    if delivery.times > self._settings.max_deliveries:
+                        detail = "workers failed on this crystal several times: check the structure"
+                        error = (500, "prediction_failed", detail)
+                        await worker.queue.bury(delivery, Answer(delivery.entry.id, worker=worker.name, error=error))
+                        metrics.DEAD_LETTERS.inc()
+                        log.error("dead letter", entry=delivery.entry.id, request_id=delivery.entry.request_id)
+                        continue
+                    metrics.TAKEN_OVER.inc()
+                    worker.accept([delivery])
+            except (RedisError, OSError) as error:
+                log.warning("no takeover", error=str(error))
+            await asyncio.sleep(self._settings.lease_s / 4)
+
+    async def _follow_store(self) -> None:
+        """Load what is promoted beside what answers; the API sends nothing there before it is said to be loaded."""
+        worker = self._worker
+        while True:
+            await asyncio.sleep(STORE_S)
+            wanted = await asyncio.to_thread(self._promoted)
+            for reference in wanted:
+                if reference in worker.engine.loaded or time.monotonic() < self._failed.get(reference, 0.0):
+                    continue
+                try:
+                    await asyncio.to_thread(worker.engine.load, reference)
+                except (ArtifactError, ModelNotFoundError, OSError) as error:
+                    self._failed[reference] = time.monotonic() + RETRY_LOAD_S
+                    metrics.LOAD_FAILURES.labels(reference.partition("@")[0]).inc()
+                    # No stack: what is wrong is in the store.
+                    log.error("a promoted version is not sound, the one before goes on", error=str(error))  # noqa: TRY400
+                else:
+                    log.info("loaded", worker=worker.name, model=reference)
+            worker.engine.forget_spare(wanted)
+
+    def _promoted(self) -> list[str]:
+        found = []
+        for name in self._worker.store.names():
+            with contextlib.suppress(ModelNotFoundError, OSError):
+                found.append(f"{name}@{self._worker.store.production(name)}")
+        return found
+
+    async def _compile(self) -> None:
+        """Compile once the worker has settled: short lives are not worth it, and answers do not wait for it."""
+        known: set[str] = set()
+        while self._settings.compile_after_s:
+            await asyncio.sleep(self._settings.compile_after_s)
+            if known >= set(self._worker.engine.loaded):
+                continue
+            known |= set(self._worker.engine.loaded)
+            done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            # A daemon: a worker that is told to stop does not wait for a compiler.
+            threading.Thread(target=self._compile_and_tell, args=(done,), name="compile", daemon=True).start()
+            if await done:
+                log.info("compiled", worker=self._worker.name, models=self._worker.engine.loaded)
+
+    def _compile_and_tell(self, done: asyncio.Future[bool]) -> None:
+        compiled = self._worker.engine.compile_loaded()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            done.get_loop().call_soon_threadsafe(done.set_result, compiled)
+
+    async def _follow_parent(self) -> None:
+        """End with the supervisor that started this worker, even if it was killed; take its broker along."""
+        parent = self._settings.parent
+        while parent is not None:
+            if os.getppid() != parent:
+                log.warning("supervisor gone")
+                self._worker.stopping.set()
+                if self._settings.broker_embedded:
+                    with contextlib.suppress(RedisError, OSError):
+                        await self._worker.client.shutdown(nosave=True)
+                return
+            await asyncio.sleep(1)

@@ -1,0 +1,164 @@
+"""The worker's side of the queue; its rules stand in `queue`."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from service.entries import LANES, Answer, Entry, Lane
+from service.queue import ANSWERS, DEAD, GROUP, STREAMS, WORKERS
+
+ANSWERS_KEPT_S = 120
+DEAD_KEPT = 1000
+_LANE_OF = {stream.encode(): lane for lane, stream in STREAMS.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Delivery:
+    """An entry in a worker's hands, by its stream id.
+
+    Attributes:
+        stream_id: in the stream of the entry's lane.
+        entry: what to compute.
+        times: how often it was delivered, this time included.
+        since: `time.monotonic()` of this delivery.
+    """
+
+    stream_id: bytes
+    entry: Entry
+    times: int
+    since: float
+
+
+class WorkQueue:
+    """The queue as one worker sees it.
+
+    Args:
+        client: of the broker.
+        worker: name of this worker, unique among those alive.
+        lease_s: how long entries stay with a worker that does not renew.
+    """
+
+    def __init__(self, client: "Redis", worker: str, lease_s: float) -> None:
+        self._client = client
+        self._worker = worker
+        self._lease_ms = int(lease_s * 1000)
+
+    async def create_groups(self) -> None:
+        """Make the consumer groups, from the very first entry; harmless where they exist."""
+        for stream in STREAMS.values():
+            try:
+                await self._client.xgroup_create(stream, GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    async def read(self, lane: Lane, count: int, block_s: float) -> list[Delivery]:
+        """Up to `count` new entries of a lane; waits up to `block_s` for the first."""
+        try:
+            reply: Any = await self._client.xreadgroup(
+                GROUP, self._worker, {STREAMS[lane]: ">"}, count=count, block=max(1, int(block_s * 1000))
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):  # the broker lost its data: start anew
+                raise
+            await self.create_groups()
+            return []
+        return await self._unpack(lane, reply[0][1]) if reply else []
+
+    async def take_over(self, count: int) -> list[Delivery]:
+        """Entries whose lease ran out elsewhere, now held here."""
+        return [delivery for lane in LANES for delivery in await self._take_over(lane, count)]
+
+    async def _take_over(self, lane: Lane, count: int) -> list[Delivery]:
+        try:
+            _, messages, *_ = await self._client.xautoclaim(
+                STREAMS[lane], GROUP, self._worker, min_idle_time=self._lease_ms, count=count
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.create_groups()
+            return []
+        deliveries = await self._unpack(lane, messages)
+        if not deliveries:
+            return []
+        pending = await self._client.xpending_range(
+            STREAMS[lane],
+            GROUP,
+            min=deliveries[0].stream_id,
+            max=deliveries[-1].stream_id,
+            count=10 * count,
+            consumername=self._worker,
+        )
+        times = {item["message_id"]: int(item["times_delivered"]) for item in pending}
+        return [Delivery(each.stream_id, each.entry, times.get(each.stream_id, 2), each.since) for each in deliveries]
+
+    async def renew(self, deliveries: Iterable[Delivery]) -> None:
+        """Keep the entries in hand for another lease."""
+        held: dict[Lane, list[bytes]] = {}
+        for delivery in deliveries:
+            held.setdefault(delivery.entry.lane, []).append(delivery.stream_id)
+        for lane, stream_ids in held.items():
+            await self._client.xclaim(STREAMS[lane], GROUP, self._worker, 0, [*stream_ids], justid=True)
+
+    async def answer(self, answers: Sequence[tuple[Delivery, Answer | None]]) -> None:
+        """Write answers, then acknowledge and delete their entries; None only acknowledges (nobody waits)."""
+        if not answers:
+            return
+        contents: dict[str, list[bytes]] = {}
+        done: dict[Lane, list[bytes]] = {}
+        for delivery, answer in answers:
+            if answer is not None:
+                contents.setdefault(ANSWERS + delivery.entry.replica, []).append(answer.pack())
+            done.setdefault(delivery.entry.lane, []).append(delivery.stream_id)
+        async with self._client.pipeline(transaction=True) as pipe:
+            for key, packed in contents.items():
+                pipe.rpush(key, *packed)
+                pipe.expire(key, ANSWERS_KEPT_S)
+            for lane, stream_ids in done.items():
+                pipe.xack(STREAMS[lane], GROUP, *stream_ids)
+                pipe.xdel(STREAMS[lane], *stream_ids)
+            await pipe.execute()
+
+    async def bury(self, delivery: Delivery, answer: Answer) -> None:
+        """Move an entry to the dead-letter stream and tell its client."""
+        entry = delivery.entry
+        note: dict[Any, Any] = {
+            "id": entry.id,
+            "request": entry.request_id,
+            "worker": self._worker,
+            "time": time.time(),
+            "graph": entry.packed,
+        }
+        await self._client.xadd(DEAD, note, maxlen=DEAD_KEPT)
+        await self.answer([(delivery, answer)])
+
+    async def beat(self, status: Mapping[str, object], lifetime_s: float) -> None:
+        """Say that this worker is alive."""
+        await self._client.set(WORKERS + self._worker, orjson.dumps(status), px=int(lifetime_s * 1000))
+
+    async def leave(self) -> None:
+        """Stop counting as alive; entries still held are taken over when their lease runs out."""
+        await self._client.delete(WORKERS + self._worker)
+        for stream in STREAMS.values():
+            # Deleting a consumer discards what is pending with it, so only one with nothing pending goes.
+            if not await self._client.xpending_range(stream, GROUP, "-", "+", 1, consumername=self._worker):
+                await self._client.xgroup_delconsumer(stream, GROUP, self._worker)
+
+    async def _unpack(self, lane: Lane, messages: Iterable[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Delivery]:
+        """Deliveries of stream messages; what is not an entry of ours is dropped, it could never be answered."""
+        deliveries, foreign, now = [], [], time.monotonic()
+        for stream_id, fields in messages:
+            try:
+                deliveries.append(Delivery(stream_id, Entry.unpack(fields or {}, lane), 1, now))
+            except (KeyError, ValueError, UnicodeDecodeError):
+                foreign.append(stream_id)
+        if foreign:
+            await self._client.xack(STREAMS[lane], GROUP, *foreign)
+            await self._client.xdel(STREAMS[lane], *foreign)
+        return deliveries
