@@ -46,5 +46,6 @@ class ResultCache:
         n_atoms = len(graph.colours)
         weights = {colour: weight * n_atoms for colour, weight in zip(graph.colours, answer.attention, strict=True)}
         self._kept[graph.digest, answer.model] = (replace(answer, attention=()), weights)
+        self._kept.move_to_end((graph.digest, answer.model))
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)

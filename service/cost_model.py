@@ -33,12 +33,15 @@ class CostModel:
             self.fit()
 
     def fit(self) -> None:
-        """Solve for the costs."""
+        """Solve for the costs, in errors relative to what is predicted; at first, to what was measured."""
         self._unfitted = 0
         rows = np.array(self._rows, dtype=float)
-        seconds = rows[:, 3:]
-        terms = np.column_stack([rows[:, :3], np.ones(len(rows))]) / seconds
-        scale = np.maximum(np.linalg.norm(terms, axis=0), 1e-12)
-        solution, _ = nnls(terms / scale, np.ones(len(rows)))
-        edge, atom, crystal, batch = (solution / scale).tolist()
+        terms, seconds = np.column_stack([rows[:, :3], np.ones(len(rows))]), rows[:, 3]
+        scale, solution = seconds, np.zeros(4)
+        for _ in range(2):
+            weighed = terms / scale[:, None]
+            sizes = np.maximum(np.linalg.norm(weighed, axis=0), 1e-12)
+            solution = nnls(weighed / sizes, seconds / scale)[0] / sizes
+            scale = np.maximum(terms @ solution, 1e-6)
+        edge, atom, crystal, batch = solution.tolist()
         self.cost = Cost(edge, atom, crystal, batch)

@@ -1,5 +1,6 @@
 """Checkpoints on the device: batches of entries in, answers out. The only part of the service that knows torch."""
 
+import contextlib
 import logging
 import math
 import time
@@ -111,7 +112,8 @@ class Engine:
         """Make room: of the versions that are not to be kept, drop those unused for longest."""
         spare = [reference for reference in self._predictors if reference not in keep]
         for reference in spare[: max(0, len(self._predictors) - LOADED_AT_MOST)]:
-            del self._predictors[reference], self._costs[reference]
+            self._predictors.pop(reference, None)
+            self._costs.pop(reference, None)
 
     def compile_loaded(self) -> bool:
         """Compile what is loaded, beside the eager networks that go on answering, and then use it.
@@ -208,7 +210,9 @@ class Engine:
                 started = time.perf_counter()
                 predictions = predictor.predict_collated(graphs, batch)
                 edges, atoms = sum(g.n_links for g in graphs), sum(g.n_nodes for g in graphs)
-                self._costs[reference].observe(edges, atoms, len(graphs), time.perf_counter() - started)
+                costs = self._costs.get(reference)
+                if costs is not None:  # else forgotten meanwhile, to make room
+                    costs.observe(edges, atoms, len(graphs), time.perf_counter() - started)
                 for row, prediction in zip(part, predictions, strict=True):
                     answers[row][reference] = _model_answer(reference, prediction, attention=entries[row].attention)
         return [
@@ -226,11 +230,14 @@ class Engine:
 
     def _predictor(self, reference: str) -> Predictor:
         """A checkpoint on the device, loaded and checked on its first use."""
-        if reference not in self._predictors:
+        predictor = self._predictors.get(reference)
+        if predictor is None:
             self.load(reference)
             self.forget_spare([reference])
-        self._predictors.move_to_end(reference)
-        return self._predictors[reference]
+            return self._predictors[reference]
+        with contextlib.suppress(KeyError):  # forgotten meanwhile
+            self._predictors.move_to_end(reference)
+        return predictor
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -6,7 +6,8 @@ Only commands that Redis 7 and Valkey 8 share. The rules that keep every entry:
 - An answer is written before its entry is acknowledged; entries are acknowledged and deleted together.
   A crash in between repeats the work, and the API ignores a second answer.
 - A worker renews the lease of all it holds (XCLAIM JUSTID); entries whose lease ran out are taken over (XAUTOCLAIM).
-- After `max_deliveries` an entry goes to the dead-letter stream and its client is told.
+- An entry taken over is computed alone, and counted when its computation begins. After `max_deliveries` it goes to the
+  dead-letter stream and its client is told.
 - The API asks from time to time whether what it waits for is still there, and adds what a broker has lost anew.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
+import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -26,6 +28,7 @@ ANSWERS = "deepergatgnn:answers:"
 WORKERS = "deepergatgnn:workers:"
 REPLICAS = "deepergatgnn:replicas:"
 GROUP = "workers"
+log = structlog.get_logger("queue")
 
 
 def connect(url: str) -> "Redis":
@@ -76,7 +79,13 @@ class RequestQueue:
     async def answers(self, timeout_s: float, count: int = 512) -> list[Answer]:
         """Answers that have come, after waiting at most `timeout_s` for the first."""
         reply: Any = await self._client.blmpop(timeout_s, 1, ANSWERS + self._replica, direction="LEFT", count=count)
-        return [Answer.unpack(content) for content in reply[1]] if reply else []
+        answers = []
+        for content in reply[1] if reply else ():
+            try:
+                answers.append(Answer.unpack(content))
+            except (KeyError, TypeError, ValueError) as error:  # of a worker of another release
+                log.warning("an answer cannot be read", error=repr(error))
+        return answers
 
     async def workers(self) -> list[dict[str, Any]]:
         """Heartbeats of the workers that are alive."""

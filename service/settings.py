@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     min_waiting: int = Field(default=64, ge=1)
     max_bulk_wait_s: float = Field(default=20.0, gt=0)
     max_bulk: int = Field(default=1024, ge=1)
-    max_bulk_body_mib: float = Field(default=64.0, gt=0)
+    max_bulk_body_mib: float = Field(default=16.0, gt=0)
     deadline_s: float = Field(default=30.0, gt=0)
     bulk_deadline_s: float = Field(default=300.0, gt=0)
     batch_s: float = Field(default=0.1, gt=0)

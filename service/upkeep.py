@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 from redis.exceptions import RedisError
 
-from deepergatgnn.errors import ArtifactError, ModelNotFoundError
+from deepergatgnn.errors import ModelNotFoundError
 from service import metrics
 from service.entries import Answer
 
@@ -40,10 +40,10 @@ class Upkeep:
         self._settings = worker.settings
         self._failed: dict[str, float] = {}
 
-    def start(self) -> list[asyncio.Task[None]]:
+    def start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Begin; who started them cancels them."""
         work = (self._beat(), self._take_over(), self._follow_parent(), self._follow_store(), self._compile())
-        return [asyncio.create_task(each) for each in work]
+        return [group.create_task(each) for each in work]
 
     def _hangs(self) -> bool:
         since = self._worker.computing_since
@@ -84,7 +84,8 @@ class Upkeep:
         worker = self._worker
         while not worker.stopping.is_set():
             try:
-                for delivery in await worker.queue.take_over(TAKE_AT_MOST):
+                # A worker that hangs would take its own entries over, before one that could compute them.
+                for delivery in [] if self._hangs() else await worker.queue.take_over(TAKE_AT_MOST):
                     if delivery.stream_id in worker.held:
                         continue
                     if delivery.times > self._settings.max_deliveries:
@@ -111,7 +112,7 @@ class Upkeep:
                     continue
                 try:
                     await asyncio.to_thread(worker.engine.load, reference)
-                except (ArtifactError, ModelNotFoundError, OSError) as error:
+                except Exception as error:  # noqa: BLE001 - whatever is wrong with a new version, the one before goes on
                     self._failed[reference] = time.monotonic() + RETRY_LOAD_S
                     metrics.LOAD_FAILURES.labels(reference.partition("@")[0]).inc()
                     # No stack: what is wrong is in the store.
@@ -121,10 +122,11 @@ class Upkeep:
             worker.engine.forget_spare(wanted)
 
     def _promoted(self) -> list[str]:
-        found = []
-        for name in self._worker.store.names():
-            with contextlib.suppress(ModelNotFoundError, OSError):
-                found.append(f"{name}@{self._worker.store.production(name)}")
+        found: list[str] = []
+        with contextlib.suppress(OSError):
+            for name in self._worker.store.names():
+                with contextlib.suppress(ModelNotFoundError, UnicodeDecodeError):
+                    found.append(f"{name}@{self._worker.store.production(name)}")
         return found
 
     async def _compile(self) -> None:

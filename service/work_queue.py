@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -24,7 +24,8 @@ class Delivery:
     Attributes:
         stream_id: in the stream of the entry's lane.
         entry: what to compute.
-        times: how often it was delivered, this time included.
+        times: how often it was given to a device, this time included; while it only waits in a worker it does not
+            count, so that those that wait beside the cause of a crash are not taken for it.
         since: `time.monotonic()` of this delivery.
     """
 
@@ -75,28 +76,41 @@ class WorkQueue:
         return [delivery for lane in LANES for delivery in await self._take_over(lane, count)]
 
     async def _take_over(self, lane: Lane, count: int) -> list[Delivery]:
+        stream = STREAMS[lane]
         try:
-            _, messages, *_ = await self._client.xautoclaim(
-                STREAMS[lane], GROUP, self._worker, min_idle_time=self._lease_ms, count=count
+            taken: list[bytes] = await self._client.xautoclaim(
+                stream, GROUP, self._worker, min_idle_time=self._lease_ms, count=count, justid=True
             )
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             await self.create_groups()
             return []
-        deliveries = await self._unpack(lane, messages)
-        if not deliveries:
-            return []
-        pending = await self._client.xpending_range(
-            STREAMS[lane],
+        async with self._client.pipeline(transaction=False) as pipe:
+            for stream_id in taken:
+                pipe.xrange(stream, min=stream_id, max=stream_id, count=1)
+                pipe.xpending_range(stream, GROUP, min=stream_id, max=stream_id, count=1)
+            found: list[Any] = await pipe.execute()
+        messages = [
+            entry[0] if entry else (stream_id, None) for stream_id, entry in zip(taken, found[::2], strict=True)
+        ]
+        times = {item["message_id"]: int(item["times_delivered"]) for rows in found[1::2] for item in rows}
+        return [
+            replace(delivery, times=times.get(delivery.stream_id, 1) + 1)
+            for delivery in await self._unpack(lane, messages)
+        ]
+
+    async def attempt(self, delivery: Delivery) -> None:
+        """Write down that an entry taken over is given to the device now: it counts if the worker does not survive."""
+        await self._client.xclaim(
+            STREAMS[delivery.entry.lane],
             GROUP,
-            min=deliveries[0].stream_id,
-            max=deliveries[-1].stream_id,
-            count=10 * count,
-            consumername=self._worker,
+            self._worker,
+            0,
+            [delivery.stream_id],
+            retrycount=delivery.times,
+            justid=True,
         )
-        times = {item["message_id"]: int(item["times_delivered"]) for item in pending}
-        return [Delivery(each.stream_id, each.entry, times.get(each.stream_id, 2), each.since) for each in deliveries]
 
     async def renew(self, deliveries: Iterable[Delivery]) -> None:
         """Keep the entries in hand for another lease."""

@@ -41,6 +41,7 @@ BLOCK_S = 0.5
 AHEAD = 2.0  # batches in hand, that being computed not counted
 INTERACTIVE_LATELY_S = 3.0
 PAUSE_S = 0.25
+ATTEMPT_S = 1.0
 log = structlog.get_logger("worker")
 T = TypeVar("T")
 
@@ -86,14 +87,14 @@ class Worker:
         await self._patiently(self.queue.create_groups)
         tame_collector()
         log.info("ready", worker=self.name, device=str(self.device), models=self.engine.loaded)
-        upkeep = Upkeep(self).start()
-        readers = [asyncio.create_task(self._read(lane)) for lane in LANES]
-        writer = asyncio.create_task(self._write())
         try:
-            await self._compute_all(readers)
-            await self._results.join()
+            async with asyncio.TaskGroup() as group:  # if one task fails all end, and the worker with them
+                beside = [*Upkeep(self).start(group), group.create_task(self._write())]
+                await self._compute_all([group.create_task(self._read(lane)) for lane in LANES])
+                await self._results.join()
+                for task in beside:
+                    task.cancel()
         finally:
-            await _cancelled([*readers, writer, *upkeep])
             try:
                 async with asyncio.timeout(2):
                     await self.queue.leave()
@@ -166,6 +167,7 @@ class Worker:
         metrics.EXPIRED.inc(len(answers))
         if live:
             predicted = sum(map(self._price, live))
+            await self._count_attempts(live)
             self.computing_since = started
             try:
                 computed = await self.on_device(lambda: self.engine.answer([delivery.entry for delivery in live]))
@@ -180,6 +182,16 @@ class Worker:
             for delivery, answer in zip(live, computed.answers, strict=True):
                 answers.append((delivery, replace(answer, held_ms=(started - delivery.since) * 1000)))
         self._results.put_nowait(answers)
+
+    async def _count_attempts(self, batch: Sequence[Delivery]) -> None:
+        """Note the entries that may have ended a worker before they can do so again."""
+        for delivery in batch:
+            if delivery.times > 1:
+                try:
+                    async with asyncio.timeout(ATTEMPT_S):
+                        await self.queue.attempt(delivery)
+                except (RedisError, OSError) as error:
+                    log.warning("an attempt was not counted", error=str(error))
 
     async def _write(self) -> None:
         """Write answers, in a task of its own, so that the device does not wait for the broker."""
@@ -208,12 +220,6 @@ class Worker:
                 await asyncio.sleep(PAUSE_S)
             else:
                 return
-
-
-async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _device(name: str) -> torch.device:

@@ -1,0 +1,112 @@
+"""Who is let in: seconds of work, lanes, the measured speed, other replicas, and every second given back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import admission as module
+from service.admission import Admission, Ticket
+from service.cost import Cost
+from service.entries import Lane
+from service.errors import ServiceError
+from service.settings import Settings
+
+COSTS = {"m@1.0.0": Cost(0.0, 0.0, 0.1, 0.0)}  # 0.1 s a crystal
+
+
+def admission(workers: int = 1, **settings: float) -> Admission:
+    made = Admission(Settings(max_wait_s=1.0, min_waiting=1, max_bulk_wait_s=10.0, **settings))
+    made.follow(COSTS, workers, [])
+    made.typical = 0.1
+    return made
+
+
+def fill(made: Admission, lane: Lane, crystals: int) -> Ticket:
+    """A request that was let in and whose crystals have been parsed."""
+    ticket = Ticket(made, lane, crystals)
+    for _ in range(crystals):
+        ticket.priced(made.price(["m@1.0.0"], 50, 10))
+    return ticket
+
+
+def test_singles_are_refused_above_their_seconds_and_told_when_to_return() -> None:
+    made = admission()
+    held = fill(made, "interactive", 10)
+    assert made.refusal("interactive") is None
+    more = fill(made, "interactive", 25)
+    refused = made.refusal("interactive")
+    assert refused is not None
+    assert (refused.status, refused.code, refused.retry_after_s) == (429, "overloaded", 3)
+    with pytest.raises(ServiceError), made.admit("interactive"):
+        pass
+    more.close()
+    assert made.refusal("interactive") is None
+    held.close()
+    assert made.wait_s("interactive") == 0
+    assert made.crystals == 0
+
+
+def test_twice_the_workers_bear_twice_the_work() -> None:
+    one, two = admission(1), admission(2)
+    for made in (one, two):
+        fill(made, "interactive", 15)
+    assert one.refusal("interactive") is not None
+    assert two.refusal("interactive") is None
+
+
+def test_bulk_work_does_not_stand_before_singles_but_singles_before_bulk() -> None:
+    made = admission()
+    fill(made, "bulk", 300)
+    assert made.refusal("interactive") is None
+    assert made.refusal("bulk") is not None
+    assert made.wait_s("interactive") == 0
+    fill(made, "interactive", 5)
+    assert made.wait_s("bulk") == pytest.approx(30.5)
+
+
+def test_what_other_replicas_wait_for_counts() -> None:
+    made = admission()
+    fill(made, "interactive", 5)
+    made.follow(COSTS, 1, [{"interactive": 3.0, "bulk": 0.0}])
+    assert made.refusal("interactive") is not None
+    made.follow(COSTS, 1, [])
+    assert made.refusal("interactive") is None
+
+
+def test_a_few_crystals_may_wait_however_slow_they_are() -> None:
+    made = Admission(Settings(max_wait_s=1e-6, min_waiting=64))
+    fill(made, "interactive", 63)
+    assert made.refusal("interactive") is None
+    fill(made, "interactive", 1)
+    assert made.refusal("interactive") is not None
+
+
+def test_the_measured_speed_is_believed_while_work_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that do half of what their costs promise let half as much in."""
+    clock = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock)
+    made = admission()
+    held = fill(made, "interactive", 200)
+    before = made.wait_s("interactive")
+    for _ in range(100):
+        clock += 0.2  # for a crystal of 0.1 s
+        held.answered(0.1)
+    assert made.wait_s("interactive") == pytest.approx(2 * 100 * 0.1, rel=0.05)
+    assert before == pytest.approx(20.0)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["interactive", "bulk"]), st.integers(1, 6), st.integers(0, 6)), max_size=20))
+def test_every_second_that_was_counted_is_given_back(requests: list[tuple[Lane, int, int]]) -> None:
+    made = Admission(Settings(max_wait_s=1e9, max_bulk_wait_s=1e9))
+    made.follow(COSTS, 1, [])
+    for lane, crystals, done in requests:
+        with made.admit(lane, crystals) as ticket:
+            for number in range(min(crystals, done)):
+                if number % 3 == 2:
+                    ticket.refused()
+                else:
+                    ticket.priced(0.1 * number)
+                    if number % 3 == 1:
+                        ticket.answered(0.1 * number)
+    assert made.here == pytest.approx({"interactive": 0.0, "bulk": 0.0}, abs=1e-9)
+    assert made.crystals == 0

@@ -1,0 +1,176 @@
+"""The parse pool: real processes, killed, stopped, too slow; and graphs that arrive as they left."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import psutil
+import pytest
+
+from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
+from deepergatgnn.equivalence import merge_equivalent
+from deepergatgnn.errors import StructureError
+from deepergatgnn.graph import build_graph
+from deepergatgnn.structures import read_structure
+from service.graph_bytes import pack_graph, unpack_graph
+from service.parse_pool import ParsePool
+from service.parsing import parse
+from tests.fixtures import graphs_of, some_crystals
+
+CIF = Path("examples/ZrO2.cif").read_bytes()
+CONFIGS = (GraphConfig(angles=8), GraphConfig())
+T = TypeVar("T")
+
+
+def with_pool(scenario: Callable[[ParsePool], Awaitable[T]], processes: int = 1, timeout_s: float = 30.0) -> T:
+    async def run() -> T:
+        pool = ParsePool(processes, timeout_s, 2048)
+        await pool.warm()
+        try:
+            return await scenario(pool)
+        finally:
+            pool.close()
+
+    return asyncio.run(run())
+
+
+def parse_processes() -> list[psutil.Process]:
+    """The processes that a pool of this process has: children of the fork server, but not what tracks its resources."""
+    return [child for server in psutil.Process().children() for child in server.children()]
+
+
+def same(one: CrystalGraph, other: CrystalGraph) -> bool:
+    return all(np.array_equal(value, getattr(other, key)) for key, value in vars(one).items() if key in FIELDS)
+
+
+FIELDS = set(CrystalGraph.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("graph", graphs_of(some_crystals(20), GraphConfig(angles=8)))
+def test_a_graph_survives_its_bytes(graph: CrystalGraph) -> None:
+    assert same(graph, unpack_graph(pack_graph(graph)))
+    assert same(merge_equivalent(graph), unpack_graph(pack_graph(merge_equivalent(graph))))
+
+
+def test_bytes_of_something_else_are_no_graph() -> None:
+    packed = pack_graph(graphs_of(some_crystals(1), GraphConfig())[0])
+    for content in (b"", packed[:-1], packed + b"\0", b"XX" + packed[2:], packed[:20]):
+        with pytest.raises(ValueError, match="not a graph"):
+            unpack_graph(content)
+
+
+def test_what_comes_back_is_what_was_built() -> None:
+    parsed = with_pool(lambda pool: pool.parse(CIF, "cif", CONFIGS))
+    here = parse(CIF, "cif", CONFIGS)
+    assert (parsed.symbols, parsed.frac_coords, parsed.cell) == (here.symbols, here.frac_coords, here.cell)
+    crystal = read_structure(CIF, "cif")
+    for packed, config in zip(parsed.graphs, CONFIGS, strict=True):
+        built = merge_equivalent(build_graph(crystal, config))
+        assert same(unpack_graph(packed.content), built)
+        assert (packed.n_nodes, packed.n_links, packed.n_edges) == (built.n_nodes, built.n_links, built.n_edges)
+
+
+def test_a_refusal_comes_back_as_one() -> None:
+    async def scenario(pool: ParsePool) -> None:
+        with pytest.raises(StructureError) as refused:
+            await pool.parse(b"no structure at all", "auto", CONFIGS)
+        assert refused.value.code == "unreadable"
+
+    with_pool(scenario)
+
+
+def test_a_file_that_takes_too_long_is_refused_and_its_process_replaced() -> None:
+    """The process is stopped, as one is that loops in a parser: it neither answers nor dies."""
+
+    async def scenario(pool: ParsePool) -> None:
+        [before] = parse_processes()
+        before.suspend()
+        with pytest.raises(StructureError, match=r"took more than 0\.5 s"):
+            await pool.parse(CIF, "cif", CONFIGS)
+        assert (await pool.parse(CIF, "cif", CONFIGS)).n_atoms == 12
+        assert not before.is_running() or before.status() == psutil.STATUS_ZOMBIE
+        assert len(parse_processes()) == 1
+
+    with_pool(scenario, timeout_s=0.5)
+
+
+def test_a_process_that_dies_fails_its_file_alone() -> None:
+    async def scenario(pool: ParsePool) -> list[object]:
+        process = parse_processes()[0]
+        process.suspend()  # whichever file it gets, it holds
+        files = [asyncio.create_task(pool.parse(CIF, "cif", CONFIGS)) for _ in range(12)]
+        await asyncio.sleep(0.2)
+        os.kill(process.pid, signal.SIGKILL)
+        return list(await asyncio.gather(*files, return_exceptions=True))
+
+    results = with_pool(scenario, processes=2)
+    refused = [result for result in results if isinstance(result, StructureError)]
+    assert [error.code for error in refused] == ["unreadable"]
+    assert len(results) - len(refused) == 11
+
+
+def test_a_client_that_leaves_costs_no_process() -> None:
+    async def scenario(pool: ParsePool) -> None:
+        [before] = parse_processes()
+        for _ in range(5):
+            task = asyncio.create_task(pool.parse(CIF, "cif", CONFIGS))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert (await pool.parse(CIF, "cif", CONFIGS)).n_atoms == 12
+        assert parse_processes() == [before]
+
+    with_pool(scenario)
+
+
+def test_bulk_files_have_processes_of_their_own_and_lower_priority() -> None:
+    async def scenario(pool: ParsePool) -> None:
+        [single] = parse_processes()
+        await pool.parse(CIF, "cif", CONFIGS, "bulk")
+        [bulk] = [process for process in parse_processes() if process != single]
+        assert bulk.nice() > single.nice()
+        bulk.suspend()
+        waiting = asyncio.create_task(pool.parse(CIF, "cif", CONFIGS, "bulk"))
+        assert (await pool.parse(CIF, "cif", CONFIGS)).n_atoms == 12
+        assert not waiting.done()
+        bulk.resume()
+        assert (await waiting).n_atoms == 12
+
+    with_pool(scenario)
+
+
+def network_of(pid: int) -> Path:
+    return Path(f"/proc/{pid}/ns/net").readlink()
+
+
+def test_a_parse_process_may_not_write_files_nor_open_connections() -> None:
+    """The latter where the system lets a process give its network up."""
+
+    async def scenario(_: ParsePool) -> tuple[int, bool]:
+        [process] = parse_processes()
+        return process.rlimit(psutil.RLIMIT_FSIZE)[1], network_of(process.pid) != network_of(os.getpid())
+
+    most_bytes, apart = with_pool(scenario)
+    assert most_bytes == 0
+    probe = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x50000000) != 0)"
+    assert apart == (subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0)
+
+
+def test_the_pool_ends_with_its_processes() -> None:
+    found: list[psutil.Process] = []
+
+    async def scenario(pool: ParsePool) -> None:
+        await pool.parse(CIF, "cif", CONFIGS, "bulk")
+        found.extend(parse_processes())
+
+    with_pool(scenario, processes=2)
+    _, alive = psutil.wait_procs(found, timeout=10)
+    assert len(found) == 3
+    assert alive == []
