@@ -26,6 +26,7 @@ from service.prediction import Oracle
 from service.routes import router
 from service.settings import Settings
 from service.state import State
+from service.tracing import Tracing, otlp_exporter
 
 MIB = 1024 * 1024
 CODES = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
@@ -53,7 +54,8 @@ def create_app(settings: Settings, broker_url: str) -> FastAPI:
         )
         dispatcher = Dispatcher(settings, broker_url)
         catalogue = Catalogue(ModelStore(settings.model_store), lambda: dispatcher.loaded)
-        app.state.parts = State(settings, catalogue, dispatcher, Oracle(catalogue, pool, dispatcher, cache))
+        tracing = Tracing(otlp_exporter() if settings.tracing else None)
+        app.state.parts = State(settings, catalogue, dispatcher, Oracle(catalogue, pool, dispatcher, cache), tracing)
         try:
             await dispatcher.start()
             await pool.warm()
@@ -63,6 +65,7 @@ def create_app(settings: Settings, broker_url: str) -> FastAPI:
             dispatcher.draining = True
             await dispatcher.stop()
             pool.close()
+            tracing.close()
 
     app = FastAPI(
         title="DeeperGATGNN",

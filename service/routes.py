@@ -82,6 +82,7 @@ async def predict(
         refused = service_error(error)
         metrics.FAILURES.labels(refused.code).inc()
         raise refused from error
+    state.tracing.record(request.state.request_id, answer["formula"], answer["latency_ms"], request.headers)
     timing = ", ".join(f"{phase};dur={value:.3f}" for phase, value in answer["latency_ms"].items())
     return Response(orjson.dumps(answer), media_type="application/json", headers={"Server-Timing": timing})
 

@@ -1,6 +1,7 @@
 """Settings of the service, from the environment (prefix DEEPERGATGNN_) and a .env file."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
         drain_s: how long a stopping process may then finish what it has.
         log_level: debug, info, warning or error; every request is a line of info.
         metrics_port: of the worker; unset: none.
+        tracing: send OpenTelemetry traces; needs the extra `tracing`.
         parent, broker_embedded: set by the supervisor for its workers: the process they end with, and whether
             the broker ends with it too.
     """
@@ -97,6 +99,7 @@ class Settings(BaseSettings):
     drain_s: float = Field(default=10.0, gt=0)
     log_level: LogLevel = "warning"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    tracing: bool = False
     parent: int | None = None
     broker_embedded: bool = False
 
@@ -120,6 +123,13 @@ class Settings(BaseSettings):
     def _unset(cls, value: object) -> object:
         """An empty variable, as docker compose passes it on, is an unset one."""
         return None if value == "" else value
+
+    @field_validator("tracing")
+    @classmethod
+    def _installed(cls, value: bool) -> bool:
+        if value and not all(map(find_spec, ("opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter"))):
+            raise ValueError("traces need OpenTelemetry: pip install 'deepergatgnn[tracing]'")
+        return value
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:

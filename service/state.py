@@ -9,6 +9,7 @@ from service.catalogue import Catalogue
 from service.dispatcher import Dispatcher
 from service.prediction import Oracle
 from service.settings import Settings
+from service.tracing import Tracing
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class State:
     catalogue: Catalogue
     dispatcher: Dispatcher
     oracle: Oracle
+    tracing: Tracing
 
 
 def state_of(request: Request) -> State:

@@ -1,0 +1,114 @@
+"""Metrics: named and counted as documented, none undocumented; ids of requests in logs and answers."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import httpx
+from prometheus_client import Counter, Gauge, Histogram, Info
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import metrics
+from tests.conftest import COMMAND, ROOT, running
+
+TABLE = re.compile(r"^\| `(deepergatgnn_\w+)` \| (API|worker) \| (.*?) \| (.*?) \|$", re.MULTILINE)
+POSCAR = Path("examples/ZnO.POSCAR").read_text("utf-8")
+
+
+def defined() -> dict[str, MetricWrapperBase]:
+    found = {}
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase) and not isinstance(metric, Info):
+            [family] = metric.describe()
+            found[family.name + ("_total" if isinstance(metric, Counter) else "")] = metric
+    return found
+
+
+def documented() -> dict[str, tuple[str, str, str]]:
+    return {row[0]: (row[1], row[2], row[3]) for row in TABLE.findall(Path("service/README.md").read_text("utf-8"))}
+
+
+def test_every_metric_is_documented_as_it_is() -> None:
+    found = {}
+    for name, metric in defined().items():
+        [family] = metric.describe()
+        labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+        found[name] = (labels, family.documentation)
+    assert {name: row[1:] for name, row in documented().items()} == found
+
+
+def test_names_are_in_base_units() -> None:
+    for name, metric in defined().items():
+        assert name.startswith("deepergatgnn_")
+        assert not re.search(r"_(ms|milliseconds|minutes|kb|mb|mib|percent)(_|$)", name), name
+        assert isinstance(metric, Counter) == name.endswith("_total")
+        if isinstance(metric, Histogram):
+            assert name.endswith(("_seconds", "_ratio", "_structures")), name
+        if isinstance(metric, Gauge):
+            assert name.endswith(("_seconds", "_ratio", "_admitted", "_ready", "_workers")), name
+
+
+def scraped(address: str) -> dict[str, dict[tuple[str, ...], float]]:
+    samples: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(httpx.get(f"{address}/metrics", timeout=10).text):
+        for sample in family.samples:
+            samples.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+    return samples
+
+
+def test_the_processes_serve_what_the_table_says_and_count_what_happens() -> None:
+    """One service of its own, with logs of requests and a port for the worker's metrics."""
+    environment = {"DEEPERGATGNN_LOG_LEVEL": "info", "DEEPERGATGNN_DRAIN_GRACE_S": "0"}
+    with running("serve", "--port", "0", ready="^ready on ", DEEPERGATGNN_METRICS_PORT="39100", **environment) as (
+        _,
+        line,
+    ):
+        address = line.removeprefix("ready on ")
+        body = {"structure": POSCAR, "models": ["bulk-modulus"]}
+        for _ in range(3):
+            assert httpx.post(f"{address}/predict", json=body, timeout=60).status_code == 200
+        bad = httpx.post(f"{address}/predict", json={"structure": "x"}, timeout=60)
+        assert bad.status_code == 422
+        api, worker = scraped(address), scraped("http://127.0.0.1:39100")
+    for name, (process, _, _) in documented().items():
+        base = name + "_count" if isinstance(defined()[name], Histogram) else name
+        assert defined()[name]._labelnames or base in (api if process == "API" else worker), name
+    assert api["deepergatgnn_structures_total"][()] == 3
+    assert api["deepergatgnn_atoms_total"][()] == 3 * 4
+    assert api["deepergatgnn_failures_total"]["unreadable",] == 1
+    assert api["deepergatgnn_requests_total"]["/predict", "200"] == 3
+    assert api["deepergatgnn_requests_total"]["/predict", "422"] == 1
+    phases = api["deepergatgnn_phase_seconds_count"]
+    assert {phases[phase,] for phase in ("parse", "graph", "queue", "batch_wait", "inference", "total")} == {3}
+    assert api["deepergatgnn_event_loop_lag_seconds_count"][()] > 10
+    assert worker["deepergatgnn_batch_structures_sum"][()] == 3
+    assert worker["deepergatgnn_batch_seconds_count"][()] == 3
+
+
+def test_the_id_of_a_request_is_in_its_answer_and_in_the_logs() -> None:
+    """From the header into the log of the API; a failing entry's into that of the worker."""
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"DEEPERGATGNN_LOG_LEVEL": "info", "DEEPERGATGNN_COMPILE_AFTER_S": "0"},
+    )
+    assert process.stdout is not None
+    address = next(line for line in process.stdout if line.startswith("ready on ")).removeprefix("ready on ").strip()
+    reply = httpx.post(
+        f"{address}/predict", json={"structure": POSCAR}, headers={"X-Request-ID": "my-run:7"}, timeout=60
+    )
+    process.send_signal(2)
+    _, errors = process.communicate(timeout=60)
+    assert reply.headers["x-request-id"] == "my-run:7"
+    assert reply.json()["id"] == "my-run:7"
+    lines = [json.loads(line) for line in errors.splitlines()]
+    [request] = [line for line in lines if line.get("request_id") == "my-run:7"]
+    assert (request["event"], request["status"], request["route"]) == ("request", 200, "/predict")
+    assert request["milliseconds"] > 0
+    assert {line["logger"] for line in lines} >= {"api", "worker"}
