@@ -14,7 +14,7 @@ python=${PYTHON:-python3}
 examples=(examples/*.cif)
 structure=${STRUCTURE:-${examples[0]}}
 export PORT=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
-export DEEPERGATGNN_HOST=127.0.0.1 DEEPERGATGNN_API_KEYS=
+export DEEPERGATGNN_HOST=127.0.0.1 DEEPERGATGNN_API_KEYS= DEEPERGATGNN_API_KEYS_FILE= DEEPERGATGNN_ALLOWED_HOSTS=
 url=http://127.0.0.1:$PORT
 answer=$(mktemp)
 
@@ -115,6 +115,11 @@ with socket.socket() as client:
     if not address.startswith("127.") and client.connect_ex((address, int(sys.argv[1]))) == 0:
         sys.exit(f"the API listens on {address}")
 PYTHON
+status=$(curl --noproxy '*' --silent --max-time 5 --output /dev/null --write-out '%{http_code}' -H 'Host: page.example' "$url/models")
+[[ $status == 421 ]] || fail "the API answers to any name: $status"
+if inside api touch /keys/probe 2>/dev/null; then fail "api can write to the folder of keys"; fi
+if inside api touch /models/probe 2>/dev/null; then fail "api can write to the model store"; fi
+if inside worker touch /models/probe 2>/dev/null; then fail "worker can write to the model store"; fi
 echo "   no torch in the API; no root, no capabilities, read-only; nothing beyond loopback"
 
 say "kill the worker"

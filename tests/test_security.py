@@ -1,0 +1,110 @@
+"""SECURITY.md says what the code says: every limit, its default, and the names of settings and codes."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deepergatgnn.crystal_graph import GraphConfig
+from deepergatgnn.structures.limits import StructureLimits
+from service.authentication import HEALTH_PATHS, OPEN_PATHS
+from service.rates import BURST_S
+from service.settings import LOOPBACK, Settings
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "SECURITY.md").read_text("utf-8")
+PREFIX = "DEEPERGATGNN_"
+# Numbers among the settings that bound nothing a stranger can do.
+NO_LIMITS = {
+    "port",
+    "threads",
+    "compile_after_s",
+    "cache_entries",
+    "lease_s",
+    "heartbeat_s",
+    "absence_s",
+    "drain_grace_s",
+    "drain_s",
+}
+
+
+def setting(name: str) -> object:
+    return Settings.model_fields[name].default
+
+
+def structure_limit(name: str) -> object:
+    return getattr(StructureLimits(), name)
+
+
+def graph_limit(name: str) -> object:
+    return getattr(GraphConfig(), name)
+
+
+def rows() -> list[tuple[str, str]]:
+    """Name and default of each row of the table of limits."""
+    section = TEXT.partition("## Limits")[2].partition("\n## ")[0]
+    found = [re.split(r" *\| *", line.strip("| ")) for line in section.splitlines() if line.startswith("|")]
+    return [(re.sub("`", "", cells[1]), cells[2]) for cells in found[2:]]
+
+
+HOMES: dict[str, Callable[[str], object]] = {
+    PREFIX: lambda name: setting(name.lower()),
+    "StructureLimits.": structure_limit,
+    "GraphConfig.": graph_limit,
+}
+
+
+@pytest.mark.parametrize(("name", "default"), [row for row in rows() if "=" not in row[0]])
+def test_a_default_is_that_of_the_code(name: str, default: str) -> None:
+    [(prefix, home)] = [(prefix, home) for prefix, home in HOMES.items() if name.startswith(prefix)]
+    number = re.match(r"[\d,.]+", default)
+    assert number is not None, default
+    assert float(number[0].replace(",", "")) == home(name.removeprefix(prefix))
+
+
+def test_every_limit_is_in_the_table() -> None:
+    told = {name for name, _ in rows()}
+    limits = {f"StructureLimits.{name}" for name in StructureLimits.model_fields}
+    limits |= {
+        PREFIX + name.upper()
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool) and name not in NO_LIMITS
+    }
+    assert limits - told == set()
+    assert len(rows()) == len(told)
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    named = set(re.findall(rf"{PREFIX}([A-Z_]+)", TEXT))
+    assert named
+    assert named - {name.upper() for name in Settings.model_fields} == set()
+
+
+def test_every_code_that_is_named_is_one_of_the_code() -> None:
+    codes = set(re.findall(r"4\d\d `([a-z_]+)`", TEXT))
+    assert {"rate_limited", "wrong_host", "wrong_origin", "magnetic_cif", "too_dense"} <= codes
+    sources = [
+        path.read_text("utf-8") for package in ("service", "deepergatgnn") for path in (ROOT / package).rglob("*.py")
+    ]
+    assert [code for code in sorted(codes) if not any(f'"{code}"' in source for source in sources)] == []
+
+
+def test_the_open_paths_and_names_are_told() -> None:
+    for path in OPEN_PATHS:
+        assert f"`{path}`" in TEXT
+    assert HEALTH_PATHS < OPEN_PATHS
+    for name in LOOPBACK:
+        assert f"`{name}`" in TEXT
+    assert BURST_S == 10
+    assert "ten seconds of the rate" in TEXT
+
+
+def test_reports_go_to_no_invented_address() -> None:
+    assert "private vulnerability report" in TEXT
+    assert not re.search(r"[\w.]+@[\w-]+\.\w+", TEXT)
+
+
+def test_no_payload_is_given_away() -> None:
+    assert "**" not in TEXT.partition("## Known in libraries below")[2]
+    assert not re.search(r"\d\^\d|\de\d{3}|_space_group_magn|_parent_", TEXT)
