@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core.lattice import Lattice
+from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.elements import SYMBOLS
@@ -20,6 +21,12 @@ _FARTHEST: Final = 1e6
 _SURELY: Final = 1 + 1e-6  # what passes by this factor passes whatever the rounding
 # Rows of the distance matrix at a time: 256 by 2000 atoms, three float64 each, are 12 MB.
 _CHUNK: Final = 256
+_REACH: Final = 8.0  # Å; as far as a model looks for neighbours
+_NEAR: Final = 2.0  # Å; in which their density is measured
+_UNEVEN: Final = 1.5  # times the pairs of an even distribution
+_MOST_NEIGHBOURS: Final = 20_000  # within 8 Å, of spheres of 0.5 Å in their densest packing
+_SAME_SITE: Final = 1e-8  # Å
+_PERIODIC: Final = np.ones(3, dtype=np.int64)
 
 
 def check_lattice(lattice: NDArray[np.float64], limits: StructureLimits) -> None:
@@ -76,7 +83,7 @@ def check_arrays(
 
     Raises:
         StructureError: `bad_cell`, `unknown_element`, `too_many_atoms`, `too_dense`, `too_sparse` or
-            `overlapping_atoms`.
+            `overlapping_atoms`, or `too_many_edges` for atoms that crowd in an otherwise empty cell.
     """
     count = len(atomic_numbers)
     if count > limits.max_atoms:
@@ -95,8 +102,19 @@ def check_arrays(
             "bad_cell", f"A coordinate of atom {index + 1} is not a number, or far outside the cell: correct it."
         )
     _check_density(lattice, count, limits)
-    if _surely_apart(lattice, frac_coords, limits.min_distance):
-        return
+    if not _surely_apart(lattice, frac_coords, limits.min_distance):
+        _check_distances(lattice, atomic_numbers, frac_coords, limits, places)
+    if count * _MOST_NEIGHBOURS > limits.max_pairs:
+        _check_crowding(lattice, frac_coords, limits)
+
+
+def _check_distances(
+    lattice: NDArray[np.float64],
+    atomic_numbers: NDArray[np.int64],
+    frac_coords: NDArray[np.float64],
+    limits: StructureLimits,
+    places: Sequence[str] | None,
+) -> None:
     if pair := _closest_pair(lattice, frac_coords, limits.min_distance):
         first, second, distance = pair
         one, two = (
@@ -122,6 +140,26 @@ def _check_density(lattice: NDArray[np.float64], count: int, limits: StructureLi
             "too_sparse",
             f"There are {per_atom:.4g} Å³ for each atom, more than {limits.max_volume_per_atom:g}: "
             "check the cell, its units and that no atoms are missing.",
+        )
+
+
+def _check_crowding(lattice: NDArray[np.float64], frac_coords: NDArray[np.float64], limits: StructureLimits) -> None:
+    """Foretell the pairs that a search for neighbours would list, and refuse a crowd in an otherwise empty cell.
+
+    Where atoms are spread evenly that search stays near to each atom; in a crowd it must go all the way, for the
+    sake of the lonely ones. The density around each atom is taken from a sphere that is quickly counted.
+    """
+    count = len(frac_coords)
+    positions = np.ascontiguousarray((frac_coords % 1.0) @ lattice)
+    cell = np.ascontiguousarray(lattice)
+    near = len(find_points_in_spheres(positions, positions, r=_NEAR, pbc=_PERIODIC, lattice=cell, tol=_SAME_SITE)[0])
+    pairs = near * round((_REACH / _NEAR) ** 3)  # each atom is near itself, too
+    even = count**2 * 4 / 3 * math.pi * _REACH**3 / float(abs(np.linalg.det(lattice)))
+    if pairs > max(limits.max_pairs, _UNEVEN * even):
+        raise StructureError(
+            "too_many_edges",
+            f"The atoms crowd in one part of the cell, about {pairs:,} pairs of them are within {_REACH:g} Å and the "
+            f"limit is {limits.max_pairs:,}: post a smaller cell, or one with less empty space.",
         )
 
 

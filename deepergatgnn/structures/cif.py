@@ -57,6 +57,11 @@ def read_cif(text: str, limits: StructureLimits) -> Crystal:
         numbers += [number] * count
         places += [f"{copy_of}{label[:20]}"] * count
     if warning := formula_warning(columns, numbers):
+        if operators.guessed:
+            raise StructureError(
+                "unreadable",
+                f"{said[0]} {warning.split(':', 1)[0]}: list the symmetry operators, or the full cell in P 1.",
+            )
         said.append(warning)
     return crystal_in_cell(lattice, numbers, atoms.frac_coords, warnings=said, limits=limits, places=places)
 
@@ -79,7 +84,7 @@ def _lattice(columns: Columns, said: list[str]) -> NDArray[np.float64]:
 
 def _positive(key: str, text: str) -> float:
     try:
-        value = str2float(text)
+        value = math.nan if "_" in text else str2float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value <= 0:

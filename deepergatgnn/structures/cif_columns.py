@@ -11,10 +11,12 @@ from typing import Final, cast
 from gemmi import cif
 from pymatgen.io.cif import CifFile
 
+from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.cif_symmetry import Columns
 from deepergatgnn.structures.cif_text import MOST_QUOTE_WORK, structure_block
 
 _BLOCK: Final = re.compile(r"^[ \t]*data_", re.MULTILINE)
+_UNEVEN: Final = re.compile(r"len\(items\)=(\d+) is not a multiple of n=(\d+)")
 _QUOTES: Final = ("'", '"')
 # Keywords, and all that the other way looks for in the whole text: the beginnings of keys that are refused.
 _NOT_PLAIN: Final = (
@@ -44,7 +46,16 @@ def read_columns(text: str) -> tuple[Columns, list[str]]:
 def forgiving_columns(text: str) -> tuple[Columns, list[str]]:
     """Read any file, by pymatgen's tokeniser; see `read_columns`."""
     block, said = structure_block(text)
-    (parsed,) = CifFile.from_str(block.text).data.values()
+    # pymatgen would leave out what is not ASCII, and so read 0.1 where there is none.
+    content = block.text.encode("ascii", "replace").decode("ascii")
+    try:
+        (parsed,) = CifFile.from_str(content).data.values()
+    except (ValueError, IndexError) as error:
+        if uneven := _UNEVEN.fullmatch(str(error)):
+            detail = f"A loop of the CIF has {uneven[2]} columns and {uneven[1]} values: complete its rows."
+        else:
+            detail = "A loop of the CIF has no values or no columns, or a quote is not closed: complete it."
+        raise StructureError("unreadable", detail) from error
     return {_folded(key): value if isinstance(value, list) else [value] for key, value in parsed.data.items()}, said
 
 

@@ -66,7 +66,7 @@ def expand(positions: NDArray[np.float64], operators: Operators, limits: Structu
 
 def _of_some(positions: NDArray[np.float64], operators: Operators) -> Iterator[tuple[NDArray[np.float64], bool]]:
     """The copies of each site, and whether near ones were merged; sites without a doubt all at once."""
-    rotations, translations = operators
+    rotations, translations, _ = operators
     # Term by term: a sum of products with 0 and ±1 is then rounded once, whatever the number of sites.
     moved = rotations[:, :, 0] * positions[:, None, None, 0]
     moved += rotations[:, :, 1] * positions[:, None, None, 1]

@@ -118,6 +118,8 @@ def _whole_columns(columns: Columns) -> list[tuple[float, ...]] | None:
         x, y, z = (list(map(float, columns[key])) for key in FRACT)
     except ValueError:
         return None
+    if any("_" in "".join(columns[key]) for key in FRACT):  # Python alone takes 0_5 for 5
+        return None
     return list(zip(x, y, z, strict=True)) if math.isfinite(sum(x) + sum(y) + sum(z)) else None
 
 
@@ -127,7 +129,7 @@ def _coordinates(columns: Columns, index: int, place: str) -> tuple[float, ...]:
 
 def _coordinate(text: str, place: str, key: str) -> float:
     try:
-        value = math.nan if text == "." else str2float(text)
+        value = math.nan if text == "." or "_" in text else str2float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

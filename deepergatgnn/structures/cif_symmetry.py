@@ -53,10 +53,12 @@ class Operators(NamedTuple):
     Attributes:
         rotations: [O, 3, 3].
         translations: [O, 3].
+        guessed: whether the setting of the space group was told from the cell.
     """
 
     rotations: NDArray[np.float64]
     translations: NDArray[np.float64]
+    guessed: bool = False
 
     @property
     def n_operators(self) -> int:
@@ -112,7 +114,7 @@ def read_operators(columns: Columns, lattice: NDArray[np.float64], said: list[st
     for setting, others in _settings(groups, lattice):
         if _misfit(others, lattice) <= _METRIC_TOLERANCE:
             said.append(f"The file lists no symmetry operators; its space group {name} is read as {setting}.")
-            return others
+            return others._replace(guessed=True)
     if operators is None:
         raise StructureError(
             "unreadable",
@@ -195,7 +197,7 @@ def _look_up(groups: tuple[tuple[str, str], ...]) -> Operators | None:
 
 
 def _settings(groups: dict[str, str], lattice: NDArray[np.float64]) -> Iterator[tuple[str, Operators]]:
-    """The operators that gemmi has for the names of a group, in the setting of the cell: R in rhombohedral axes, too."""
+    """The operators that gemmi has for the names of a group, in the setting of the cell, such as rhombohedral axes."""
     alpha, _, gamma = Lattice(lattice).angles
     for key, name in groups.items():
         if key in _HERMANN_MAUGUIN_KEYS and (group := gemmi.find_spacegroup_by_name(name, alpha, gamma)) is not None:

@@ -22,6 +22,7 @@ _MODULATED: Final = re.compile(
 # Longer text fields are prose, reflections or a whole second file; none of the keys that are read is that long.
 _LONGEST_FIELD: Final = 50
 _MOST_BLOCKS: Final = 10_000
+_MOST_LINES: Final = 250_000
 # The tokeniser looks for the end of every quote up to the end of its line: characters that it may visit.
 MOST_QUOTE_WORK: Final = 20_000_000
 
@@ -51,6 +52,8 @@ def structure_block(text: str) -> tuple[CifBlockText, list[str]]:
     Raises:
         StructureError: `no_structure`, `magnetic_cif`, or `unreadable` if the tokeniser would take too long.
     """
+    if text.count("\n") > _MOST_LINES:
+        _check_lines(text)
     blocks = _split(text)
     with_structure = [block for block in blocks if _ATOMS.search(content := block.text) and _CELL.search(content)]
     if not with_structure:
@@ -98,6 +101,15 @@ def _split(text: str) -> list[CifBlockText]:
         elif blocks and line.strip():
             blocks[-1].lines.append(_lower_keywords(line))
     return blocks
+
+
+def _check_lines(text: str) -> None:
+    # Empty ones cost nothing.
+    count = sum(1 for line in text.split("\n") if line.strip())
+    if count > _MOST_LINES:
+        raise StructureError(
+            "unreadable", f"The CIF has {count:,} lines and the limit is {_MOST_LINES:,}: post the structure alone."
+        )
 
 
 def _begin_block(blocks: list[CifBlockText], name: str) -> None:

@@ -9,6 +9,7 @@ from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.checks import check_lattice
 from deepergatgnn.structures.crystal import Crystal, crystal_from_arrays, too_many_atoms
 from deepergatgnn.structures.limits import StructureLimits
+from deepergatgnn.structures.text import real_number
 
 # A key is tried from its first letter only, or a long word would be tried from each of its letters.
 _PAIR: Final = re.compile(r"""(?<![\w-])([A-Za-z_][\w-]*)\s*=\s*(?:"([^"]*)"|'([^']*)'|(\S+))""")
@@ -43,7 +44,7 @@ def read_extxyz(text: str, limits: StructureLimits) -> Crystal:
     symbol_at, position_at = _columns(pairs.get("properties", _DEFAULT_PROPERTIES))
     try:
         symbols = [row[symbol_at] for row in rows]
-        positions = np.array([[float(word) for word in row[position_at : position_at + 3]] for row in rows])
+        positions = np.array([[real_number(word) for word in row[position_at : position_at + 3]] for row in rows])
     except (IndexError, ValueError) as error:
         raise StructureError(
             "unreadable", "A line of the extxyz does not hold the species and the position that Properties= promises."
@@ -66,7 +67,7 @@ def _lattice(pairs: dict[str, str]) -> np.ndarray[tuple[int, ...], np.dtype[np.f
             "no_structure", 'The file has no cell: add Lattice="ax ay az bx by bz cx cy cz" to its second line.'
         )
     try:
-        return np.array([float(word) for word in pairs["lattice"].replace(",", " ").split()]).reshape(3, 3)
+        return np.array([real_number(word) for word in pairs["lattice"].replace(",", " ").split()]).reshape(3, 3)
     except ValueError as error:
         raise StructureError(
             "bad_cell", f"Lattice={pairs['lattice'][:60]!r} is not nine numbers: give three vectors in Å."

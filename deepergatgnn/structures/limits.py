@@ -16,6 +16,7 @@ class StructureLimits(BaseModel):
 
     max_bytes: int = Field(default=4 * 1024 * 1024, ge=1, description="longest text, in bytes of UTF-8")
     max_atoms: int = Field(default=2000, ge=1, description="most atoms in the cell, symmetry expanded")
+    max_pairs: int = Field(default=1_000_000, ge=1, description="most pairs of atoms within 8 Å in an uneven cell")
     min_distance: float = Field(default=0.5, gt=0, description="shortest distance of two atoms or images, Å")
     min_period: float = Field(default=1.0, gt=0, description="shortest lattice translation, Å")
     max_length: float = Field(default=1000.0, gt=0, description="longest cell vector, Å")

@@ -9,16 +9,18 @@ from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.crystal import Crystal, crystal_from_pymatgen, too_many_atoms
 from deepergatgnn.structures.elements import is_element
 from deepergatgnn.structures.limits import StructureLimits
+from deepergatgnn.structures.text import real_number
 
 _HEADER_LINES: Final = 5  # comment, scale, three vectors
 _MOST_SYMBOL_LINES: Final = 10  # as many as pymatgen looks for
+_MOST_KINDS: Final = 10_000  # groups of like atoms; far more than there are atoms
 _NAME_IN_COMMENT: Final = re.compile(r"([A-Z][a-z]?)(\d*)")
 
 
 class _Header(NamedTuple):
     comment: str
     counts: list[int]
-    names_elements: bool
+    n_names: int
     n_lines: int
 
 
@@ -33,12 +35,18 @@ def read_poscar(text: str, limits: StructureLimits) -> Crystal:
         StructureError: as `read_structure`.
     """
     header = _scan_header(text)
+    if header.n_names and header.n_names != len(header.counts):
+        raise StructureError(
+            "unreadable",
+            f"The POSCAR names {header.n_names} elements and gives {len(header.counts)} counts: make them agree.",
+        )
     total = sum(header.counts)
     if total > limits.max_atoms:
         raise too_many_atoms(total, limits)
     if total == 0:
         raise StructureError("no_structure", "The POSCAR declares 0 atoms: give the number of each element.")
     lines = text.split("\n")
+    first = header.n_lines + _check_mode(lines[header.n_lines :]) + 1
     # Counted before pymatgen sees the file, which believes the declared counts.
     given = sum(1 for line in lines[header.n_lines :] if line.strip()) - 1
     if given < total:
@@ -46,8 +54,9 @@ def read_poscar(text: str, limits: StructureLimits) -> Crystal:
             "unreadable",
             f"The POSCAR declares {total} atoms and has {max(given, 0)} lines of coordinates: complete it.",
         )
+    _check_coordinates(lines[first : first + total])
     poscar = Poscar.from_str(text, read_velocities=False)
-    if header.names_elements or poscar.true_names:
+    if header.n_names or poscar.true_names:
         return crystal_from_pymatgen(poscar.structure, limits=limits)
     names = _names_from_comment(header)
     if names is None:
@@ -77,13 +86,17 @@ def _scan_header(text: str) -> _Header:
         raise StructureError("unreadable", "The POSCAR has no line with the number of atoms of each element: add it.")
     n_symbol_lines = first - _HEADER_LINES
     n_lines = first + max(1, n_symbol_lines)
+    for number, line in enumerate(lines[1 : n_lines + 1], start=2):
+        if not line.strip():  # what follows would be taken for velocities
+            raise StructureError("unreadable", f"Line {number} of the POSCAR is empty: remove it, or complete it.")
     counts: list[int] = []
-    for word in " ".join(lines[first:n_lines]).split():
+    for word in " ".join(lines[first:n_lines]).split(None, _MOST_KINDS)[:_MOST_KINDS]:
         if not _is_integer(word) or len(word) > 12 or int(word) < 0:  # noqa: PLR2004 - 10^12 atoms are too many
             raise StructureError("unreadable", f"The POSCAR has the atom count {word[:20]!r}: give whole numbers.")
         counts.append(int(word))
     comment = text.split("\n", 1)[0].strip(" #\t")
-    return _Header(comment, counts, n_symbol_lines > 0, n_lines)
+    n_names = len(" ".join(lines[_HEADER_LINES:first]).split())
+    return _Header(comment, counts, n_names, n_lines)
 
 
 def _check_numbers(lines: list[str]) -> None:
@@ -92,7 +105,7 @@ def _check_numbers(lines: list[str]) -> None:
     ):
         try:
             # A vector may be followed by a remark in the files of some programs, but pymatgen takes numbers alone.
-            good = len([float(word) for word in line.split()]) == count
+            good = len([real_number(word) for word in line.split()]) == count
         except ValueError:
             good = False
         if not good:
@@ -101,6 +114,39 @@ def _check_numbers(lines: list[str]) -> None:
                 f"Line {number} of the POSCAR is {line.strip()[:40]!r}: the {what} takes {count} "
                 f"number{'s' * (count > 1)} and nothing else.",
             )
+
+
+def _check_mode(lines: list[str]) -> int:
+    """Find the line with the mode of the coordinates among those that follow the counts, and refuse its absence."""
+    first = 1 if lines and lines[0].lstrip()[:1] in ("s", "S") else 0  # selective dynamics
+    # What pymatgen takes for the mode may be anything, but a forgotten one is a lost atom.
+    if len(lines) > first and _n_numbers(lines[first]) == 3:  # noqa: PLR2004 - x, y, z
+        raise StructureError(
+            "unreadable",
+            f"The POSCAR has {lines[first].strip()[:40]!r} where the mode of the coordinates is expected: "
+            "add a line that says Direct or Cartesian.",
+        )
+    return first
+
+
+def _check_coordinates(lines: list[str]) -> None:
+    for number, line in enumerate(lines, start=1):
+        if _n_numbers(line) < 3:  # noqa: PLR2004 - x, y, z
+            raise StructureError(
+                "unreadable",
+                f"The position of atom {number} in the POSCAR is {line.strip()[:40]!r}: give three numbers.",
+            )
+
+
+def _n_numbers(line: str) -> int:
+    """How many of the first three words are numbers, those run together such as 0.1-0.2 counted apart."""
+    words = line.split(None, 3)[:3]
+    if len(words) < 3:  # noqa: PLR2004 - x, y, z
+        words = re.findall(r"-?[^-]+", " ".join(words).replace(" ", ""))
+    try:
+        return len([real_number(word) for word in words])
+    except ValueError:
+        return 0
 
 
 def _names_from_comment(header: _Header) -> list[str] | None:

@@ -86,6 +86,17 @@ def detect_format(text: str) -> TextFormat:
     )
 
 
+def real_number(word: str) -> float:
+    """Read a number as every language writes it; Python alone would take 5_0 for 50.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if "_" in word:
+        raise ValueError(word)
+    return float(word)
+
+
 def _decode(data: bytes) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", errors="replace")

@@ -1,0 +1,130 @@
+"""The structures door alone, over a folder of real files and the hostile table: endings by code, seconds, memory.
+
+    python -m benchmarks.hostile_files [FOLDER] [--quick]
+
+FOLDER holds the files with an INDEX.tsv (`path`, `pymatgen_result`), as `structure_files.tar.gz` unpacks; without it
+the hostile table alone is read. Each hostile file is read by a process of its own.
+"""
+
+import csv
+import json
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deepergatgnn.errors import StructureError
+from deepergatgnn.structures import Crystal, read_structure
+from fuzz.hostile import HOSTILE
+
+QUICK = 10  # one file in so many
+
+
+class Ending(NamedTuple):
+    """How one file ended: code or `answered`, seconds of processor time, and what was read."""
+
+    code: str
+    seconds: float
+    crystal: Crystal | None
+
+
+def read(source: str | bytes) -> Ending:
+    """Read one file."""
+    started = time.process_time()
+    try:
+        crystal = read_structure(source)
+    except StructureError as error:
+        return Ending(error.code, time.process_time() - started, None)
+    return Ending("answered", time.process_time() - started, crystal)
+
+
+def in_child(name: str) -> tuple[str, float, float]:
+    """Read one hostile file in a child: code, seconds, and MiB by which the child grew."""
+    source = HOSTILE[name][1]()
+    receiving, sending = os.pipe()
+    if (child := os.fork()) == 0:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        ending = read(source)
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        os.write(sending, json.dumps([ending.code, ending.seconds, grown]).encode())
+        os._exit(0)
+    os.close(sending)
+    with os.fdopen(receiving, "rb") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    code, seconds, grown = json.loads(said) if said else ("killed", float("inf"), float("inf"))
+    return code, seconds, grown
+
+
+def hostile(every: int) -> dict[str, Any]:
+    """The table: files that did not end as they should, and the worst of what they cost."""
+    endings = {name: in_child(name) for name in list(HOSTILE)[::every]}
+    slowest = max(endings, key=lambda name: endings[name][1])
+    largest = max(endings, key=lambda name: endings[name][2])
+    return {
+        "hostile_files": len(endings),
+        "hostile_codes": Counter(code for code, _, _ in endings.values()),
+        "hostile_unexpected": [name for name, (code, _, _) in endings.items() if code != HOSTILE[name][0]],
+        "hostile_slowest": [slowest, round(endings[slowest][1], 3)],
+        "hostile_largest_mib": [largest, round(endings[largest][2])],
+    }
+
+
+def rows_of(folder: Path) -> Iterator[dict[str, str]]:
+    """The lines of the index."""
+    with (folder / "INDEX.tsv").open(encoding="utf-8", newline="") as lines:
+        yield from csv.DictReader(lines, delimiter="\t")
+
+
+def agrees(crystal: Crystal, said: str) -> bool:
+    """Whether the crystal has the atoms and the formula of `ok:4 sites:Ac:ordered`."""
+    _, sites, formula, _ = said.split(":")
+    return crystal.n_atoms == int(sites.split()[0]) and crystal.reduced_formula == formula
+
+
+def real(folder: Path, every: int) -> dict[str, Any]:
+    """The folder: endings by code, and agreement with pymatgen on what it reads as ordered crystals."""
+    codes: Counter[str] = Counter()
+    of_ordered: Counter[str] = Counter()
+    same = 0
+    slowest = ("", 0.0)
+    for row in list(rows_of(folder))[::every]:
+        ending = read((folder / row["path"]).read_bytes())
+        codes[ending.code] += 1
+        slowest = max(slowest, (row["path"], ending.seconds), key=lambda one: one[1])
+        if row["pymatgen_result"].endswith(":ordered"):
+            of_ordered[ending.code] += 1
+            if ending.crystal is not None and agrees(ending.crystal, row["pymatgen_result"]):
+                same += 1
+            else:
+                print(f"  differs: {row['path']}: {row['pymatgen_result']}, here {ending.crystal or ending.code}")
+    ordered = sum(of_ordered.values())
+    return {
+        "files": sum(codes.values()),
+        "codes": codes,
+        "ordered": ordered,
+        "ordered_codes": of_ordered,
+        "ordered_answered": round(of_ordered["answered"] / max(1, ordered), 4),
+        "ordered_same_atoms": round(same / max(1, ordered), 4),
+        "slowest": [slowest[0], round(slowest[1], 3)],
+    }
+
+
+def main() -> None:
+    """Print the figures, the last line as JSON."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--quick"]
+    every = QUICK if "--quick" in sys.argv else 1
+    figures = hostile(every)
+    if arguments:
+        figures |= real(Path(arguments[0]), every)
+    for name, value in figures.items():
+        print(f"{name:20} {dict(value) if isinstance(value, Counter) else value}")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Fuzzing: random and mutated files at the structures door."""
