@@ -116,16 +116,19 @@ class Admission:
         """Predicted seconds of work that are done in a second."""
         return self._workers * max(SLOWEST, self._speed)
 
-    def refusal(self, lane: Lane) -> ServiceError | None:
-        """Why a new request of the lane is not let in, if so."""
+    def check(self, lane: Lane) -> None:
+        """Return if a new request of the lane is let in.
+
+        Raises:
+            ServiceError: 429 too much is waiting.
+        """
         settings = self._settings
         if self._crystals[lane] < settings.min_waiting:
-            return None
+            return
         wait, most = self.wait_s(lane), settings.max_bulk_wait_s if lane == "bulk" else settings.max_wait_s
-        if wait <= most:
-            return None
-        detail = f"{wait:.1f} s of work are waiting, {most:.1f} s may: retry later"
-        return ServiceError(429, "overloaded", detail, max(1, math.ceil(wait - most)))
+        if wait > most:
+            detail = f"{wait:.1f} s of work are waiting, {most:.1f} s may: retry later"
+            raise ServiceError(429, "overloaded", detail, max(1, math.ceil(wait - most)))
 
     @contextmanager
     def admit(self, lane: Lane, crystals: int = 1) -> Iterator[Ticket]:
@@ -134,9 +137,7 @@ class Admission:
         Raises:
             ServiceError: 429 too much is waiting.
         """
-        refused = self.refusal(lane)
-        if refused is not None:
-            raise refused
+        self.check(lane)
         ticket = Ticket(self, lane, crystals)
         try:
             yield ticket

@@ -11,9 +11,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from deepergatgnn.errors import DeeperGATGNNError
-from service import metrics
 from service.admission import Ticket
-from service.errors import ServiceError, service_error
+from service.errors import ServiceError, counted
 from service.intake import ClientGoneError, patience_s, read_json, unless_gone, validated
 from service.prediction import Posted
 from service.routes import CLIENT_GONE, ERRORS
@@ -49,9 +48,7 @@ async def predict_batch(request: Request) -> Response:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise ServiceError(415, "unknown_media_type", f"media type {media_type[:80]!r}: post application/json")
-        refused = state.dispatcher.refusal("bulk")
-        if refused is not None:
-            raise refused
+        state.dispatcher.check("bulk")
         deadline = time.time() + patience_s(request, state.settings.bulk_deadline_s)
         body = validated(BulkRequest, read_json(await request.body()))
         most = state.settings.max_bulk
@@ -67,9 +64,7 @@ async def predict_batch(request: Request) -> Response:
     except ClientGoneError:
         return Response(status_code=CLIENT_GONE)
     except DeeperGATGNNError as error:
-        refused = service_error(error)
-        metrics.FAILURES.labels(refused.code).inc()
-        raise refused from error
+        raise counted(error) from error
 
 
 Result = tuple[int, bytes]
@@ -136,6 +131,5 @@ async def _result(
         )
         return index, orjson.dumps(answer)
     except DeeperGATGNNError as error:
-        refused = service_error(error)
-        metrics.FAILURES.labels(refused.code).inc()
+        refused = counted(error)
         return index, orjson.dumps({"id": name, "error": {"code": refused.code, "detail": refused.detail}})

@@ -89,24 +89,22 @@ class Dispatcher:
         Raises:
             ServiceError: 503, and why not.
         """
-        why = self._unreadiness()
-        if why is not None:
-            raise why
-
-    def _unreadiness(self) -> ServiceError | None:
         if self.leaving or self.draining:
-            return ServiceError(503, "draining", "the service is shutting down: retry elsewhere", 5)
+            raise ServiceError(503, "draining", "the service is shutting down: retry elsewhere", 5)
         if not self._broker_up:
-            return _broker_unavailable()
+            raise _broker_unavailable()
         if not self.workers:
-            return ServiceError(503, "no_worker", "no worker is ready: retry soon", 2)
-        return None
+            raise ServiceError(503, "no_worker", "no worker is ready: retry soon", 2)
 
-    def refusal(self, lane: Lane) -> ServiceError | None:
-        """Why a request that comes now is not let in, if so: 503 not ready, 429 too much is waiting."""
+    def check(self, lane: Lane) -> None:
+        """Return if a request that comes now is let in.
+
+        Raises:
+            ServiceError: 503 not ready, 429 too much is waiting.
+        """
         if self.draining or not self._broker_up or time.monotonic() - self._worker_seen > self._settings.absence_s:
-            return self._unreadiness()
-        return self.admission.refusal(lane)
+            self.readiness()
+        self.admission.check(lane)
 
     async def ask(
         self,

@@ -7,6 +7,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from deepergatgnn.errors import DeeperGATGNNError, ModelNotFoundError, StructureError
+from service import metrics
 
 PROBLEM_JSON = "application/problem+json"
 TOO_LARGE = frozenset({"too_many_atoms", "too_many_edges", "too_many_bytes"})
@@ -38,6 +39,13 @@ def service_error(error: DeeperGATGNNError) -> ServiceError:
             return ServiceError(404, "unknown_model", str(error))
         case _:
             return ServiceError(503, "model_unavailable", "the model cannot be used at the moment", 5)
+
+
+def counted(error: DeeperGATGNNError) -> ServiceError:
+    """The HTTP form of an error that a crystal got, for whoever raises it; it is counted by its code."""
+    found = service_error(error)
+    metrics.FAILURES.labels(found.code).inc()
+    return found
 
 
 def problem(request: Request, error: ServiceError) -> JSONResponse:

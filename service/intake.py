@@ -124,6 +124,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         if not task.done():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        del task  # else its error, which knows this frame, would keep itself and the body alive
 
 
 async def _gone(request: Request) -> None:

@@ -148,7 +148,11 @@ class ParsePool:
         frame = pack_task(source, file_format, configs, named=self._named)
         work = asyncio.create_task(self._exchange(process, frame, lane, timeout_s))
         work.add_done_callback(lambda done: done.cancelled() or done.exception())  # its client may have gone
-        return unpack_result(*await asyncio.shield(work))
+        try:
+            answer = await asyncio.shield(work)
+        finally:
+            del work  # else its error, which knows this frame, would keep itself and the file alive
+        return unpack_result(*answer)
 
     async def _exchange(
         self, process: _Process | None, frame: bytes, lane: _LaneOfProcesses, timeout_s: float

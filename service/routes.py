@@ -10,9 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from deepergatgnn.errors import DeeperGATGNNError
 from deepergatgnn.manifest import Manifest
-from service import metrics
 from service.catalogue import Catalogue
-from service.errors import service_error
+from service.errors import counted, service_error
 from service.intake import ClientGoneError, patience_s, read_posted, unless_gone
 from service.page import PAGE
 from service.schemas import (
@@ -79,9 +78,7 @@ async def predict(
     except ClientGoneError:
         return Response(status_code=CLIENT_GONE)
     except DeeperGATGNNError as error:
-        refused = service_error(error)
-        metrics.FAILURES.labels(refused.code).inc()
-        raise refused from error
+        raise counted(error) from error
     state.tracing.record(request.state.request_id, answer["formula"], answer["latency_ms"], request.headers)
     timing = ", ".join(f"{phase};dur={value:.3f}" for phase, value in answer["latency_ms"].items())
     return Response(orjson.dumps(answer), media_type="application/json", headers={"Server-Timing": timing})
@@ -96,9 +93,7 @@ async def _predict(
     attention: Attention | None,
 ) -> dict[str, Any]:
     request.state.caller.spend(1)
-    refused = state.dispatcher.refusal("interactive")
-    if refused is not None:
-        raise refused
+    state.dispatcher.check("interactive")
     deadline = time.time() + patience_s(request, state.settings.deadline_s)
     with state.dispatcher.admission.admit("interactive") as ticket:
         posted = await read_posted(request, file_format, models, attention)

@@ -42,8 +42,12 @@ def pymatgen_structures(rows: tuple[Row, ...]) -> list[Structure]:
 
 
 @contextmanager
-def running(*arguments: str, ready: str, **environment: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """Run a command of the project until the block ends; yields the process and the line that said it is ready."""
+def running(*arguments: str, ready: str | None, **environment: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Run a command of the project until the block ends.
+
+    Yields:
+        The process and the line that said it is ready; without one, for a command that says nothing, at once.
+    """
     process = subprocess.Popen(
         [*COMMAND, *arguments],
         stdout=subprocess.PIPE,
@@ -51,16 +55,17 @@ def running(*arguments: str, ready: str, **environment: str) -> Iterator[tuple["
         cwd=ROOT,
         env=os.environ
         | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "DEEPERGATGNN_COMPILE_AFTER_S": "0"}
+        | {"DEEPERGATGNN_DRAIN_GRACE_S": "0"}
         | environment,
         start_new_session=True,
     )
     assert process.stdout is not None
     try:
-        for line in process.stdout:
-            if re.search(ready, line):
-                break
-        else:
-            raise AssertionError(f"{arguments} ended with {process.wait()} before it was ready")
+        line = ""
+        while ready is not None and not re.search(ready, line):
+            line = process.stdout.readline()
+            if not line:
+                raise AssertionError(f"{arguments} ended with {process.wait()} before it was ready")
         yield process, line.strip()
     finally:
         if process.poll() is None:

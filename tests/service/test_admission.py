@@ -32,15 +32,13 @@ def fill(made: Admission, lane: Lane, crystals: int) -> Ticket:
 def test_singles_are_refused_above_their_seconds_and_told_when_to_return() -> None:
     made = admission()
     held = fill(made, "interactive", 10)
-    assert made.refusal("interactive") is None
+    made.check("interactive")
     more = fill(made, "interactive", 25)
-    refused = made.refusal("interactive")
-    assert refused is not None
-    assert (refused.status, refused.code, refused.retry_after_s) == (429, "overloaded", 3)
-    with pytest.raises(ServiceError), made.admit("interactive"):
+    with pytest.raises(ServiceError) as refused, made.admit("interactive"):
         pass
+    assert (refused.value.status, refused.value.code, refused.value.retry_after_s) == (429, "overloaded", 3)
     more.close()
-    assert made.refusal("interactive") is None
+    made.check("interactive")
     held.close()
     assert made.wait_s("interactive") == 0
     assert made.crystals == 0
@@ -50,15 +48,17 @@ def test_twice_the_workers_bear_twice_the_work() -> None:
     one, two = admission(1), admission(2)
     for made in (one, two):
         fill(made, "interactive", 15)
-    assert one.refusal("interactive") is not None
-    assert two.refusal("interactive") is None
+    with pytest.raises(ServiceError):
+        one.check("interactive")
+    two.check("interactive")
 
 
 def test_bulk_work_does_not_stand_before_singles_but_singles_before_bulk() -> None:
     made = admission()
     fill(made, "bulk", 300)
-    assert made.refusal("interactive") is None
-    assert made.refusal("bulk") is not None
+    made.check("interactive")
+    with pytest.raises(ServiceError):
+        made.check("bulk")
     assert made.wait_s("interactive") == 0
     fill(made, "interactive", 5)
     assert made.wait_s("bulk") == pytest.approx(30.5)
@@ -68,17 +68,19 @@ def test_what_other_replicas_wait_for_counts() -> None:
     made = admission()
     fill(made, "interactive", 5)
     made.follow(COSTS, 1, [{"interactive": 3.0, "bulk": 0.0}])
-    assert made.refusal("interactive") is not None
+    with pytest.raises(ServiceError):
+        made.check("interactive")
     made.follow(COSTS, 1, [])
-    assert made.refusal("interactive") is None
+    made.check("interactive")
 
 
 def test_a_few_crystals_may_wait_however_slow_they_are() -> None:
     made = Admission(Settings(max_wait_s=1e-6, min_waiting=64))
     fill(made, "interactive", 63)
-    assert made.refusal("interactive") is None
+    made.check("interactive")
     fill(made, "interactive", 1)
-    assert made.refusal("interactive") is not None
+    with pytest.raises(ServiceError):
+        made.check("interactive")
 
 
 def test_the_measured_speed_is_believed_while_work_waits(monkeypatch: pytest.MonkeyPatch) -> None:
