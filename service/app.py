@@ -20,7 +20,9 @@ from service.collector import tame_collector
 from service.dispatcher import Dispatcher
 from service.envelope import Envelope
 from service.errors import ServiceError, problem
+from service.gate import Gate
 from service.headers import DOCUMENTS
+from service.openapi import describe
 from service.parse_pool import ParsePool
 from service.prediction import Oracle
 from service.routes import router
@@ -77,8 +79,10 @@ def create_app(settings: Settings, broker_url: str) -> FastAPI:
     )
     app.include_router(router)
     app.include_router(bulk.router)
+    keys = Keys.of(settings)
     app.add_route("/docs", _show_documents, include_in_schema=False)
-    app.add_middleware(Door, keys=Keys.of(settings), settings=settings)
+    app.add_middleware(Gate, state=app.state)
+    app.add_middleware(Door, keys=keys, settings=settings)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -92,11 +96,15 @@ def create_app(settings: Settings, broker_url: str) -> FastAPI:
         Envelope,
         max_body=int(settings.max_body_mib * MIB),
         others={path: int(limit * MIB) for path, limit in limits.items()},
+        max_bodies=int(settings.max_bodies_mib * MIB),
+        body_timeout_s=settings.body_timeout_s,
     )
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_surprise)
+    document = describe(app, keyed=bool(keys))
+    app.openapi = lambda: document  # type: ignore[method-assign]
     return app
 
 
@@ -119,7 +127,9 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
     code = CODES.get(error.status_code, "http_error")
-    return problem(request, ServiceError(error.status_code, code, str(error.detail)))
+    answer = problem(request, ServiceError(error.status_code, code, str(error.detail)))
+    answer.headers.update(error.headers or {})  # a 405 says what is allowed
+    return answer
 
 
 async def _on_surprise(request: Request, error: Exception) -> JSONResponse:

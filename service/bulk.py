@@ -9,11 +9,13 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from deepergatgnn.errors import DeeperGATGNNError
 from service.admission import Ticket
 from service.errors import ServiceError, counted
 from service.intake import ClientGoneError, patience_s, read_json, unless_gone, validated
+from service.openapi import DEADLINE, refer
 from service.prediction import Posted
 from service.routes import CLIENT_GONE, ERRORS
 from service.schemas import BulkItem, BulkRequest, BulkResponse
@@ -22,19 +24,21 @@ from service.state import State, state_of
 NDJSON = "application/x-ndjson"
 WINDOW_S = 1.0  # predicted seconds of work of one request that are under way at once
 WINDOW = (16, 512)  # crystals, at least and at most
+LINES = {"type": "string", "description": "A line for each structure: an object as in `results` of the JSON form."}
 router = APIRouter()
 
 
 @router.post(
     "/predict/batch",
     response_model=BulkResponse,
-    responses=ERRORS | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+    responses=ERRORS | {200: {"content": {NDJSON: {"schema": LINES}}}},
     summary="Properties of many crystals",
     openapi_extra={
+        "parameters": [DEADLINE],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": BulkRequest.model_json_schema()}},
-        }
+            "content": {"application/json": {"schema": refer(BulkRequest)}},
+        },
     },
 )
 async def predict_batch(request: Request) -> Response:
@@ -48,7 +52,6 @@ async def predict_batch(request: Request) -> Response:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise ServiceError(415, "unknown_media_type", f"media type {media_type[:80]!r}: post application/json")
-        state.dispatcher.check("bulk")
         deadline = time.time() + patience_s(request, state.settings.bulk_deadline_s)
         body = validated(BulkRequest, read_json(await request.body()))
         most = state.settings.max_bulk
@@ -61,7 +64,7 @@ async def predict_batch(request: Request) -> Response:
             first = await anext(results, None)  # from here on the request is admitted: what is refused is a result
             return StreamingResponse(_lines(first, results), media_type=NDJSON)
         return await unless_gone(request, _collected(results, len(body.structures)))
-    except ClientGoneError:
+    except (ClientGoneError, ClientDisconnect):
         return Response(status_code=CLIENT_GONE)
     except DeeperGATGNNError as error:
         raise counted(error) from error

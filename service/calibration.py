@@ -16,7 +16,8 @@ from deepergatgnn.predictor import Predictor
 from deepergatgnn.structures import crystal_from_arrays
 from service.cost_model import CostModel
 
-SIZES = (1, 3, 12, 1, 3, 12)  # crystals; every size twice, the first round warms up
+SIZES = (1, 4, 16, 64, 1, 4, 16, 64)  # crystals; every size twice, the first round warms up
+LARGE_AT_MOST = 16
 HEADROOM = 0.2  # of the free memory of a GPU
 _CORNERS = np.array([(i, j, k) for i in range(2) for j in range(2) for k in range(2)], dtype=float)
 
@@ -34,15 +35,16 @@ def calibrated(predictor: Predictor) -> CostModel:
     """
     model = CostModel()
     manifest = predictor.manifest
+    small = golden_graphs(manifest)
     large = [_unmerged(golden, manifest) for golden in manifest.golden]
     for number, size in enumerate(SIZES):
-        for kind in (golden_graphs(manifest), large):
+        for kind in (small, large) if size <= LARGE_AT_MOST else (small,):
             graphs = [kind[index % len(kind)] for index in range(size)]
             started = time.perf_counter()
             predictor.predict_collated(graphs, collate(graphs, filled=True).to(predictor.device))
             if number >= len(SIZES) // 2:
                 _observe(model, graphs, time.perf_counter() - started)
-    model.fit()
+    model.begin()
     return model
 
 

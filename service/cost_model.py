@@ -9,6 +9,7 @@ from service.cost import Cost
 
 REMEMBERED = 256  # batches of a model
 REFIT_EVERY = 16
+Row = tuple[int, int, int, float]  # edges, atoms, crystals, seconds
 
 
 class CostModel:
@@ -19,9 +20,18 @@ class CostModel:
     """
 
     def __init__(self) -> None:
-        self._rows: deque[tuple[int, int, int, float]] = deque(maxlen=REMEMBERED)
+        self._first: list[Row] = []
+        self._rows: deque[Row] = deque(maxlen=REMEMBERED)
         self._unfitted = 0
         self.cost = Cost()
+
+    def begin(self) -> None:
+        """Keep what was observed so far for good: batches of all sizes, which later ones may not be.
+
+        Under a steady load all batches are alike, and what a batch costs once could not be told from its crystals.
+        """
+        self._first = list(self._rows)
+        self.fit()
 
     def observe(self, edges: int, atoms: int, crystals: int, seconds: float) -> None:
         """Take note of a batch."""
@@ -35,7 +45,7 @@ class CostModel:
     def fit(self) -> None:
         """Solve for the costs, in errors relative to what is predicted; at first, to what was measured."""
         self._unfitted = 0
-        rows = np.array(self._rows, dtype=float)
+        rows = np.array(self._first + list(self._rows), dtype=float)
         terms, seconds = np.column_stack([rows[:, :3], np.ones(len(rows))]), rows[:, 3]
         scale, solution = seconds, np.zeros(4)
         for _ in range(2):

@@ -1,5 +1,6 @@
-"""What surrounds every request: its id, the limit of its body, the headers and the count of its answer."""
+"""What surrounds every request: its id, the limits of its body, the headers and the count of its answer."""
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from service.errors import ServiceError
 from service.headers import headers_for
 
 log = structlog.get_logger("api")
+BODY_RATE = 64 * 1024  # bytes a second at which a body may take longer than its time
+SMALL_BODY = 64 * 1024  # let in however much is under way
 SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -24,11 +27,17 @@ class Envelope:
         app: the rest of the application.
         max_body: bytes; counted as they arrive, so chunked bodies keep it too.
         others: paths with a limit of their own.
+        max_bodies: bytes of all bodies of requests that are under way.
+        body_timeout_s: for a body to arrive, or for its next piece if it is long and keeps coming.
     """
 
-    def __init__(self, app: ASGIApp, max_body: int, others: Mapping[str, int]) -> None:
+    def __init__(
+        self, app: ASGIApp, max_body: int, others: Mapping[str, int], max_bodies: int, body_timeout_s: float
+    ) -> None:
         self.app = app
         self.max_body, self.others = max_body, others
+        self.max_bodies, self.body_timeout_s = max_bodies, body_timeout_s
+        self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""
@@ -40,16 +49,8 @@ class Envelope:
         request_id = given if SAFE_ID.fullmatch(given) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         declared = headers.get("content-length", "0")
-        received, most = 0, self.others.get(scope["path"], self.max_body)
+        body = _Body(self, receive, self.others.get(scope["path"], self.max_body), declared)
         started = time.perf_counter()
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > most or (declared.isdigit() and int(declared) > most):
-                raise ServiceError(413, "too_many_bytes", f"the body has more than {most:,} bytes")
-            return message
 
         async def signed(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -57,7 +58,7 @@ class Envelope:
                 answer["X-Request-ID"] = request_id
                 for name, value in headers_for(scope["path"]).items():
                     answer.setdefault(name, value)
-                route = getattr(scope.get("route"), "path", "unmatched")
+                route = getattr(scope.get("route"), "path", scope["state"].get("route", "unmatched"))
                 metrics.REQUESTS.labels(route, str(message["status"])).inc()
                 log.info(
                     "request",
@@ -69,4 +70,53 @@ class Envelope:
                 )
             await send(message)
 
-        await self.app(scope, counted, signed)
+        try:
+            await self.app(scope, body.receive, signed)
+        finally:
+            self.held -= body.received
+
+
+class _Body:
+    """The body of one request as it arrives, with its limits.
+
+    Args:
+        envelope: whose.
+        source: where it comes from.
+        most: bytes.
+        declared: Content-Length, if there is one.
+    """
+
+    def __init__(self, envelope: Envelope, source: Receive, most: int, declared: str) -> None:
+        self._envelope, self._source, self._most = envelope, source, most
+        self._declared = int(declared) if declared.isdecimal() else 0
+        self._began, self._whole, self.received = time.monotonic(), False, 0
+
+    async def receive(self) -> Message:
+        """The next piece; after the last one, that the client has gone.
+
+        Raises:
+            ServiceError: 408, 413 or 429.
+        """
+        if self._whole:
+            return await self._source()
+        self._check(self._declared)
+        envelope = self._envelope
+        left_s = envelope.body_timeout_s + self.received / BODY_RATE - (time.monotonic() - self._began)
+        try:
+            async with asyncio.timeout(min(left_s, envelope.body_timeout_s)):
+                message = await self._source()
+        except TimeoutError:
+            detail = f"after {self.received:,} bytes of the body nothing, or too little, came"
+            raise ServiceError(408, "too_slow", detail) from None
+        size = len(message.get("body", b""))
+        self.received += size
+        envelope.held += size
+        self._check(self.received)
+        if envelope.held > envelope.max_bodies and self.received > SMALL_BODY:
+            raise ServiceError(429, "overloaded", "too many long bodies are under way: retry later", 1)
+        self._whole = not message.get("more_body", False)
+        return message
+
+    def _check(self, size: int) -> None:
+        if size > self._most:
+            raise ServiceError(413, "too_many_bytes", f"the body has more than {self._most:,} bytes")

@@ -10,6 +10,7 @@ from deepergatgnn.errors import DeeperGATGNNError, ModelNotFoundError, Structure
 from service import metrics
 
 PROBLEM_JSON = "application/problem+json"
+LATER = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 TOO_LARGE = frozenset({"too_many_atoms", "too_many_edges", "too_many_bytes"})
 
 
@@ -51,16 +52,23 @@ def counted(error: DeeperGATGNNError) -> ServiceError:
 def problem(request: Request, error: ServiceError) -> JSONResponse:
     """The problem document of an error."""
     headers: dict[str, str] = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if error.retry_after_s is not None or error.status in LATER:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s or 1)))
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    document: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(error.status).phrase,
-        "status": error.status,
-        "detail": error.detail,
-        "code": error.code,
-        "request_id": request.state.request_id,
-    }
+    if error.status == HTTPStatus.REQUEST_TIMEOUT:
+        headers["Connection"] = "close"
+    document = problem_document(error.status, error.code, error.detail, request.state.request_id)
     return JSONResponse(document, error.status, headers, PROBLEM_JSON)
+
+
+def problem_document(status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:
+    """The fields of `schemas.Problem`."""
+    return {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+    }

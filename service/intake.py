@@ -1,21 +1,33 @@
 """Requests on their way in: bodies of three kinds become one form, deadlines, clients that leave."""
 
 import asyncio
+import re
+import sys
 from collections.abc import Coroutine, Mapping
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.errors import ServiceError
 from service.prediction import Posted
 from service.schemas import Attention, Format, PredictRequest
 
 PLAIN = frozenset({"chemical/x-cif", "text/plain", "application/octet-stream"})
+NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+LEAST_MS = 0.001
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+
+
+class _Form(MultiPartParser):
+    """A form in memory: its size is bounded, that of the disk for temporary files is not known."""
+
+    spool_max_size = sys.maxsize
 
 
 class ClientGoneError(Exception):
@@ -83,12 +95,20 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 
 async def _uploaded(request: Request) -> bytes:
-    async with request.form(max_files=1, max_fields=8) as form:
-        file = form.get("file")
-        if isinstance(file, UploadFile):
-            return await file.read()
-        if isinstance(file, str):
-            return file.encode()
+    try:
+        async with aclosing(request.stream()) as stream:
+            form = await _Form(request.headers, stream, max_files=1, max_fields=8).parse()
+    except MultiPartException as error:
+        raise ServiceError(400, "malformed", error.message) from None
+    for name in form:
+        if name != "file":
+            detail = f"the form has a field {name[:80]!r}: post the file as 'file', all else in the query"
+            raise ServiceError(400, "malformed", detail)
+    file = form.get("file")
+    if isinstance(file, UploadFile):
+        return await file.read()
+    if isinstance(file, str):
+        return file.encode()
     raise ServiceError(400, "malformed", "the form has no field 'file'")
 
 
@@ -97,13 +117,10 @@ def patience_s(request: Request, most_s: float) -> float:
     header = request.headers.get("x-request-deadline-ms")
     if header is None:
         return most_s
-    try:
-        wanted = float(header) / 1000
-    except ValueError:
-        wanted = -1.0
-    if not wanted > 0:
-        raise ServiceError(400, "malformed", "X-Request-Deadline-Ms is not a positive number")
-    return min(wanted, most_s)
+    wanted_ms = float(header) if NUMBER.fullmatch(header) else 0.0
+    if wanted_ms < LEAST_MS:
+        raise ServiceError(400, "malformed", f"X-Request-Deadline-Ms is not a number of at least {LEAST_MS}")
+    return min(wanted_ms / 1000, most_s)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

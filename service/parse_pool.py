@@ -5,15 +5,9 @@ Bulk files have processes of their own, of lower priority, so that a screening r
 """
 
 import asyncio
-import contextlib
-import multiprocessing
-import os
-import signal
-import socket
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 import orjson
@@ -23,70 +17,86 @@ from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import StructureFormat
 from service import metrics
 from service.entries import LANES, Lane
-from service.parse_process import LENGTH, pack_task, serve, unpack_result
+from service.parse_channel import Channel, File, start_process, stop_fork_server
+from service.parse_process import pack_task, unpack_result
 from service.parsing import Parsed
 
 FILES_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stays small
+AT_ONCE = 4  # files sent to a process: it goes on to the next while the event loop is busy with something else
 WARM_UP = b'{"lattice": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]], "species": ["Na"], "frac_coords": [[0, 0, 0]]}'
 WARM_UP_S = 120.0
 BULK_NICENESS = 5
-LARGEST_ANSWER = 256 * 1024 * 1024
-
-
-class _Process:
-    """One parse process and the stream to it."""
-
-    def __init__(self, process: ForkServerProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._process, self._reader, self._writer = process, reader, writer
-        self.files = 0
-
-    async def exchange(self, frame: bytes) -> tuple[bytes, bytes]:
-        """Send a file, get what became of it.
-
-        Raises:
-            OSError, asyncio.IncompleteReadError: if the process is gone.
-        """
-        self.files += 1
-        self._writer.write(frame)
-        await self._writer.drain()
-        head_size, content_size = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
-        if head_size + content_size > LARGEST_ANSWER:
-            raise OSError("an answer of impossible size")
-        return await self._reader.readexactly(head_size), await self._reader.readexactly(content_size)
-
-    def kill(self) -> None:
-        """End it now."""
-        self._writer.close()
-        if self._process.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)
 
 
 class _LaneOfProcesses:
-    """The processes of one lane; those idle wait in a queue."""
+    """The processes of one lane and the files that wait for them, oldest first."""
 
-    def __init__(self, name: Lane, count: int, memory_mib: int) -> None:
-        self.name, self.count, self._memory_mib = name, count, memory_mib
-        self.idle: asyncio.Queue[_Process | None] = asyncio.Queue()  # None: a place where one is to be started
-        self.all: set[_Process] = set()
-        for _ in range(count):
-            self.idle.put_nowait(None)
+    def __init__(self, lane: Lane, count: int, timeout_s: float, memory_mib: int) -> None:
+        self.count = count
+        self._timeout_s, self._memory_mib = timeout_s, memory_mib
+        self._niceness = BULK_NICENESS if lane == "bulk" else 0
+        self._waiting: deque[File] = deque()
+        self._channels: set[Channel] = set()
+        self._starting: dict[asyncio.Task[None], Channel] = {}
+        self._closed = False
 
-    async def start_one(self) -> _Process:
-        ours, theirs = socket.socketpair()
-        niceness = BULK_NICENESS if self.name == "bulk" else 0
-        context = multiprocessing.get_context("forkserver")
-        process = context.Process(target=serve, args=(theirs, self._memory_mib, niceness), daemon=True)
-        with theirs:
-            await asyncio.to_thread(process.start)
-        ours.setblocking(False)  # noqa: FBT003 - the name of the method says it
-        started = _Process(process, *await asyncio.open_connection(sock=ours, limit=1 << 20))
-        self.all.add(started)
-        return started
+    def submit(self, file: File) -> None:
+        """Have a file parsed when its turn comes."""
+        self._waiting.append(file)
+        self.feed()
 
-    def end(self, process: _Process) -> None:
-        process.kill()
-        self.all.discard(process)
+    def feed(self) -> None:
+        """Send what waits to the processes with the least to do."""
+        while len(self._channels) + len(self._starting) < self.count and not self._closed:
+            process, ours = start_process(self._memory_mib, self._niceness)
+            channel = Channel(process, self._timeout_s, self)
+            starting = asyncio.get_running_loop().create_task(channel.connect(ours))
+            self._starting[starting] = channel
+            starting.add_done_callback(self._started)
+        while self._waiting and self._channels:
+            channel = min(self._channels, key=lambda each: each.load)
+            if channel.load >= AT_ONCE:
+                return
+            file = self._waiting.popleft()
+            if file.future.done():  # its client has gone, or another process had it
+                continue
+            if file.sent is None:
+                file.sent = time.perf_counter()
+                metrics.PHASE.labels("parse_wait").observe(file.sent - file.came)
+            channel.send(file)
+
+    def _started(self, starting: "asyncio.Task[None]") -> None:
+        channel = self._starting.pop(starting)
+        if starting.cancelled() or self._closed:
+            channel.kill()
+        else:
+            self._channels.add(channel)
+            self.feed()
+
+    def delayed(self, files: Sequence[File]) -> None:
+        """Send these, which wait behind a slow file, to others too; who is first answers."""
+        self._waiting.extendleft(reversed(files))
+        self.feed()
+
+    def finished(self, channel: Channel) -> None:
+        """A process has answered a file."""
+        if channel.files >= FILES_PER_PROCESS and not channel.pending:
+            self.lost(channel)
+            channel.kill()
+        else:
+            self.feed()
+
+    def lost(self, channel: Channel) -> None:
+        """A process is gone; what it had not begun goes to others."""
+        self._channels.discard(channel)
+        if not self._closed:
+            self.delayed(list(channel.pending))
+
+    def close(self) -> None:
+        """End all processes."""
+        self._closed = True
+        for channel in (*self._channels, *self._starting.values()):
+            channel.kill()
 
 
 class ParsePool:
@@ -100,17 +110,18 @@ class ParsePool:
     """
 
     def __init__(self, processes: int, timeout_s: float, memory_mib: int, *, named: bool = False) -> None:
-        self._timeout_s, self._named = timeout_s, named
-        # A process that was killed is replaced by a fork, without importing anew.
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["service.parse_process"])
-        self._lanes = {lane: _LaneOfProcesses(lane, processes, memory_mib) for lane in LANES}
+        self._named = named
+        self._lanes = {lane: _LaneOfProcesses(lane, processes, timeout_s, memory_mib) for lane in LANES}
 
     async def warm(self) -> None:
         """Start the processes of single files and let each import what it needs."""
+        first = _LaneOfProcesses("interactive", 1, WARM_UP_S, 4096)  # the fork server imports for all
+        try:
+            await self._parse(WARM_UP, "json", (GraphConfig(),), first)
+        finally:
+            first.close()
         lane = self._lanes["interactive"]
-        await asyncio.gather(
-            *(self._parse(WARM_UP, "json", (GraphConfig(),), lane, WARM_UP_S) for _ in range(lane.count))
-        )
+        await asyncio.gather(*(self._parse(WARM_UP, "json", (GraphConfig(),), lane) for _ in range(lane.count)))
 
     async def parse(
         self,
@@ -132,7 +143,7 @@ class ParsePool:
         """
         if isinstance(source, Mapping):
             source, file_format = orjson.dumps(source), "json"
-        return await self._parse(source, file_format, configs, self._lanes[lane], self._timeout_s)
+        return await self._parse(source, file_format, configs, self._lanes[lane])
 
     async def _parse(
         self,
@@ -140,48 +151,19 @@ class ParsePool:
         file_format: StructureFormat,
         configs: Sequence[GraphConfig],
         lane: _LaneOfProcesses,
-        timeout_s: float,
     ) -> Parsed:
-        asked = time.perf_counter()
-        process = await lane.idle.get()
-        metrics.PHASE.labels("parse_wait").observe(time.perf_counter() - asked)
-        frame = pack_task(source, file_format, configs, named=self._named)
-        work = asyncio.create_task(self._exchange(process, frame, lane, timeout_s))
-        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # its client may have gone
+        file = File(pack_task(source, file_format, configs, named=self._named))
+        lane.submit(file)
         try:
-            answer = await asyncio.shield(work)
+            head, content = await file.future
         finally:
-            del work  # else its error, which knows this frame, would keep itself and the file alive
-        return unpack_result(*answer)
-
-    async def _exchange(
-        self, process: _Process | None, frame: bytes, lane: _LaneOfProcesses, timeout_s: float
-    ) -> tuple[bytes, bytes]:
-        """Have one file parsed and give the process, or its place, back."""
-        whole = False
-        try:
-            if process is None:
-                process = await lane.start_one()
-            async with asyncio.timeout(timeout_s):
-                answer = await process.exchange(frame)
-            whole = process.files < FILES_PER_PROCESS
-        except TimeoutError:
-            metrics.PARSE_KILLED.labels("time").inc()
-            detail = f"reading the file took more than {timeout_s:g} s: post a plain, smaller cell"
-            raise StructureError("unreadable", detail) from None
-        except (OSError, asyncio.IncompleteReadError):
-            metrics.PARSE_KILLED.labels("died").inc()
-            raise StructureError("unreadable", "reading the file took too much memory: post a smaller cell") from None
-        finally:
-            if process is not None and not whole:
-                lane.end(process)
-            lane.idle.put_nowait(process if whole else None)
-        return answer
+            del file  # else its error, which knows this frame, would keep itself and the content alive
+        if not head:
+            raise StructureError("unreadable", content.decode())
+        return unpack_result(head, content)
 
     def close(self) -> None:
         """Stop all processes now."""
         for lane in self._lanes.values():
-            for process in list(lane.all):
-                lane.end(process)
-        # The server that forks the processes would outlive this one for a moment; only its private method waits for it.
-        getattr(forkserver._forkserver, "_stop", lambda: None)()  # noqa: SLF001
+            lane.close()
+        stop_fork_server()

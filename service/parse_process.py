@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -31,11 +32,16 @@ def pack_task(source: bytes | str, file_format: str, configs: Sequence[GraphConf
         {
             "format": file_format,
             "text": isinstance(source, str),
-            "configs": [asdict(config) for config in configs],
+            "configs": _documents(tuple(configs)),
             "named": named,
         }
     )
     return LENGTH.pack(len(head), len(content)) + head + content
+
+
+@lru_cache(maxsize=64)
+def _documents(configs: tuple[GraphConfig, ...]) -> list[dict[str, Any]]:
+    return [asdict(config) for config in configs]
 
 
 def unpack_result(head: bytes, content: bytes) -> Parsed:

@@ -5,14 +5,16 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect
 
 from deepergatgnn.errors import DeeperGATGNNError
 from deepergatgnn.manifest import Manifest
 from service.catalogue import Catalogue
 from service.errors import counted, service_error
 from service.intake import ClientGoneError, patience_s, read_posted, unless_gone
+from service.openapi import DEADLINE, TIMING, refer, statuses
 from service.page import PAGE
 from service.schemas import (
     Attention,
@@ -24,16 +26,12 @@ from service.schemas import (
     ModelVersion,
     PredictRequest,
     PredictResponse,
-    Problem,
     Readiness,
 )
 from service.state import State, state_of
 
 CLIENT_GONE = 499  # as nginx says it; nobody reads it but the metrics
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}}
-    for status in (400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504)
-}
+ERRORS = statuses(404, 413, 415, 422, 429, 500, 504)
 router = APIRouter()
 
 
@@ -41,13 +39,14 @@ router = APIRouter()
     "/predict",
     response_model=PredictResponse,
     response_model_exclude_none=True,
-    responses=ERRORS,
+    responses=ERRORS | {200: {"headers": {"Server-Timing": TIMING}}},
     summary="Properties of one crystal",
     openapi_extra={
+        "parameters": [DEADLINE],
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": PredictRequest.model_json_schema()},
+                "application/json": {"schema": refer(PredictRequest)},
                 "chemical/x-cif": {"schema": {"type": "string"}},
                 "text/plain": {"schema": {"type": "string"}},
                 "multipart/form-data": {
@@ -55,16 +54,17 @@ router = APIRouter()
                         "type": "object",
                         "properties": {"file": {"type": "string", "format": "binary"}},
                         "required": ["file"],
+                        "additionalProperties": False,
                     }
                 },
             },
-        }
+        },
     },
 )
 async def predict(
     request: Request,
     file_format: Annotated[Format | None, Query(alias="format")] = None,
-    models: Annotated[list[ModelReference] | None, Query(max_length=32)] = None,
+    models: Annotated[list[ModelReference] | None, Query(max_length=32, examples=[["bulk-modulus"]])] = None,
     attention: Annotated[Attention | None, Query()] = None,
 ) -> Response:
     """Post a CIF, POSCAR, extxyz or JSON structure; get values, intervals, attention and times.
@@ -75,7 +75,7 @@ async def predict(
     state = state_of(request)
     try:
         answer = await _predict(request, state, started, file_format, models, attention)
-    except ClientGoneError:
+    except (ClientGoneError, ClientDisconnect):
         return Response(status_code=CLIENT_GONE)
     except DeeperGATGNNError as error:
         raise counted(error) from error
@@ -93,10 +93,9 @@ async def _predict(
     attention: Attention | None,
 ) -> dict[str, Any]:
     request.state.caller.spend(1)
-    state.dispatcher.check("interactive")
     deadline = time.time() + patience_s(request, state.settings.deadline_s)
+    posted = await read_posted(request, file_format, models, attention)  # who is slow to send it takes nobody's place
     with state.dispatcher.admission.admit("interactive") as ticket:
-        posted = await read_posted(request, file_format, models, attention)
         work = state.oracle.answer(
             posted,
             request_id=request.state.request_id,
@@ -115,7 +114,7 @@ async def list_models(request: Request) -> ModelList:
     return ModelList(models=[_summary(catalogue, name) for name in catalogue.production()])
 
 
-@router.get("/models/{name}", responses={404: ERRORS[404]}, summary="One model")
+@router.get("/models/{name}", responses=statuses(404), summary="One model")
 async def show_model(request: Request, name: str) -> ModelSummary:
     """One model and its versions."""
     try:
@@ -124,7 +123,7 @@ async def show_model(request: Request, name: str) -> ModelSummary:
         raise service_error(error) from error
 
 
-@router.get("/models/{name}/{version}", responses={404: ERRORS[404]}, summary="The manifest of a version")
+@router.get("/models/{name}/{version}", responses=statuses(404), summary="The manifest of a version")
 async def show_version(request: Request, name: str, version: str) -> Manifest:
     """Everything about a version but its weights."""
     try:
@@ -155,7 +154,7 @@ async def healthz() -> Health:
     return Health()
 
 
-@router.get("/readyz", responses={503: ERRORS[503]}, summary="Can a request be answered now")
+@router.get("/readyz", summary="Can a request be answered now")
 async def readyz(request: Request) -> Readiness:
     """Ready: the broker is reachable, a worker is alive, the process is not draining."""
     dispatcher = state_of(request).dispatcher
@@ -163,7 +162,7 @@ async def readyz(request: Request) -> Readiness:
     return Readiness(workers=dispatcher.workers)
 
 
-@router.get("/metrics", include_in_schema=False)
+@router.get("/metrics", response_class=PlainTextResponse, summary="What Prometheus reads")
 async def show_metrics() -> Response:
     """Prometheus text."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

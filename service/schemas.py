@@ -8,6 +8,7 @@ Format = Literal["auto", "cif", "poscar", "extxyz", "json"]
 Attention = Literal["global", "none"]
 ModelReference = Annotated[str, Field(max_length=160)]
 Identifier = Annotated[str, Field(max_length=256)]
+SALT = "NaCl\n1.0\n0 2.82 2.82\n2.82 0 2.82\n2.82 2.82 0\nNa Cl\n1 1\ndirect\n0 0 0\n.5 .5 .5\n"
 
 
 class PredictRequest(BaseModel):
@@ -15,11 +16,7 @@ class PredictRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"structure": "NaCl\n1.0\n0 2.82 2.82\n2.82 0 2.82\n2.82 2.82 0\nNa Cl\n1 1\ndirect\n0 0 0\n.5 .5 .5\n"}
-            ]
-        },
+        json_schema_extra={"examples": [{"structure": SALT}]},
     )
 
     structure: str | dict[str, Any]
@@ -42,9 +39,12 @@ class BulkItem(BaseModel):
 class BulkRequest(BaseModel):
     """Many structures and what to say of each; an item that is malformed fails alone, as a bad structure does."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"structures": [{"structure": SALT, "id": "rocksalt"}, {"structure": "?"}]}]},
+    )
 
-    structures: list[Any] = Field(min_length=1, json_schema_extra={"items": BulkItem.model_json_schema()})
+    structures: list[Any] = Field(min_length=1)
     models: list[ModelReference] = Field(default_factory=list, max_length=32)
     attention: Attention = "global"
 

@@ -38,6 +38,11 @@ class Settings(BaseSettings):
         parse_timeout_s: a file that takes longer is refused.
         parse_memory_mib: address space of a parse process.
         max_body_mib: of a request.
+        max_bodies_mib: of all requests under way together; above it, long bodies get 429.
+        body_timeout_s: for a body to arrive; more for a long one that keeps coming.
+        header_timeout_s: for a request line and headers to arrive, and for an answer to be taken.
+        max_head_kib: of a request line and headers.
+        max_connections: of clients at once, as far as the limit of open files allows.
         max_wait_s: predicted seconds of work before a single crystal over which it gets 429.
         min_waiting: so many crystals of a lane may wait in any case.
         max_bulk_wait_s: likewise for a bulk request.
@@ -80,6 +85,11 @@ class Settings(BaseSettings):
     parse_timeout_s: float = Field(default=1.5, gt=0)
     parse_memory_mib: int = Field(default=2048, ge=512)
     max_body_mib: float = Field(default=8.0, gt=0)
+    max_bodies_mib: float = Field(default=512.0, gt=0)
+    body_timeout_s: float = Field(default=10.0, gt=0)
+    header_timeout_s: float = Field(default=10.0, gt=0)
+    max_head_kib: int = Field(default=64, ge=1)
+    max_connections: int = Field(default=4096, ge=1)
     max_wait_s: float = Field(default=0.25, gt=0)
     min_waiting: int = Field(default=64, ge=1)
     max_bulk_wait_s: float = Field(default=20.0, gt=0)

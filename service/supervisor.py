@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from math import ceil
 from types import FrameType
 
 import structlog
@@ -18,6 +19,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.broker import embedded_broker
+from service.connections import Guard
 from service.logs import configure_logs
 from service.settings import Settings
 
@@ -51,6 +53,7 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an answer does not wait for an acknowledgement
     try:
         listener.bind((host, port))
     except OSError as error:
@@ -82,10 +85,14 @@ async def _serve(
     settings: Settings, url: str, count: int, listener: socket.socket, announce: Callable[[str], None]
 ) -> None:
     app = create_app(settings, url)
+    guard = Guard.of(settings)
     config = uvicorn.Config(
         app,
+        http=guard.protocol(),
+        ws="none",
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=ceil(settings.header_timeout_s),
         timeout_graceful_shutdown=int(settings.drain_s),
         server_header=False,
         lifespan="on",
@@ -99,13 +106,13 @@ async def _serve(
             await asyncio.sleep(0.05)
         announce(f"http://{host}:{port}")
 
-    ready = asyncio.create_task(announce_when_ready())
+    beside = [asyncio.create_task(announce_when_ready()), asyncio.create_task(guard.watch()), *keepers]
     try:
         await server.serve(sockets=[listener])
     finally:
-        for task in (ready, *keepers):
+        for task in beside:
             task.cancel()
-        await asyncio.gather(ready, *keepers, return_exceptions=True)
+        await asyncio.gather(*beside, return_exceptions=True)
 
 
 async def _keep_worker(settings: Settings, url: str) -> None:

@@ -40,10 +40,10 @@ class Upkeep:
         self._settings = worker.settings
         self._failed: dict[str, float] = {}
 
-    def start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+    def start(self) -> list[asyncio.Task[None]]:
         """Begin; who started them cancels them."""
         work = (self._beat(), self._take_over(), self._follow_parent(), self._follow_store(), self._compile())
-        return [group.create_task(each) for each in work]
+        return [asyncio.create_task(each) for each in work]
 
     def _hangs(self) -> bool:
         since = self._worker.computing_since

@@ -1,0 +1,140 @@
+"""What every measure of the serving benchmark needs: texts, right values, rounds A B A B, and their ratios."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.load.crystals import BATCH, write_batches, write_singles
+from benchmarks.load.driver import Helper, Load, Result
+from benchmarks.load.servers import Server
+
+CLIENTS, BATCH_CLIENTS = 64, 2
+TOLERANCE = 1e-3  # relative, of values
+T = TypeVar("T")
+
+
+class UnavailableError(Exception):
+    """Something that a measure needs is not here."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of a store; the shipped one if `store` is empty."""
+
+    name: str
+    store: str = ""
+
+
+@dataclass
+class Bench:
+    """The tools of a run.
+
+    Attributes:
+        load, background: load processes.
+        pipeline: the process of the pipeline without a server.
+        folder: for the bodies.
+        texts: of the crystals.
+        rounds: of each comparison.
+        seconds: of each run of load.
+        device: of every server.
+    """
+
+    load: Load
+    background: Load
+    pipeline: Helper
+    folder: Path
+    texts: Sequence[str]
+    rounds: int
+    seconds: float
+    device: str
+    _expected: dict[Model, list[float]] = field(default_factory=dict)
+
+    @cached_property
+    def texts_file(self) -> Path:
+        """The texts, for the pipeline."""
+        path = self.folder / "texts.json"
+        path.write_text(json.dumps(self.texts), encoding="utf-8")
+        return path
+
+    def singles(self, models: Sequence[str], attention: str = "none") -> Path:
+        """Bodies of single requests."""
+        path = self.folder / f"{'-'.join(models)}-{attention}.jsonl"
+        return path if path.exists() else write_singles(path, self.texts, models, attention)
+
+    def batches(self, models: Sequence[str]) -> Path:
+        """Bodies of batch requests."""
+        path = self.folder / f"{'-'.join(models)}-batch.jsonl"
+        return path if path.exists() else write_batches(path, self.texts, models)
+
+    def in_process(self, model: Model, **plan: Any) -> dict[str, Any]:
+        """The pipeline without a server; see `benchmarks.load.inprocess`."""
+        where = {"texts": str(self.texts_file), "store": model.store or None, "model": model.name}
+        self.pipeline.send(where | {"device": self.device} | plan)
+        return self.pipeline.receive()
+
+    def single(self, server: Server, model: Model, attention: str = "none") -> Result:
+        """Single requests of many clients, checked."""
+        bodies = self.singles([model.name], attention)
+        result = self.load.run(server.address, "/predict", bodies, clients=CLIENTS, seconds=self.seconds)
+        if not result.answers:
+            raise UnavailableError(f"POST /predict gave no answer: {result.refused}")
+        self._check(model, dict(result.documents))
+        return result
+
+    def batch(self, server: Server, model: Model) -> Result:
+        """Batch requests, checked; the answers counted are those of crystals."""
+        bodies = self.batches([model.name])
+        result = self.load.run(server.address, "/predict/batch", bodies, **self.whole_batches)
+        if not result.answers:
+            raise UnavailableError(f"POST /predict/batch gave no answer: {result.refused}")
+        answers = [answer for _, document in result.documents for answer in document["results"]]
+        assert len(answers) == BATCH * len(result.documents), "a batch came back with another number of results"
+        self._check(model, {int(answer["id"]): answer for answer in answers})
+        return result
+
+    @property
+    def whole_batches(self) -> dict[str, Any]:
+        """A plan: so many batches, until they are answered."""
+        return {"clients": BATCH_CLIENTS, "most": 2 * self.seconds, "seconds": 120.0, "warm_s": 0.0, "kept": 2}
+
+    def _check(self, model: Model, answers: Mapping[int, Any]) -> None:
+        """Every value is the one that the pipeline gives for that crystal."""
+        if model not in self._expected:
+            self._expected[model] = self.in_process(model)["values"]
+        for index, answer in answers.items():
+            expected = self._expected[model][index]
+            (prediction,) = answer["predictions"]
+            assert abs(prediction["value"] - expected) <= TOLERANCE * max(1.0, abs(expected)), (index, answer, expected)
+
+
+def interleaved(sides: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """Every side once a round, in turn."""
+    found: dict[str, list[T]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            found[name].append(run())
+    return found
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Median over the rounds of the ratio within a round, where both met the same neighbours on the machine."""
+    return round(statistics.median(one / other for one, other in zip(above, below, strict=True)), 3)
+
+
+def median(values: Sequence[float | None]) -> float | None:
+    """Median of those that are there, for reading."""
+    there = [value for value in values if value is not None]
+    return round(statistics.median(there), 2) if there else None
+
+
+def cpu_ms(server: Server, run: Callable[[], Result], crystals: int = 1) -> tuple[Result, dict[str, float]]:
+    """A run of load, and the CPU milliseconds that each part of the server spent on a crystal of it."""
+    before = server.cpu_s()
+    result = run()
+    spent = server.cpu_s()
+    done = max(1, result.replies * crystals)
+    return result, {role: round(1e3 * (used - before[role]) / done, 3) for role, used in spent.items()}

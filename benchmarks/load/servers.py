@@ -1,0 +1,143 @@
+"""The servers under load, each started as its users start it, on a free port, with one thread for torch."""
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-c", "from commands.main import main; main()"]
+THREADS = 1
+START_S = 180.0
+TICKS = os.sysconf("SC_CLK_TCK")
+# Eager networks on every side: compiling would take the cores that are measured.
+ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "OMP_NUM_THREADS": str(THREADS),
+    "DEEPERGATGNN_THREADS": str(THREADS),
+    "DEEPERGATGNN_COMPILE_AFTER_S": "0",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers.
+
+    Attributes:
+        address: where.
+        process: its first process.
+    """
+
+    address: str
+    process: "subprocess.Popen[str]"
+
+    def cpu_s(self) -> Counter[str]:
+        """CPU seconds used so far by its processes, by what they are for."""
+        used: Counter[str] = Counter()
+        for pid in _tree(self.process.pid):
+            try:
+                numbers = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            used[_role(pid == self.process.pid, command)] += (int(numbers[11]) + int(numbers[12])) / TICKS  # type: ignore[assignment]
+        return used
+
+
+def _role(first: bool, command: str) -> str:
+    if first:
+        return "api"
+    return "worker" if "worker" in command else "broker" if "valkey" in command else "others"
+
+
+def _tree(pid: int) -> list[int]:
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    tree = [pid]
+    for known in tree:
+        tree += [child for child, parent in parents.items() if parent == known]
+    return tree
+
+
+@contextmanager
+def started(command: Sequence[str], **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process and all that it starts, until the block ends."""
+    process = subprocess.Popen(  # noqa: S603 - our own commands
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | ENVIRONMENT | environment,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what a server left behind
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+@contextmanager
+def service(workers: int = 1, **environment: str) -> Iterator[Server]:
+    """`deepergatgnn serve` with an embedded broker."""
+    with started([*COMMAND, "serve", "--port", "0", "--workers", str(workers)], **environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if found := re.match(r"ready on (\S+)", line):
+                break
+        else:
+            raise RuntimeError(f"`deepergatgnn serve` ended with {process.wait()} before it was ready")
+        yield Server(found[1], process)
+
+
+@contextmanager
+def rival(module: str, *arguments: str, **environment: str) -> Iterator[Server]:
+    """Another server, `python -m benchmarks.load.MODULE PORT ...`, once its /health is good."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", f"benchmarks.load.{module}", str(port), *arguments]
+    with started(command, **environment) as process:
+        address = f"http://127.0.0.1:{port}"
+        end = time.monotonic() + START_S
+        while not _healthy(address):
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{module} did not start; `{' '.join(command[1:])}` tells why")
+            time.sleep(0.1)
+        yield Server(address, process)
+
+
+def _healthy(address: str) -> bool:
+    where = urlsplit(address)
+    assert where.hostname is not None
+    connection = http.client.HTTPConnection(where.hostname, where.port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.client.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,179 @@
+"""How fast: against the pipeline without a server, against other servers, with two workers, with repeated crystals."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from benchmarks.load.bench import Bench, Model, UnavailableError, cpu_ms, interleaved, median, ratio
+from benchmarks.load.crystals import BATCH
+from benchmarks.load.driver import Result
+from benchmarks.load.servers import Server, rival, service
+
+BATCHES_TRIED = (64, 128, 256)
+# LitServe: batch size, timeout in seconds, workers. In the whole run the best of each column in turn; else the first.
+FIRST = (64, 0.005, 1)
+COLUMNS: tuple[tuple[float, ...], ...] = ((32, 128), (0.0, 0.001, 0.02), (2,))
+
+
+def against_pipeline(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
+    """`single_ratio`, `batch_ratio`: what of the pipeline's speed is left behind HTTP."""
+    bench.in_process(model, seconds=0.5, batch=BATCHES_TRIED[0])
+    tried = {size: bench.in_process(model, seconds=bench.seconds / 2, batch=size)["rate"] for size in BATCHES_TRIED}
+    best = max(tried, key=lambda size: tried[size])
+    spent: dict[str, dict[str, float]] = {}
+
+    def counted(name: str, run: Callable[[], Result], crystals: int = 1) -> float:
+        result, spent[name] = cpu_ms(server, run, crystals)
+        refused[name] = result.refused
+        p99[name] = result.quantile_ms(0.99)
+        return result.rate * crystals
+
+    def in_process() -> float:
+        report = bench.in_process(model, seconds=bench.seconds, batch=best)
+        spent["in_process"] = {"all": round(report["cpu_ms"], 3)}
+        return float(report["rate"])
+
+    refused: dict[str, dict[str, int]] = {}
+    p99: dict[str, float | None] = {}
+    sides: dict[str, Callable[[], float]] = {
+        "in_process": in_process,
+        "single": lambda: counted("single", lambda: bench.single(server, model)),
+        "single_with_attention": lambda: counted(
+            "single_with_attention", lambda: bench.single(server, model, "global")
+        ),
+        "batch": lambda: counted("batch", lambda: bench.batch(server, model), BATCH),
+    }
+    missing = {}
+    try:
+        sides["batch"]()
+    except UnavailableError as error:
+        del sides["batch"]
+        missing["batch_ratio"] = str(error)
+    rates = interleaved(sides, bench.rounds)
+    report: dict[str, Any] = {
+        f"{name}_ratio": ratio(each, rates["in_process"]) for name, each in rates.items() if name != "in_process"
+    }
+    return report | {
+        "skipped": missing,
+        "pipeline": {
+            "answers_per_s": {name: median(each) for name, each in rates.items()},
+            "cpu_ms": spent,
+            "p99_ms": p99,
+            "refused": refused,
+            "in_process_batch": best,
+        },
+    }
+
+
+def against_naive(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
+    """`naive_ratio`: over FastAPI that computes one crystal after the other."""
+    with rival("naive", model.store, model.name, bench.device) as naive:
+        return {"naive_ratio": _compared(bench, model, {"ours": server, "theirs": naive})["ratio"]}
+
+
+def against_litserve(bench: Bench, server: Server, model: Model, *, path: str, search: bool) -> dict[str, Any]:
+    """Ratio and p99 over LitServe, with the best settings found for it.
+
+    Args:
+        bench: the tools.
+        server: ours, with one worker.
+        model: on both sides.
+        path: where LitServe is, if not installed here.
+        search: for its settings; else those that usually are the best.
+
+    Returns:
+        `ratio`, `p99_ratio` and what they are of. Where two workers are better for LitServe, ours has the choice too.
+    """
+    start = partial(_litserve, bench, model, path)
+
+    def rate(settings: tuple[float, ...]) -> float:
+        with start(settings) as theirs:
+            return bench.single(theirs, model).rate
+
+    best: tuple[float, ...] = FIRST
+    tried: dict[tuple[float, ...], float] = {}
+    if search:
+        tried[FIRST] = rate(FIRST)
+        for column, values in enumerate(COLUMNS):
+            for value in values:
+                settings = (*best[:column], value, *best[column + 1 :])
+                tried[settings] = rate(settings)
+            best = max(tried, key=lambda each: tried[each])
+    with ExitStack() as stack:
+        servers = {"ours": server, "theirs": stack.enter_context(start(best))}
+        if best[2] > 1:
+            servers["ours_2_workers"] = stack.enter_context(service(2, **environment(bench, model)))
+        report = _compared(bench, model, servers)
+    return report | {
+        "litserve": dict(zip(("batch", "timeout_s", "workers"), best, strict=True)),
+        "tried": {"/".join(f"{value:g}" for value in settings): round(each) for settings, each in tried.items()},
+    }
+
+
+def _litserve(bench: Bench, model: Model, path: str, settings: tuple[float, ...]) -> Any:
+    arguments = [model.store, model.name, bench.device, *(f"{value:g}" for value in settings)]
+    return rival("batching_rival", *arguments, **({"PYTHONPATH": path} if path else {}))
+
+
+def _compared(bench: Bench, model: Model, servers: dict[str, Server]) -> dict[str, Any]:
+    """Ours over theirs in answers a second; the best of ours, where there are several."""
+    sides = {name: partial(bench.single, server, model) for name, server in servers.items()}
+    results = interleaved(sides, bench.rounds)
+    rates = {name: [result.rate for result in each] for name, each in results.items()}
+    p99 = {name: [result.quantile_ms(0.99) or float("inf") for result in each] for name, each in results.items()}
+    ours = max((name for name in servers if name != "theirs"), key=lambda name: ratio(rates[name], rates["theirs"]))
+    return {
+        "ratio": ratio(rates[ours], rates["theirs"]),
+        "p99_ratio": ratio(p99[ours], p99["theirs"]),
+        "ours": ours,
+        "answers_per_s": {name: median(each) for name, each in rates.items()},
+        "p99_ms": {name: median(each) for name, each in p99.items()},
+        "refused": {name: [result.refused for result in each if result.refused] for name, each in results.items()},
+    }
+
+
+def environment(bench: Bench, model: Model, **settings: str) -> dict[str, str]:
+    """Settings of a service."""
+    return {
+        "DEEPERGATGNN_DEVICE": bench.device,
+        "DEEPERGATGNN_MODEL_STORE": model.store,
+        "DEEPERGATGNN_CACHE_ENTRIES": "0",
+    } | settings
+
+
+def with_two_workers(bench: Bench, one: Server, models: list[str]) -> dict[str, Any]:
+    """`scale_ratio`: two workers over one, each one thread, fed by batches.
+
+    Args:
+        bench: the tools.
+        one: a service with one worker.
+        models: so many that computing, not parsing, is what there is to do.
+    """
+    bodies = bench.batches(models)
+
+    def run(server: Server) -> float:
+        result = bench.load.run(server.address, "/predict/batch", bodies, **bench.whole_batches)
+        if not result.answers:
+            raise UnavailableError(f"POST /predict/batch gave no answer: {result.refused}")
+        return result.rate * BATCH
+
+    with service(2, **environment(bench, Model(""))) as two:
+        rates = interleaved({"one": partial(run, one), "two": partial(run, two)}, bench.rounds)
+    return {
+        "scale_ratio": ratio(rates["two"], rates["one"]),
+        "scale": {"models": models, "crystals_per_s": {name: median(each) for name, each in rates.items()}},
+    }
+
+
+def with_repeated_crystals(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
+    """`duplicates`: answers/s with the result cache over those without, on a stream in which every crystal repeats."""
+    cached = environment(bench, model, DEEPERGATGNN_CACHE_ENTRIES="100000")
+    with service(1, **cached) as caching:
+        bench.single(caching, model)  # every crystal of the stream has come once
+        found = interleaved(
+            {"with": lambda: bench.single(caching, model).rate, "without": lambda: bench.single(server, model).rate},
+            bench.rounds,
+        )
+    rates = {name: median(each) for name, each in found.items()}
+    return {"duplicates": ratio(found["with"], found["without"]), "duplicates_answers_per_s": rates}

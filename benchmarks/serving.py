@@ -1,0 +1,182 @@
+"""The service under load, against the pipeline without a server and against other servers.
+
+    python -m benchmarks.serving [--quick] [--litserve PATH]
+
+Real crystals as CIF, the shipped bulk-modulus model, the embedded broker, one torch thread a process, eager networks,
+on all sides the same parser and predictor. Load comes from a process of its own; every answer that it keeps is compared
+with the pipeline's. Sides take turns, A B A B; ratios are medians over the rounds. LitServe is no dependency: install
+it anywhere (`pip install --target PATH litserve`). The last line is one JSON object:
+
+- `single_ratio` (64 clients, without attention; `single_with_attention_ratio` with), `batch_ratio` (batches of 256):
+  answers/s over crystals/s of the pipeline in one process, in its best batch size.
+- `litserve_ratio`, `litserve_ratio_small` (a network as small as can be): answers/s over LitServe's with its best
+  settings; `litserve_p99_ratio`, `litserve_p99_ratio_small`; `naive_ratio`: over FastAPI that predicts one by one.
+- `overload_goodput`: answers/s at 5 times the capacity over those at 1 time, in an open loop; `overload_told`: share
+  of refusals that are 429 with Retry-After; `overload_p99_ratio`: p99 of those admitted over that at 0.8 times.
+- `bulk_interference`: p99 of rare single requests with a bulk stream beside them over that without.
+- `idle_overhead_ms`: median of a lone request's total minus parse, graph and inference.
+- `scale_ratio`: two workers over one, all models, batches; `duplicates`: with the result cache over without.
+
+What could not be measured is null, and `skipped` says why.
+"""
+
+import json
+import subprocess
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import pressure, speed
+from benchmarks.load.bench import Bench, Model, UnavailableError
+from benchmarks.load.crystals import texts
+from benchmarks.load.driver import Helper, Load
+from benchmarks.load.servers import COMMAND, ENVIRONMENT, Server, service, started
+from benchmarks.timing import parser
+from model_store import ModelStore
+from service.settings import Settings
+
+SHIPPED = Model("bulk-modulus")
+SMALL = """name: small
+data: elastic_tensor_2015
+targets: [{model: small, key: log10_K_VRH, unit: log10(GPa)}]
+graph: {angles: 0}
+network: {layers: 1, channels: 16, heads: 1}
+optimization: {epochs: 2}
+members: 1
+seed: 0
+"""
+FIGURES = (
+    "single_ratio",
+    "single_with_attention_ratio",
+    "batch_ratio",
+    "litserve_ratio",
+    "litserve_p99_ratio",
+    "litserve_ratio_small",
+    "litserve_p99_ratio_small",
+    "naive_ratio",
+    "overload_goodput",
+    "overload_told",
+    "overload_p99_ratio",
+    "bulk_interference",
+    "idle_overhead_ms",
+    "scale_ratio",
+    "duplicates",
+)
+
+
+@contextmanager
+def tools(options: Namespace) -> Iterator[Bench]:
+    """Everything that the measures share."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepergatgnn-serving-")))
+        pipeline = stack.enter_context(Helper("benchmarks.load.inprocess", **ENVIRONMENT))
+        load, background = stack.enter_context(Load()), stack.enter_context(Load())
+        yield Bench(
+            load=load,
+            background=background,
+            pipeline=pipeline,
+            folder=folder,
+            texts=texts(options.data),
+            rounds=1 if options.quick else 5,
+            seconds=2.0 if options.quick else 4.0,
+            device=options.device,
+        )
+
+
+def train_small(folder: Path) -> Model:
+    """The smallest network that can be served, trained for real, in a store of its own."""
+    config = folder / "small.yaml"
+    config.write_text(SMALL, encoding="utf-8")
+    store = folder / "store"
+    store.mkdir()
+    command = [*COMMAND, "train", str(config), "--store", str(store), "--runs", str(folder / "runs"), "--device", "cpu"]
+    with started(command, DEEPERGATGNN_CACHE=str(folder / "cache")) as process:
+        process.communicate()
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+    return Model("small", str(store))
+
+
+class Report:
+    """Figures as they come, and why some do not."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Any] = dict.fromkeys(FIGURES)
+        self.details: dict[str, Any] = {}
+        self.skipped: dict[str, str] = {}
+
+    def take(self, names: str, measure: Callable[[], dict[str, Any]]) -> None:
+        """Run a measure; note its figures, or why there are none."""
+        started_at = time.perf_counter()
+        try:
+            found = measure()
+        except UnavailableError as error:
+            self.skipped[names] = str(error)
+            print(f"{names}: not measured: {error}", flush=True)
+            return
+        self.skipped |= found.pop("skipped", {})
+        for name, value in found.items():
+            (self.figures if name in self.figures else self.details)[name] = value
+        said = ", ".join(f"{name} {value}" for name, value in found.items() if name in self.figures)
+        print(f"{said} [{time.perf_counter() - started_at:.0f} s]", flush=True)
+
+
+def litserve(bench: Bench, options: Namespace, server: Server, model: Model) -> dict[str, Any]:
+    """Against LitServe, under the names of the report."""
+    suffix = "" if model == SHIPPED else "_small"
+    reachable = subprocess.run(  # noqa: S603 - asks whether it can be imported
+        [*COMMAND[:1], "-c", "import litserve"],
+        env=ENVIRONMENT | ({"PYTHONPATH": options.litserve} if options.litserve else {}),
+        capture_output=True,
+        check=False,
+    )
+    if reachable.returncode:
+        raise UnavailableError("litserve cannot be imported: install it, or say where it is with --litserve PATH")
+    found = speed.against_litserve(bench, server, model, path=options.litserve, search=not options.quick)
+    return {
+        f"litserve_ratio{suffix}": found.pop("ratio"),
+        f"litserve_p99_ratio{suffix}": found.pop("p99_ratio"),
+        f"litserve{suffix}": found,
+    }
+
+
+def measure(bench: Bench, options: Namespace) -> Report:
+    """Everything, in turn."""
+    report = Report()
+    with service(1, **speed.environment(bench, SHIPPED)) as server:
+        report.take("idle_overhead_ms", lambda: pressure.lone(bench, server, SHIPPED))
+        report.take("single_ratio, batch_ratio", lambda: speed.against_pipeline(bench, server, SHIPPED))
+        report.take("overload_goodput", lambda: pressure.overload(bench, server, SHIPPED))
+        report.take("bulk_interference", lambda: pressure.beside_bulk(bench, server, SHIPPED))
+        report.take("naive_ratio", lambda: speed.against_naive(bench, server, SHIPPED))
+        if "cache_entries" in Settings.model_fields:
+            report.take("duplicates", lambda: speed.with_repeated_crystals(bench, server, SHIPPED))
+        else:
+            report.skipped["duplicates"] = "the service has no setting cache_entries"
+        report.take("scale_ratio", lambda: speed.with_two_workers(bench, server, ModelStore().names()))
+        report.take("litserve_ratio", lambda: litserve(bench, options, server, SHIPPED))
+    small = train_small(bench.folder)
+    with service(1, **speed.environment(bench, small)) as server:
+        report.take("litserve_ratio_small", lambda: litserve(bench, options, server, small))
+    return report
+
+
+def main() -> None:
+    """Run and print."""
+    options = parser(__doc__)
+    options.add_argument("--data", default="elastic_tensor_2015", help="data set of the crystals")
+    options.add_argument("--device", default="cpu", help="of every server: cpu, cuda, cuda:N")
+    options.add_argument("--litserve", default="", metavar="PATH", help="folder that LitServe was installed into")
+    chosen = options.parse_args()
+    with tools(chosen) as bench:
+        head = {"data": chosen.data, "crystals": len(bench.texts), "rounds": bench.rounds, "seconds": bench.seconds}
+        report = measure(bench, chosen)
+    print(json.dumps(head | report.figures | {"skipped": report.skipped} | report.details))
+
+
+if __name__ == "__main__":
+    main()
