@@ -76,9 +76,9 @@ def _kinds(graph: CrystalGraph) -> tuple[NDArray[np.int64], int]:
     """What a node is before any message: its element and the angles around it."""
     if not graph.surroundings.shape[1]:
         return _renumbered(graph.atomic_numbers)
-    hashes = _mixed(graph.atomic_numbers.astype(np.uint64))
-    for angle in (graph.surroundings + np.float32(0)).view(np.uint32).T:  # the bits of a number; -0 becomes 0
-        hashes = _mixed(hashes ^ angle)
+    angles = (graph.surroundings + np.float32(0)).view(np.uint32)  # the bits of a number; -0 becomes 0
+    columns = np.arange(1, angles.shape[1] + 1, dtype=np.uint64) * np.uint64(_LABELS)
+    hashes = _mixed(angles + columns).sum(axis=1) + _mixed(graph.atomic_numbers.astype(np.uint64))
     return _renumbered(hashes)
 
 

@@ -24,9 +24,10 @@ def node_colours(graph: CrystalGraph) -> NDArray[np.uint64]:
     distances = np.round(graph.distances / DISTANCE_STEP).astype(np.uint64)
     counts = graph.counts.astype(np.uint64)
     starts = np.cumsum(graph.degrees) - graph.degrees
-    colours = _mixed(graph.atomic_numbers.astype(np.uint64))
-    for angle in np.round(graph.surroundings / ANGLE_STEP).astype(np.int64).T:
-        colours = _mixed(colours ^ angle.astype(np.uint64))
+    angles = np.round(graph.surroundings / ANGLE_STEP).astype(np.int64).astype(np.uint64)
+    columns = _mixed(np.arange(angles.shape[1], dtype=np.uint64))
+    own = _mixed(graph.atomic_numbers.astype(np.uint64))
+    colours: NDArray[np.uint64] = own + _mixed(angles + columns).sum(axis=1, dtype=np.uint64)
     for _ in range(ROUNDS):
         messages = _mixed(colours[graph.senders] + _mixed(distances)) * counts
         colours = _mixed(_mixed(np.add.reduceat(messages, starts)) + colours)

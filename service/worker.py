@@ -130,7 +130,7 @@ class Worker:
     def _budget(self) -> Budget:
         """Of the next batch: little bulk work where single requests come, for these wait until it is done."""
         lately = time.monotonic() - self._interactive_at < INTERACTIVE_LATELY_S
-        bulk = self.settings.batch_s / 5 if lately else self.settings.batch_s
+        bulk = self.settings.batch_s / 10 if lately else self.settings.batch_s
         return Budget(self.settings.batch_s, bulk, self._edges)
 
     async def _read(self, lane: Lane) -> None:
@@ -246,7 +246,10 @@ def run(settings: Settings, url: str) -> None:
     """The whole life of a worker process."""
     configure_logs(settings.log_level)
     metrics.serve_worker_metrics(settings.metrics_port)
-    uvloop.run(Worker(settings, url).run())
+    worker = Worker(settings, url)
+    if worker.device.type == "cpu":
+        os.nice(YIELDING)
+    uvloop.run(worker.run())
     if any(thread.name == "compile" for thread in threading.enumerate()):
         # A compiler cannot be interrupted, and Python would tear down what it works with; nothing is left to save.
         os._exit(0)
