@@ -10,7 +10,7 @@ import resource
 import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import orjson
@@ -23,7 +23,6 @@ from service.settings import Settings
 LOOK_S = 0.5
 SPARE_FILES = 256  # descriptors for all that is no client: broker, parse processes, models
 FRAMING = 16  # bytes around each byte of a body, at most
-PIPELINED = 16  # requests that may wait on a connection behind the one that is served
 HEAD_TOO_LARGE = 431, "head_too_large", "the request line and the headers are too long together"
 HEAD_TOO_SLOW = 408, "too_slow", "the request line and the headers did not arrive in time"
 NOT_HTTP = 400, "malformed", "this is not an HTTP/1.1 request"
@@ -81,7 +80,8 @@ class Guard:
 class Connection(HttpToolsProtocol):
     """A connection that is ended when its client takes too long or sends too much of a head."""
 
-    guard: Guard
+    PIPELINED: ClassVar[int] = 16  # requests that may wait behind the one that is served
+    guard: ClassVar[Guard]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -125,7 +125,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A head is whole: serve it or, behind the one that is served, queue it."""
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > self.guard.max_head or len(self.pipeline) >= PIPELINED:
+        if size > self.guard.max_head or len(self.pipeline) >= self.PIPELINED:
             self._beside = self.guard.max_head + 1
             raise ValueError("too long a head, or too many requests at once")
         super().on_headers_complete()

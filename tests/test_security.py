@@ -9,6 +9,7 @@ import pytest
 from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.structures.limits import StructureLimits
 from service.authentication import HEALTH_PATHS, OPEN_PATHS
+from service.connections import Connection
 from service.rates import BURST_S
 from service.settings import LOOPBACK, Settings
 
@@ -48,7 +49,12 @@ def rows() -> list[tuple[str, str]]:
     return [(re.sub("`", "", cells[1]), cells[2]) for cells in found[2:]]
 
 
+def connection_limit(name: str) -> object:
+    return getattr(Connection, name)
+
+
 HOMES: dict[str, Callable[[str], object]] = {
+    "Connection.": connection_limit,
     PREFIX: lambda name: setting(name.lower()),
     "StructureLimits.": structure_limit,
     "GraphConfig.": graph_limit,

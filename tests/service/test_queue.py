@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,7 +145,8 @@ def test_poison_is_buried_and_its_client_told(on_broker: Callable[[Work], None],
         await one.bury(delivery, Answer(delivery.entry.id, error=(500, "prediction_failed", "no")))
         (answer,) = await api.answers(1)
         assert answer.error == (500, "prediction_failed", "no")
-        [(_, note)] = await client.xrange(DEAD)
+        buried: Any = await client.xrange(DEAD)
+        [(_, note)] = buried
         assert (note[b"id"], note[b"request"]) == (entries[0].id.encode(), entries[0].request_id.encode())
         assert await api.length() == 0
 

@@ -1,0 +1,21 @@
+"""The service that the tests of faults share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.service.stage import Stage, staged
+
+
+@pytest.fixture(scope="session")
+def whole_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One for all."""
+    with staged(tmp_path_factory.mktemp("stage")) as made:
+        yield made
+
+
+@pytest.fixture
+def stage(whole_stage: Stage) -> Stage:
+    """The same, well and with both workers."""
+    whole_stage.heal()
+    return whole_stage

@@ -1,0 +1,51 @@
+"""What a broker lost, with its data, is added anew and answered once, on real servers."""
+
+import asyncio
+import time
+
+import pytest
+
+from service import dispatcher as dispatching
+from service.dispatcher import Dispatcher
+from service.queue import connect
+from service.settings import Settings
+from tests.service.brokers import BROKERS, broker
+from tests.service.hands import HandWorker, answer_for, asked_until, packed
+
+
+@pytest.mark.parametrize("kind", BROKERS)
+def test_what_a_flushed_broker_lost_is_answered_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "OVERDUE_S", 0.1)
+    graphs = packed(9)
+
+    async def scenario(server: str) -> None:
+        client = connect(server)
+        await client.flushall()
+        dispatcher = Dispatcher(Settings(), server)
+        await dispatcher.start()
+        worker, other = HandWorker(client, "one"), HandWorker(client, "two")
+        await worker.queue.create_groups()
+        deadline = time.time() + 30
+        asked = [asyncio.create_task(asked_until(dispatcher, g, "r", "interactive", deadline)) for g in graphs]
+        while len(worker.held) < 3:
+            worker.accept(await worker.queue.read("interactive", 3 - len(worker.held), 0.1))
+        await client.flushall()
+        computed = [(delivery, answer_for(delivery.entry)) for delivery in worker.held.values()]
+        answers: list[str] = []
+        while not all(task.done() for task in asked):
+            deliveries = await other.queue.read("interactive", 100, 0.01)
+            answers += [delivery.entry.id for delivery in deliveries]
+            await other.queue.answer([(delivery, answer_for(delivery.entry)) for delivery in deliveries])
+            if computed and time.time() > deadline - 28:  # long after others have answered
+                await worker.queue.answer(computed)
+                computed = []
+            await asyncio.sleep(0.01)
+        values = [found[0].predictions[0].value for found in await asyncio.gather(*asked)]
+        assert values == [len(graph.content) for graph in graphs]
+        assert len(answers) == len(set(answers)) >= 6
+        assert not dispatcher._waiting
+        await dispatcher.stop()
+        await client.aclose()
+
+    with broker(kind) as server:
+        asyncio.run(asyncio.wait_for(scenario(server), 60))

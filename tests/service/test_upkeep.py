@@ -1,0 +1,110 @@
+"""A worker that cannot do its work does not look as if it could, and takes no entries that others could compute."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from deepergatgnn.crystal_graph import GraphConfig
+from deepergatgnn.graph import build_graph
+from model_store import ModelStore
+from service.broker import embedded_broker
+from service.engine import DeviceLostError
+from service.entries import Entry
+from service.graph_bytes import pack_graph
+from service.queue import RequestQueue, connect
+from service.settings import Settings
+from service.upkeep import Upkeep
+from service.work_queue import WorkQueue
+from service.worker import Worker, _ended
+from tests.fixtures import some_crystals
+from tests.service.processes import MODEL, OLD, small_store
+
+LEASE_S = 0.2
+
+
+@pytest.fixture
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    store = small_store(tmp_path_factory.mktemp("upkeep") / "store")
+    with embedded_broker() as url:
+        yield Settings(
+            redis_url=SecretStr(url), model_store=store, lease_s=LEASE_S, heartbeat_s=0.05, stuck_s=0.5, device="cpu"
+        )
+
+
+def made(settings: Settings) -> Worker:
+    assert settings.redis_url is not None
+    return Worker(settings, settings.redis_url.get_secret_value())
+
+
+def entries(count: int) -> list[Entry]:
+    config = ModelStore().manifest(f"{MODEL}@{OLD}").graph
+    assert isinstance(config, GraphConfig)
+    graphs = [pack_graph(build_graph(crystal, config)) for crystal in some_crystals(count)]
+    return [Entry(str(n), "api", (f"{MODEL}@{OLD}",), graph, time.time() + 60) for n, graph in enumerate(graphs)]
+
+
+def test_a_hung_worker_is_silent_and_takes_nothing_over(settings: Settings) -> None:
+    async def scenario() -> None:
+        worker = made(settings)
+        api = RequestQueue(worker.client, "api")
+        await worker.queue.create_groups()
+        await api.submit(entries(4))
+        assert len(await WorkQueue(worker.client, "dead", LEASE_S).read("interactive", 4, 1)) == 4
+        worker.computing_since = time.monotonic() - 10
+        tasks = Upkeep(worker).start()
+        await asyncio.sleep(3 * LEASE_S)
+        assert await api.workers() == []
+        assert worker.held == {}
+        worker.computing_since = time.monotonic() + 60  # it goes on
+        async with asyncio.timeout(10):
+            while len(worker.held) < 4 or not await api.workers():  # noqa: ASYNC110 - it says so nowhere
+                await asyncio.sleep(0.05)
+        await _ended(tasks)
+        assert {delivery.times for delivery in worker.held.values()} == {2}
+        await worker.client.aclose()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("part", ["_read", "_write"])
+def test_a_worker_of_which_a_part_fails_ends(settings: Settings, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that is gone would leave a worker that beats and computes nothing."""
+
+    async def fail(*_: object) -> None:
+        raise KeyError("unforeseen")
+
+    async def scenario() -> None:
+        worker = made(settings)
+        monkeypatch.setattr(worker, part, fail)
+        async with asyncio.timeout(60):
+            await worker.run()
+
+    with pytest.raises(KeyError, match="unforeseen"):
+        asyncio.run(scenario())
+
+
+def test_a_worker_whose_idle_device_is_lost_ends(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost() -> None:
+        raise DeviceLostError("cuda:0 does not compute any more")
+
+    async def scenario() -> None:
+        worker = made(settings)
+        monkeypatch.setattr(worker.engine, "canary", lost)
+        async with asyncio.timeout(60):
+            await worker.run()
+
+    with pytest.raises(DeviceLostError):
+        asyncio.run(scenario())
+    assert settings.redis_url is not None
+    url = settings.redis_url.get_secret_value()
+
+    async def beats() -> int:
+        client = connect(url)
+        async with contextlib.aclosing(client):
+            return len(await RequestQueue(client, "api").workers())
+
+    assert asyncio.run(beats()) == 0
