@@ -51,7 +51,10 @@ class CostModel:
         for _ in range(2):
             weighed = terms / scale[:, None]
             sizes = np.maximum(np.linalg.norm(weighed, axis=0), 1e-12)
-            solution = nnls(weighed / sizes, seconds / scale)[0] / sizes
+            try:
+                solution = nnls(weighed / sizes, seconds / scale)[0] / sizes
+            except RuntimeError:  # it did not converge: what was fitted before stays
+                return
             scale = np.maximum(terms @ solution, 1e-6)
         edge, atom, crystal, batch = solution.tolist()
         self.cost = Cost(edge, atom, crystal, batch)

@@ -17,8 +17,10 @@ from service.errors import ServiceError
 from service.parsing import PackedGraph
 from service.queue import RequestQueue, connect
 from service.settings import Settings
+from service.tasks import ended, lasting
 
 POLL_S = 1.0
+SUBMIT_S = 2.0  # a broker that takes longer to take entries is as good as none
 REPORT_S = 0.25
 OVERDUE_S = 1.5  # then the broker is asked whether it still has an entry
 ASKED_AT_ONCE = 256
@@ -67,14 +69,13 @@ class Dispatcher:
 
     async def start(self) -> None:
         """Begin to collect answers and to watch the workers."""
-        work = (self._post(), self._collect(), self._watch(), self._measure_lag())
-        self._tasks = [asyncio.create_task(each) for each in work]
+        work = (self._post, self._collect, self._watch, self._measure_lag)
+        self._tasks = [asyncio.create_task(lasting(each)) for each in work]
 
     async def stop(self) -> None:
         """Stop, and close the connections."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._leaving, return_exceptions=True)
+        await ended(self._tasks)
+        await ended(self._leaving)
         try:
             async with asyncio.timeout(1):
                 await self._queue.leave()
@@ -170,7 +171,8 @@ class Dispatcher:
             self._posting.clear()
             waiting, self._outbox = [each for each in self._outbox if not each.future.done()], []
             try:
-                added = await self._queue.submit([each.entry for each in waiting])
+                async with asyncio.timeout(SUBMIT_S):
+                    added = await self._queue.submit([each.entry for each in waiting])
             except (RedisError, OSError) as error:
                 log.warning("entries cannot be added", error=str(error), entries=len(waiting))
                 for each in waiting:

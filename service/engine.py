@@ -22,6 +22,7 @@ from service.entries import Answer, Entry, ModelAnswer
 
 log = logging.getLogger(__name__)
 LOADED_AT_MOST = 16
+UNSOUND_S = 30.0  # so long a version that was refused is not read again
 GOLDEN_TOLERANCE = 1e-3
 
 
@@ -55,6 +56,7 @@ class Engine:
         self._store, self._device, self._worker = store, device, worker
         self._predictors: OrderedDict[str, Predictor] = OrderedDict()
         self._costs: dict[str, CostModel] = {}
+        self._unsound: dict[str, float] = {}
         self._out_of_memory = False
 
     @property
@@ -232,7 +234,13 @@ class Engine:
         """A checkpoint on the device, loaded and checked on its first use."""
         predictor = self._predictors.get(reference)
         if predictor is None:
-            self.load(reference)
+            if time.monotonic() - self._unsound.get(reference, float("-inf")) < UNSOUND_S:
+                raise ArtifactError(f"{reference} was found unsound a moment ago")
+            try:
+                self.load(reference)
+            except ArtifactError:
+                self._unsound[reference] = time.monotonic()
+                raise
             self.forget_spare([reference])
             return self._predictors[reference]
         with contextlib.suppress(KeyError):  # forgotten meanwhile

@@ -25,6 +25,9 @@ TAKE_AT_MOST = 256
 IDLE_CANARY_S = 1.0
 STORE_S = 1.0
 RETRY_LOAD_S = 30.0
+PATIENCE = 5.0  # times the predicted seconds of a batch, beside `stuck_s`
+DEAD_AFTER = 6.0  # times `stuck_s`; a process whose thread hangs in a device cannot be ended more gently
+EX_SOFTWARE = 70
 log = structlog.get_logger("worker")
 
 
@@ -47,16 +50,23 @@ class Upkeep:
 
     def _hangs(self) -> bool:
         since = self._worker.computing_since
-        return since is not None and time.monotonic() - since > self._settings.stuck_s
+        allowed = self._settings.stuck_s + PATIENCE * self._worker.predicted_s
+        return since is not None and time.monotonic() - since > allowed
 
     async def _beat(self) -> None:
         """Heartbeat and lease renewal, as long as the device answers; when it is idle it is asked."""
-        worker, renewed = self._worker, 0.0
+        worker, renewed, hung = self._worker, 0.0, 0.0
         while True:
             try:
                 if worker.computing_since is None and time.monotonic() - worker.answered_at > IDLE_CANARY_S:
                     await self._canary()
-                if not self._hangs():
+                if self._hangs():
+                    hung += self._settings.heartbeat_s  # counted while this process runs: it may have been stopped
+                    if hung > DEAD_AFTER * self._settings.stuck_s:
+                        log.critical("the device does not come back: ending, so that another worker takes over")
+                        os._exit(EX_SOFTWARE)
+                else:
+                    hung = 0.0
                     await worker.queue.beat(self._status(), 3 * self._settings.heartbeat_s)
                     if time.monotonic() - renewed > self._settings.lease_s / 3:
                         await worker.queue.renew(list(worker.held.values()))

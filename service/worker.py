@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -33,6 +33,7 @@ from service.entries import LANES, Answer, Lane
 from service.logs import configure_logs
 from service.queue import connect
 from service.settings import Settings
+from service.tasks import ended
 from service.upkeep import Upkeep
 from service.work_queue import Delivery, WorkQueue
 
@@ -70,6 +71,7 @@ class Worker:
         self.stopping = asyncio.Event()
         self.held: dict[bytes, Delivery] = {}
         self.computing_since: float | None = None
+        self.predicted_s = 0.0
         self.answered_at = time.monotonic()
         self._edges = settings.batch_edges
         self._backlog = Backlog()
@@ -99,7 +101,7 @@ class Worker:
                 for task in done:
                     task.result()  # if one fails all end, and the worker with them
         finally:
-            await _ended(running)
+            await ended(running)
             try:
                 async with asyncio.timeout(2):
                     await self.queue.leave()
@@ -174,7 +176,7 @@ class Worker:
         if live:
             predicted = sum(map(self._price, live))
             await self._count_attempts(live)
-            self.computing_since = started
+            self.computing_since, self.predicted_s = started, predicted
             try:
                 computed = await self.on_device(lambda: self.engine.answer([delivery.entry for delivery in live]))
             finally:
@@ -226,14 +228,6 @@ class Worker:
                 await asyncio.sleep(PAUSE_S)
             else:
                 return
-
-
-async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended: a command of the broker's client may swallow a cancellation."""
-    while tasks:
-        for task in tasks:
-            task.cancel()
-        _, tasks = await asyncio.wait(tasks, timeout=PAUSE_S)
 
 
 def _device(name: str) -> torch.device:

@@ -17,9 +17,10 @@ from service.entries import Entry
 from service.graph_bytes import pack_graph
 from service.queue import RequestQueue, connect
 from service.settings import Settings
+from service.tasks import ended
 from service.upkeep import Upkeep
 from service.work_queue import WorkQueue
-from service.worker import Worker, _ended
+from service.worker import Worker
 from tests.fixtures import some_crystals
 from tests.service.processes import MODEL, OLD, small_store
 
@@ -63,7 +64,7 @@ def test_a_hung_worker_is_silent_and_takes_nothing_over(settings: Settings) -> N
         async with asyncio.timeout(10):
             while len(worker.held) < 4 or not await api.workers():  # noqa: ASYNC110 - it says so nowhere
                 await asyncio.sleep(0.05)
-        await _ended(tasks)
+        await ended(tasks)
         assert {delivery.times for delivery in worker.held.values()} == {2}
         await worker.client.aclose()
 

@@ -1,0 +1,27 @@
+"""Tasks that last as long as their process, and how they end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+
+import structlog
+
+PAUSE_S = 0.25
+log = structlog.get_logger("tasks")
+
+
+async def lasting(work: Callable[[], Awaitable[None]]) -> None:
+    """Do work that never ends, and begin it anew should a fault that nobody foresaw end it."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("begun anew")
+            await asyncio.sleep(PAUSE_S)
+
+
+async def ended(tasks: Collection["asyncio.Task[None]"]) -> None:
+    """Cancel tasks until they have ended: a command of the broker's client may swallow a cancellation."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=PAUSE_S)
