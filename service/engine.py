@@ -26,6 +26,10 @@ UNSOUND_S = 30.0  # so long a version that was refused is not read again
 GOLDEN_TOLERANCE = 1e-3
 
 
+Part = tuple[Sequence[int], GraphBatch]
+Prepared = dict[tuple[int, ...], list[Part]]  # by the entries that want the same models
+
+
 class DeviceLostError(DeeperGATGNNError):
     """The device of a worker is gone."""
 
@@ -147,15 +151,28 @@ class Engine:
         """
         self._check_device()
 
-    def answer(self, entries: Sequence[Entry]) -> Computed:
-        """Answer entries, in their order; an entry that breaks its batch is found by halving and fails alone."""
-        self._out_of_memory = False
-        return Computed(self._answer(entries), self._out_of_memory)
+    def prepare(self, entries: Sequence[Entry]) -> Prepared:
+        """Collate entries and bring them to the device, which may be computing others; nothing, if that fails."""
+        prepared: Prepared = {}
+        with contextlib.suppress(RuntimeError, ValueError, IndexError, MemoryError):  # `answer` finds whose fault it is
+            for rows in dict.fromkeys(_wanted(entries).values()):
+                prepared[rows] = self._collated(entries, rows)
+        return prepared
 
-    def _answer(self, entries: Sequence[Entry]) -> list[Answer]:
+    def answer(self, entries: Sequence[Entry], prepared: Prepared | None = None) -> Computed:
+        """Answer entries, in their order; an entry that breaks its batch is found by halving and fails alone.
+
+        Args:
+            entries: of one batch.
+            prepared: of `prepare` for these entries.
+        """
+        self._out_of_memory = False
+        return Computed(self._answer(entries, dict(prepared or {})), self._out_of_memory)
+
+    def _answer(self, entries: Sequence[Entry], prepared: Prepared) -> list[Answer]:
         started = time.perf_counter()
         try:
-            predictions = self._predict(entries)
+            predictions = self._predict(entries, prepared)
         except (ModelNotFoundError, ArtifactError) as error:
             if len(entries) > 1:
                 return self._halves(entries)
@@ -191,22 +208,18 @@ class Engine:
 
     def _halves(self, entries: Sequence[Entry]) -> list[Answer]:
         middle = len(entries) // 2
-        return self._answer(entries[:middle]) + self._answer(entries[middle:])
+        return self._answer(entries[:middle], {}) + self._answer(entries[middle:], {})
 
     def _failure(self, entry: Entry, error: tuple[int, str, str]) -> Answer:
         return Answer(entry.id, worker=self._worker, error=error)
 
-    def _predict(self, entries: Sequence[Entry]) -> list[list[ModelAnswer]]:
+    def _predict(self, entries: Sequence[Entry], shared: Prepared) -> list[list[ModelAnswer]]:
         """Every model once over the entries that want it; entries that share models share collated batches."""
-        wanted: dict[str, tuple[int, ...]] = {}
-        for reference in dict.fromkeys(reference for entry in entries for reference in entry.models):
-            wanted[reference] = tuple(i for i, entry in enumerate(entries) if reference in entry.models)
-        shared: dict[tuple[int, ...], list[tuple[Sequence[int], GraphBatch]]] = {}
         answers: list[dict[str, ModelAnswer]] = [{} for _ in entries]
-        for reference, rows in wanted.items():
+        for reference, rows in _wanted(entries).items():
             predictor = self._predictor(reference)
             if rows not in shared:
-                shared[rows] = list(self._collated(entries, rows))
+                shared[rows] = self._collated(entries, rows)
             for part, batch in shared[rows]:
                 graphs = [entries[row].graph for row in part]
                 started = time.perf_counter()
@@ -222,7 +235,7 @@ class Engine:
             for entry, of_entry in zip(entries, answers, strict=True)
         ]
 
-    def _collated(self, entries: Sequence[Entry], rows: Sequence[int]) -> list[tuple[Sequence[int], GraphBatch]]:
+    def _collated(self, entries: Sequence[Entry], rows: Sequence[int]) -> list[Part]:
         """Parts of the rows that suit one forward pass, each with its batch on the device."""
         parts, start = [], 0
         for graphs in cut([entries[row].graph for row in rows], edges_at_once(self._device)):
@@ -246,6 +259,14 @@ class Engine:
         with contextlib.suppress(KeyError):  # forgotten meanwhile
             self._predictors.move_to_end(reference)
         return predictor
+
+
+def _wanted(entries: Sequence[Entry]) -> dict[str, tuple[int, ...]]:
+    """The entries, by their places, that want each version."""
+    references = dict.fromkeys(reference for entry in entries for reference in entry.models)
+    return {
+        reference: tuple(i for i, entry in enumerate(entries) if reference in entry.models) for reference in references
+    }
 
 
 def _is_out_of_memory(error: Exception) -> bool:

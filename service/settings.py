@@ -3,7 +3,7 @@
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -51,6 +51,8 @@ class Settings(BaseSettings):
         deadline_s, bulk_deadline_s: of a request; a client may shorten it.
         batch_s: predicted seconds of what the worker computes at once.
         batch_edges: edges of it, at most; equivalent atoms count once. A GPU's memory may allow fewer.
+        prefetch: whether the worker prepares the next batch while one computes: on, off, or auto, that is on a GPU;
+            on a CPU both would want the same cores.
         cache_entries: results kept by each API process, by crystal and version; 0 for none.
         lease_s: after this long without renewal an entry of a dead worker is taken over.
         max_deliveries: after this many, an entry is dead-lettered.
@@ -100,6 +102,7 @@ class Settings(BaseSettings):
     bulk_deadline_s: float = Field(default=300.0, gt=0)
     batch_s: float = Field(default=0.1, gt=0)
     batch_edges: int = Field(default=60_000, ge=1)
+    prefetch: Literal["auto", "on", "off"] = "auto"
     cache_entries: int = Field(default=0, ge=0)
     lease_s: float = Field(default=6.0, gt=0)
     max_deliveries: int = Field(default=3, ge=1)

@@ -5,7 +5,6 @@ the worker alive and known to others is in `upkeep`.
 """
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -28,7 +27,7 @@ from service import metrics
 from service.batching import Backlog, Budget
 from service.collector import tame_collector
 from service.cost import price
-from service.engine import Engine
+from service.engine import Engine, Prepared
 from service.entries import LANES, Answer, Lane
 from service.logs import configure_logs
 from service.queue import connect
@@ -74,6 +73,7 @@ class Worker:
         self.predicted_s = 0.0
         self.answered_at = time.monotonic()
         self._edges = settings.batch_edges
+        self._prefetch = settings.prefetch == "on" or (settings.prefetch == "auto" and self.device.type == "cuda")
         self._backlog = Backlog()
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
@@ -154,42 +154,77 @@ class Worker:
                 await asyncio.sleep(PAUSE_S)
 
     async def _compute_all(self, readers: Sequence[asyncio.Task[None]]) -> None:
-        """Compute batches until told to stop and nothing is left to compute or to write."""
+        """Compute batches until told to stop and nothing is left to compute or to write.
+
+        Where it pays, that is with a GPU, the next batch is prepared while one computes.
+        """
+        computing: asyncio.Task[None] | None = None
         while True:
             self._arrived.clear()
             if not self._backlog:
-                if self.stopping.is_set() and all(reader.done() for reader in readers):
+                if computing is not None:
+                    await self._first_of(computing)
+                    if computing.done():
+                        computing.result()
+                        computing = None
+                elif self.stopping.is_set() and all(reader.done() for reader in readers):
                     await self._results.join()
                     return
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._arrived.wait(), BLOCK_S)
+                else:
+                    await self._first_of()
                 continue
-            batch = self._backlog.take(self._budget)
+            batch = self._live(self._backlog.take(self._budget))
             self._room.set()
-            await self._compute(batch)
+            entries = [delivery.entry for delivery in batch]
+            prepared = await asyncio.to_thread(self.engine.prepare, entries) if self._prefetch else None
+            if computing is not None:
+                await computing
+            computing = asyncio.create_task(self._compute(batch, prepared))
+            if not self._prefetch:
+                await computing
+                computing = None
 
-    async def _compute(self, batch: list[Delivery]) -> None:
-        now, started = time.time(), time.monotonic()
-        live = [delivery for delivery in batch if delivery.entry.deadline >= now]
-        answers: list[tuple[Delivery, Answer | None]] = [(d, None) for d in batch if d.entry.deadline < now]
-        metrics.EXPIRED.inc(len(answers))
-        if live:
-            predicted = sum(map(self._price, live))
-            await self._count_attempts(live)
-            self.computing_since, self.predicted_s = started, predicted
-            try:
-                computed = await self.on_device(lambda: self.engine.answer([delivery.entry for delivery in live]))
-            finally:
-                self.computing_since = None
-            self.answered_at = time.monotonic()
-            metrics.observe_batch(live, predicted, time.monotonic() - started, self.settings.batch_s)
-            if computed.out_of_memory:
-                self._edges = max(1, int(0.7 * min(self._edges, sum(d.entry.graph.n_links for d in live))))
-                metrics.OUT_OF_MEMORY.inc()
-                log.warning("out of memory, batches become smaller", edges=self._edges)
-            for delivery, answer in zip(live, computed.answers, strict=True):
-                answers.append((delivery, replace(answer, held_ms=(started - delivery.since) * 1000)))
-        self._results.put_nowait(answers)
+    async def _first_of(self, *tasks: asyncio.Task[None]) -> None:
+        """Wait until something arrives or a task ends, but not for ever."""
+        arrival = asyncio.create_task(self._arrived.wait())
+        try:
+            await asyncio.wait((arrival, *tasks), timeout=BLOCK_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            arrival.cancel()
+
+    def _live(self, batch: Sequence[Delivery]) -> list[Delivery]:
+        """Those of a batch that somebody waits for; the others are done."""
+        now = time.time()
+        late = [delivery for delivery in batch if delivery.entry.deadline < now]
+        if late:
+            metrics.EXPIRED.inc(len(late))
+            self._results.put_nowait([(delivery, None) for delivery in late])
+        return [delivery for delivery in batch if delivery.entry.deadline >= now]
+
+    async def _compute(self, batch: Sequence[Delivery], prepared: Prepared | None) -> None:
+        if not batch:
+            return
+        started, predicted = time.monotonic(), sum(map(self._price, batch))
+        await self._count_attempts(batch)
+        self.computing_since, self.predicted_s = started, predicted
+        try:
+            computed = await self.on_device(
+                lambda: self.engine.answer([delivery.entry for delivery in batch], prepared)
+            )
+        finally:
+            self.computing_since = None
+        self.answered_at = time.monotonic()
+        metrics.observe_batch(batch, predicted, time.monotonic() - started, self.settings.batch_s)
+        if computed.out_of_memory:
+            self._edges = max(1, int(0.7 * min(self._edges, sum(d.entry.graph.n_links for d in batch))))
+            metrics.OUT_OF_MEMORY.inc()
+            log.warning("out of memory, batches become smaller", edges=self._edges)
+        self._results.put_nowait(
+            [
+                (delivery, replace(answer, held_ms=(started - delivery.since) * 1000))
+                for delivery, answer in zip(batch, computed.answers, strict=True)
+            ]
+        )
 
     async def _count_attempts(self, batch: Sequence[Delivery]) -> None:
         """Note the entries that may have ended a worker before they can do so again."""

@@ -112,3 +112,16 @@ def test_a_client_that_leaves_takes_its_work_along_and_bulk_is_refused_when_much
         pool.submit(leave).result()
         until(lambda: 'deepergatgnn_admitted{lane="bulk"} 0.0' in client.get("/metrics").text, "bulk work is dropped")
         assert client.post("/predict/batch", json={"structures": [{"structure": CIF}]}).status_code == 200
+
+
+def test_answers_are_the_same_when_the_next_batch_is_prepared_while_one_computes(client: httpx.Client) -> None:
+    body = {"structures": mixed(40), "models": ["bulk-modulus", "refractive-index"], "attention": "none"}
+    with (
+        service(DEEPERGATGNN_PREFETCH="on", DEEPERGATGNN_BATCH_S="0.02") as address,
+        httpx.Client(base_url=address, timeout=60) as ahead,
+    ):
+        found, expected = (each.post("/predict/batch", json=body).json()["results"] for each in (ahead, client))
+    for one, other in zip(found, expected, strict=True):
+        assert one["id"] == other["id"]
+        values = [[p["value"] for p in result.get("predictions", [])] for result in (one, other)]
+        assert values[0] == pytest.approx(values[1], abs=1e-5)

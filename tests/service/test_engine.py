@@ -17,7 +17,7 @@ from deepergatgnn.errors import ArtifactError
 from deepergatgnn.graph import build_graph
 from deepergatgnn.predictor import Predictor
 from model_store import ModelStore
-from service.engine import LOADED_AT_MOST, Engine
+from service.engine import LOADED_AT_MOST, Engine, Prepared
 from service.entries import Entry
 from service.graph_bytes import pack_graph
 from tests.fixtures import Published, pair
@@ -65,10 +65,10 @@ def test_a_batch_that_does_not_fit_is_split_and_answered(
     whole = engine.answer(entries[:8])
     predict: Callable[..., object] = engine._predict
 
-    def predict_few(few: list[Entry]) -> object:
+    def predict_few(few: list[Entry], prepared: Prepared) -> object:
         if len(few) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return predict(few)
+        return predict(few, prepared)
 
     monkeypatch.setattr(engine, "_predict", predict_few)
     split = engine.answer(entries[:8])
