@@ -52,7 +52,7 @@ async def predict_batch(request: Request) -> Response:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise ServiceError(415, "unknown_media_type", f"media type {media_type[:80]!r}: post application/json")
-        deadline = time.time() + patience_s(request, state.settings.bulk_deadline_s)
+        deadline = time.monotonic() + patience_s(request, state.settings.bulk_deadline_s)
         body = validated(BulkRequest, read_json(await request.body()))
         most = state.settings.max_bulk
         if len(body.structures) > most:

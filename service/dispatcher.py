@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from service import metrics
 from service.admission import Admission
+from service.clock import BrokerClock
 from service.cost import mean_cost
 from service.entries import LANES, Answer, Entry, Lane
 from service.errors import ServiceError
@@ -58,7 +59,9 @@ class Dispatcher:
         self._outbox: list[_Waiting] = []
         self._posting = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._unwanted: dict[Lane, list[bytes]] = {}
+        self._leaving = asyncio.Event()
+        self._clock = BrokerClock()
         self._broker_up = False
         self._worker_seen = float("-inf")
         self.admission = Admission(settings)
@@ -69,13 +72,12 @@ class Dispatcher:
 
     async def start(self) -> None:
         """Begin to collect answers and to watch the workers."""
-        work = (self._post, self._collect, self._watch, self._measure_lag)
+        work = (self._post, self._take_back, self._collect, self._watch, self._measure_lag)
         self._tasks = [asyncio.create_task(lasting(each)) for each in work]
 
     async def stop(self) -> None:
         """Stop, and close the connections."""
         await ended(self._tasks)
-        await ended(self._leaving)
         try:
             async with asyncio.timeout(1):
                 await self._queue.leave()
@@ -120,7 +122,7 @@ class Dispatcher:
 
         Args:
             parts: a graph and the versions that read it, for each featuriser.
-            deadline: Unix time.
+            deadline: `time.monotonic()`.
             request_id: for the logs of the worker.
             attention: whether weights of atoms are wanted.
             lane: interactive or bulk.
@@ -137,7 +139,7 @@ class Dispatcher:
                 replica=self._replica,
                 models=tuple(models),
                 packed=graph.content,
-                deadline=deadline,
+                deadline=self._clock.now() + deadline - time.monotonic(),
                 request_id=request_id,
                 attention=attention,
                 lane=lane,
@@ -158,7 +160,7 @@ class Dispatcher:
                 each.future.cancel()
             if left:
                 metrics.ABANDONED.inc(len(left))
-                self._withdraw(left, lane)
+                self._withdraw(left)
         for answer in answers:
             if answer.error is not None:
                 raise ServiceError(*answer.error)
@@ -181,23 +183,26 @@ class Dispatcher:
                 continue
             for each, stream_id in zip(waiting, added, strict=True):
                 each.stream_id = stream_id
-            gone = [each for each in waiting if each.future.done()]
-            for lane in {each.entry.lane for each in gone}:  # whose client left meanwhile
-                self._withdraw([each for each in gone if each.entry.lane == lane], lane)
+            self._withdraw([each for each in waiting if each.future.done()])  # whose client left meanwhile
 
-    def _withdraw(self, waiting: Sequence[_Waiting], lane: Lane) -> None:
-        """Take back what nobody waits for; nobody waits for that either."""
-        stream_ids = [each.stream_id for each in waiting if each.stream_id]
-        if stream_ids:
-            task = asyncio.create_task(self._withdrawn(lane, stream_ids))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+    def _withdraw(self, waiting: Sequence[_Waiting]) -> None:
+        """Have what nobody waits for taken back; nobody waits for that either."""
+        for each in waiting:
+            if each.stream_id:
+                self._unwanted.setdefault(each.entry.lane, []).append(each.stream_id)
+                self._leaving.set()
 
-    async def _withdrawn(self, lane: Lane, stream_ids: Sequence[bytes]) -> None:
-        try:
-            await self._queue.withdraw(lane, stream_ids)
-        except (RedisError, OSError) as error:
-            log.warning("entries cannot be withdrawn", error=str(error))
+    async def _take_back(self) -> None:
+        """Delete what was withdrawn: all that gathered during the last round trip in the next one."""
+        while True:
+            await self._leaving.wait()
+            self._leaving.clear()
+            unwanted, self._unwanted = self._unwanted, {}
+            try:
+                for lane, stream_ids in unwanted.items():
+                    await self._queue.withdraw(lane, stream_ids)
+            except (RedisError, OSError) as error:
+                log.warning("entries cannot be withdrawn", error=str(error))
 
     async def _collect(self) -> None:
         while True:
@@ -228,6 +233,7 @@ class Dispatcher:
             await asyncio.sleep(REPORT_S)
 
     async def _look_around(self) -> None:
+        await self._clock.measure(self._client)
         beats = await self._queue.workers()
         self.workers = len(beats)
         if beats:

@@ -24,7 +24,7 @@ class Entry:
         request_id: of the HTTP request, for logs.
         models: NAME@VERSION, all with the featuriser that built the graph.
         packed: the crystal, of `pack_graph`.
-        deadline: Unix time in seconds, after which nobody waits for the answer.
+        deadline: Unix time in seconds of the broker's clock, after which nobody waits for the answer.
         attention: whether the weights of the atoms are wanted.
         lane: interactive entries go first.
     """

@@ -62,7 +62,7 @@ class Oracle:
             posted: the crystal.
             request_id: answers without an id of their own carry it.
             started: `time.perf_counter()` when it came.
-            deadline: Unix time.
+            deadline: `time.monotonic()`.
             lane: interactive or bulk.
             ticket: of the admitted request that the crystal is part of.
 
@@ -70,7 +70,7 @@ class Oracle:
             DeeperGATGNNError: unknown model, refused structure, or a ServiceError.
         """
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.time())):
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 return await self._answer(posted, request_id, started, deadline, lane, ticket)
         except TimeoutError:
             raise ServiceError(504, "deadline_passed", "the deadline passed before the crystal was computed") from None

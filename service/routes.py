@@ -93,7 +93,7 @@ async def _predict(
     attention: Attention | None,
 ) -> dict[str, Any]:
     request.state.caller.spend(1)
-    deadline = time.time() + patience_s(request, state.settings.deadline_s)
+    deadline = time.monotonic() + patience_s(request, state.settings.deadline_s)
     posted = await read_posted(request, file_format, models, attention)  # who is slow to send it takes nobody's place
     with state.dispatcher.admission.admit("interactive") as ticket:
         work = state.oracle.answer(

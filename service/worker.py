@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from model_store import ModelStore
 from service import metrics
 from service.batching import Backlog, Budget
+from service.clock import BrokerClock
 from service.collector import tame_collector
 from service.cost import price
 from service.engine import Engine, Prepared
@@ -61,6 +62,7 @@ class Worker:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self.settings = settings
         self.client = connect(url)
+        self.clock = BrokerClock()
         self.queue = WorkQueue(self.client, self.name, settings.lease_s)
         self.store = ModelStore(settings.model_store)
         self.device = _device(settings.device)
@@ -90,6 +92,7 @@ class Worker:
         await self.on_device(self.engine.load_production)
         self._edges = await self.on_device(lambda: self.engine.edge_capacity(self.settings.batch_edges))
         await self._patiently(self.queue.create_groups)
+        await self._patiently(lambda: self.clock.measure(self.client))
         tame_collector()
         log.info("ready", worker=self.name, device=str(self.device), models=self.engine.loaded)
         readers = [asyncio.create_task(self._read(lane)) for lane in LANES]
@@ -194,8 +197,8 @@ class Worker:
 
     def _live(self, batch: Sequence[Delivery]) -> list[Delivery]:
         """Those of a batch that somebody waits for; the others are done."""
-        now = time.time()
-        late = [delivery for delivery in batch if delivery.entry.deadline < now]
+        now = self.clock.now()
+        late = [delivery for delivery in batch if not delivery.entry.deadline >= now]  # that of no number, too
         if late:
             metrics.EXPIRED.inc(len(late))
             self._results.put_nowait([(delivery, None) for delivery in late])
