@@ -20,7 +20,6 @@ from service.collector import tame_collector
 from service.dispatcher import Dispatcher
 from service.envelope import Envelope
 from service.errors import ServiceError, problem
-from service.gate import Gate
 from service.headers import DOCUMENTS
 from service.openapi import describe
 from service.parse_pool import ParsePool
@@ -81,7 +80,6 @@ def create_app(settings: Settings, broker_url: str) -> FastAPI:
     app.include_router(bulk.router)
     keys = Keys.of(settings)
     app.add_route("/docs", _show_documents, include_in_schema=False)
-    app.add_middleware(Gate, state=app.state)
     app.add_middleware(Door, keys=keys, settings=settings)
     if settings.cors_origins:
         app.add_middleware(

@@ -20,6 +20,12 @@ SMALL_BODY = 64 * 1024  # let in however much is under way
 SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
+def request_id_of(headers: Headers) -> str:
+    """The id that the client gave its request, if it is one that logs can bear, or a new one."""
+    given = headers.get("x-request-id", "")
+    return given if SAFE_ID.fullmatch(given) else uuid4().hex
+
+
 class Envelope:
     """ASGI middleware.
 
@@ -45,8 +51,7 @@ class Envelope:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if SAFE_ID.fullmatch(given) else uuid4().hex
+        request_id = request_id_of(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         declared = headers.get("content-length", "0")
         body = _Body(self, receive, self.others.get(scope["path"], self.max_body), declared)
@@ -58,7 +63,7 @@ class Envelope:
                 answer["X-Request-ID"] = request_id
                 for name, value in headers_for(scope["path"]).items():
                     answer.setdefault(name, value)
-                route = getattr(scope.get("route"), "path", scope["state"].get("route", "unmatched"))
+                route = getattr(scope.get("route"), "path", "unmatched")
                 metrics.REQUESTS.labels(route, str(message["status"])).inc()
                 log.info(
                     "request",

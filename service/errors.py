@@ -51,6 +51,12 @@ def counted(error: DeeperGATGNNError) -> ServiceError:
 
 def problem(request: Request, error: ServiceError) -> JSONResponse:
     """The problem document of an error."""
+    document = problem_document(error.status, error.code, error.detail, request.state.request_id)
+    return JSONResponse(document, error.status, problem_headers(error), PROBLEM_JSON)
+
+
+def problem_headers(error: ServiceError) -> dict[str, str]:
+    """What a client should do about an error, as headers."""
     headers: dict[str, str] = {}
     if error.retry_after_s is not None or error.status in LATER:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s or 1)))
@@ -58,8 +64,7 @@ def problem(request: Request, error: ServiceError) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if error.status == HTTPStatus.REQUEST_TIMEOUT:
         headers["Connection"] = "close"
-    document = problem_document(error.status, error.code, error.detail, request.state.request_id)
-    return JSONResponse(document, error.status, headers, PROBLEM_JSON)
+    return headers
 
 
 def problem_document(status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.broker import embedded_broker
 from service.connections import Guard
+from service.gate import Gate
 from service.logs import configure_logs
 from service.settings import Settings
 
@@ -87,7 +88,7 @@ async def _serve(
     app = create_app(settings, url)
     guard = Guard.of(settings)
     config = uvicorn.Config(
-        app,
+        Gate(app, app.state),
         http=guard.protocol(),
         ws="none",
         log_level="warning",
