@@ -36,6 +36,11 @@ class Ticket:
         self._crystals, self._unparsed, self._typical, self._known = crystals, crystals, admission.typical, 0.0
         admission.change(lane, crystals, self._typical * crystals)
 
+    @property
+    def unparsed(self) -> int:
+        """Crystals whose cost is not known yet."""
+        return self._unparsed
+
     def priced(self, seconds: float) -> None:
         """The cost of one of the crystals is known now."""
         self._unparsed -= 1

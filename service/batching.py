@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from service.entries import LANES, Lane
 from service.work_queue import Delivery
 
+FULL = 0.5  # of its budget: a bulk batch that does not wait for more
 Priced = tuple[Delivery, float]
 
 
@@ -53,6 +54,12 @@ class Backlog:
     def count(self, lane: Lane) -> int:
         """Entries that wait in a lane."""
         return len(self._lanes[lane])
+
+    def may_fill(self, budget: Budget) -> bool:
+        """Whether a better batch is on its way: bulk entries alone wait, few, and say that more of them come."""
+        bulk = self._lanes["bulk"]
+        alone = not self._suspects and not self._lanes["interactive"]
+        return bool(bulk) and alone and bulk[-1][0].entry.more and self._seconds["bulk"] < FULL * budget.bulk_seconds
 
     def take(self, budget: Budget) -> list[Delivery]:
         """The next batch.

@@ -117,6 +117,7 @@ class Dispatcher:
         request_id: str,
         attention: bool,
         lane: Lane,
+        more: bool = False,
     ) -> list[Answer]:
         """Have graphs computed.
 
@@ -126,6 +127,7 @@ class Dispatcher:
             request_id: for the logs of the worker.
             attention: whether weights of atoms are wanted.
             lane: interactive or bulk.
+            more: whether more crystals of the request will be asked for soon.
 
         Returns:
             An answer for each part.
@@ -143,6 +145,7 @@ class Dispatcher:
                 request_id=request_id,
                 attention=attention,
                 lane=lane,
+                more=more,
             )
             for graph, models in parts
         ]

@@ -27,6 +27,7 @@ class Entry:
         deadline: Unix time in seconds of the broker's clock, after which nobody waits for the answer.
         attention: whether the weights of the atoms are wanted.
         lane: interactive entries go first.
+        more: whether more crystals of the request are on their way.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Entry:
     request_id: str = ""
     attention: bool = True
     lane: Lane = "interactive"
+    more: bool = False
 
     @cached_property
     def graph(self) -> CrystalGraph:
@@ -56,6 +58,7 @@ class Entry:
             "models": ",".join(self.models),
             "deadline": self.deadline,
             "attention": int(self.attention),
+            "more": int(self.more),
             "graph": self.packed,
         }
 
@@ -75,6 +78,7 @@ class Entry:
             deadline=float(fields[b"deadline"]),
             attention=fields[b"attention"] == b"1",
             lane=lane,
+            more=fields[b"more"] == b"1",
         )
         _ = entry.graph  # what is not a graph is no entry
         return entry

@@ -143,6 +143,7 @@ class Oracle:
             request_id=request_id,
             attention=posted.attention or self._cache.enabled,
             lane=lane,
+            more=ticket.unparsed > 0,
         )
         ticket.answered(price)
         for (graph, _), answer in zip(wanted, answers, strict=True):

@@ -39,6 +39,7 @@ from service.work_queue import Delivery, WorkQueue
 
 READ_AT_MOST = 256
 BLOCK_S = 0.5
+LINGER_S = 0.03
 AHEAD = 2.0  # batches in hand, that being computed not counted
 INTERACTIVE_LATELY_S = 3.0
 PAUSE_S = 0.25
@@ -176,6 +177,10 @@ class Worker:
                 else:
                     await self._first_of()
                 continue
+            # A batch of few costs nearly as much as one of many, and who screens does not wait for this one.
+            linger = self._backlog.may_fill(self._budget) and not self.stopping.is_set()
+            if linger and await self._first_of(seconds=LINGER_S):
+                continue
             batch = self._live(self._backlog.take(self._budget))
             self._room.set()
             entries = [delivery.entry for delivery in batch]
@@ -187,13 +192,14 @@ class Worker:
                 await computing
                 computing = None
 
-    async def _first_of(self, *tasks: asyncio.Task[None]) -> None:
-        """Wait until something arrives or a task ends, but not for ever."""
+    async def _first_of(self, *tasks: asyncio.Task[None], seconds: float = BLOCK_S) -> bool:
+        """Wait until something arrives or a task ends, but not for ever; whether something arrived."""
         arrival = asyncio.create_task(self._arrived.wait())
         try:
-            await asyncio.wait((arrival, *tasks), timeout=BLOCK_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((arrival, *tasks), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             arrival.cancel()
+        return self._arrived.is_set()
 
     def _live(self, batch: Sequence[Delivery]) -> list[Delivery]:
         """Those of a batch that somebody waits for; the others are done."""

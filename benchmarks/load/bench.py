@@ -76,6 +76,16 @@ class Bench:
         self.pipeline.send(where | {"device": self.device} | plan)
         return self.pipeline.receive()
 
+    def pipelines(self, model: Model, helpers: Sequence[Helper]) -> float:
+        """Crystals/s of pipelines that run at the same time."""
+        where = {"texts": str(self.texts_file), "store": model.store or None, "model": model.name}
+        plan: dict[str, Any] = {"device": self.device, "batch": 64}
+        for seconds in (0.5, self.seconds):  # the first loads and warms
+            for helper in helpers:
+                helper.send(where | plan | {"seconds": seconds})
+            rates = [float(helper.receive()["rate"]) for helper in helpers]
+        return sum(rates)
+
     def single(self, server: Server, model: Model, attention: str = "none") -> Result:
         """Single requests of many clients, checked."""
         bodies = self.singles([model.name], attention)

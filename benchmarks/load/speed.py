@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from benchmarks.load.bench import Bench, Model, UnavailableError, cpu_ms, interleaved, median, ratio
-from benchmarks.load.crystals import BATCH
-from benchmarks.load.driver import Result
-from benchmarks.load.servers import Server, rival, service
+from benchmarks.load.crystals import BATCH, write_batches
+from benchmarks.load.driver import Helper, Result
+from benchmarks.load.servers import ENVIRONMENT, Server, rival, service
 
 BATCHES_TRIED = (64, 128, 256)
 # LitServe: batch size, timeout in seconds, workers. In the whole run the best of each column in turn; else the first.
@@ -143,14 +143,18 @@ def environment(bench: Bench, model: Model, **settings: str) -> dict[str, str]:
 
 
 def with_two_workers(bench: Bench, one: Server, models: list[str]) -> dict[str, Any]:
-    """`scale_ratio`: two workers over one, each one thread, fed by batches.
+    """`scale_ratio`: two workers over one, each one thread, fed by batches of the largest crystals.
+
+    What two processes can do more than one on this machine is measured beside it: `machine_scale`, the pipeline
+    without a server twice at once over once.
 
     Args:
         bench: the tools.
         one: a service with one worker.
         models: so many that computing, not parsing, is what there is to do.
     """
-    bodies = bench.batches(models)
+    heaviest = sorted(bench.texts, key=len)[-BATCH:]
+    bodies = write_batches(bench.folder / "heaviest-batch.jsonl", heaviest, models)
 
     def run(server: Server) -> float:
         result = bench.load.run(server.address, "/predict/batch", bodies, **bench.whole_batches)
@@ -158,10 +162,22 @@ def with_two_workers(bench: Bench, one: Server, models: list[str]) -> dict[str, 
             raise UnavailableError(f"POST /predict/batch gave no answer: {result.refused}")
         return result.rate * BATCH
 
-    with service(2, **environment(bench, Model(""))) as two:
-        rates = interleaved({"one": partial(run, one), "two": partial(run, two)}, bench.rounds)
+    with (
+        service(2, **environment(bench, Model(""))) as two,
+        Helper("benchmarks.load.inprocess", **ENVIRONMENT) as second,
+    ):
+        rates = interleaved(
+            {
+                "one": partial(run, one),
+                "two": partial(run, two),
+                "pipeline": partial(bench.pipelines, Model(models[0]), [bench.pipeline]),
+                "pipelines": partial(bench.pipelines, Model(models[0]), [bench.pipeline, second]),
+            },
+            bench.rounds,
+        )
     return {
         "scale_ratio": ratio(rates["two"], rates["one"]),
+        "machine_scale": ratio(rates["pipelines"], rates["pipeline"]),
         "scale": {"models": models, "crystals_per_s": {name: median(each) for name, each in rates.items()}},
     }
 
