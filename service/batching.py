@@ -16,7 +16,7 @@ class Budget:
 
     Attributes:
         seconds: of a batch.
-        bulk_seconds: of its bulk part.
+        bulk_seconds: of a batch of bulk entries.
         edges: of a batch, after merging: what fits into the memory.
     """
 
@@ -64,17 +64,17 @@ class Backlog:
     def take(self, budget: Budget) -> list[Delivery]:
         """The next batch.
 
-        Interactive entries first, then bulk ones in what is left; what does not fit stays at the front, so that a
-        large crystal never starves, and one bulk entry goes with every batch, so that they do not starve either.
+        Interactive entries if there are any, with one bulk entry, so that these do not starve; else bulk entries. What
+        does not fit stays at the front, so that a large crystal never starves.
 
         Args:
             budget: at least one entry is taken, even if it is larger alone.
         """
         if self._suspects:
             return [self._suspects.popleft()[0]]
-        batch, seconds, edges = self._fill("interactive", budget.seconds, budget.edges)
-        bulk_seconds = min(budget.bulk_seconds, budget.seconds - seconds)
-        bulk, _, _ = self._fill("bulk", bulk_seconds, budget.edges - edges)
+        batch, _, edges = self._fill("interactive", budget.seconds, budget.edges)
+        # Whoever waits for an answer waits for the whole batch: one bulk entry is company enough.
+        bulk, _, _ = self._fill("bulk", 0.0 if batch else budget.bulk_seconds, budget.edges - edges)
         return batch + bulk
 
     def _fill(self, lane: Lane, most_seconds: float, most_edges: int) -> tuple[list[Delivery], float, int]:

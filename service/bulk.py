@@ -22,8 +22,8 @@ from service.schemas import BulkItem, BulkRequest, BulkResponse
 from service.state import State, state_of
 
 NDJSON = "application/x-ndjson"
-WINDOW_S = 1.0  # predicted seconds of work of one request that are under way at once
-WINDOW = (16, 512)  # crystals, at least and at most
+WINDOW_S = 0.5  # predicted seconds of work of one request that are under way at once
+WINDOW = (16, 192)  # crystals, at least and at most
 LINES = {"type": "string", "description": "A line for each structure: an object as in `results` of the JSON form."}
 router = APIRouter()
 
@@ -95,20 +95,22 @@ async def _results(state: State, body: BulkRequest, request_id: str, deadline: f
     least, most = WINDOW
     at_once = int(min(most, max(least, WINDOW_S / max(admission.typical, 1e-6))))
     with admission.admit("bulk", len(body.structures)) as ticket:
+        ready: asyncio.Queue[asyncio.Task[Result]] = asyncio.Queue()
         waiting = iter(enumerate(body.structures))
         under_way: set[asyncio.Task[Result]] = set()
         try:
             while True:
-                for index, item in waiting:
-                    work = _result(state, body, index, item, request_id, deadline, ticket)
-                    under_way.add(asyncio.create_task(work))
-                    if len(under_way) >= at_once:
-                        break
+                while len(under_way) < at_once and (following := next(waiting, None)) is not None:
+                    work = _result(state, body, *following, request_id, deadline, ticket)
+                    task = asyncio.create_task(work)
+                    task.add_done_callback(ready.put_nowait)
+                    under_way.add(task)
+                    await asyncio.sleep(0)  # others have their turn
                 if not under_way:
                     return
-                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    yield task.result()
+                task = await ready.get()
+                under_way.discard(task)
+                yield task.result()
         finally:
             for task in under_way:
                 task.cancel()

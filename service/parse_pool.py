@@ -25,7 +25,7 @@ FILES_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stay
 AT_ONCE = 4  # files sent to a process: it goes on to the next while the event loop is busy with something else
 WARM_UP = b'{"lattice": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]], "species": ["Na"], "frac_coords": [[0, 0, 0]]}'
 WARM_UP_S = 120.0
-BULK_NICENESS = 15  # below a CPU worker, which single files wait for too
+BULK_NICENESS = 19  # below a CPU worker, which single files wait for too
 
 
 class _LaneOfProcesses:

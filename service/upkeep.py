@@ -97,7 +97,7 @@ class Upkeep:
             try:
                 # A worker that hangs would take its own entries over, before one that could compute them.
                 for delivery in [] if self._hangs() else await worker.queue.take_over(TAKE_AT_MOST):
-                    if delivery.stream_id in worker.held:
+                    if delivery.place in worker.held:
                         continue
                     if delivery.times > self._settings.max_deliveries:
                         detail = "workers failed on this crystal several times: check the structure"

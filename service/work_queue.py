@@ -34,6 +34,11 @@ class Delivery:
     times: int
     since: float
 
+    @property
+    def place(self) -> tuple[Lane, bytes]:
+        """Where the entry is in the broker: ids are those of a stream, and each lane has its own."""
+        return self.entry.lane, self.stream_id
+
 
 class WorkQueue:
     """The queue as one worker sees it.

@@ -40,12 +40,13 @@ from service.work_queue import Delivery, WorkQueue
 READ_AT_MOST = 256
 BLOCK_S = 0.5
 LINGER_S = 0.03
+SWITCH_S = 2e-4  # the device's thread wants Python's lock after every operation, and should not wait 5 ms for it
 AHEAD = 2.0  # batches in hand, that being computed not counted
-INTERACTIVE_LATELY_S = 3.0
+INTERACTIVE_LATELY_S = 1.5
 PAUSE_S = 0.25
 # On a CPU that others want too, parsing goes first: what is parsed meanwhile shares the next batch, and a batch of 64
 # costs a tenth a crystal of what one of 1 does. Where the CPU is free this changes nothing.
-YIELDING = 10
+YIELDING = 3
 ATTEMPT_S = 1.0
 log = structlog.get_logger("worker")
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class Worker:
             torch.set_num_threads(settings.threads)
         self.engine = Engine(self.store, self.device, self.name)
         self.stopping = asyncio.Event()
-        self.held: dict[bytes, Delivery] = {}
+        self.held: dict[tuple[Lane, bytes], Delivery] = {}
         self.computing_since: float | None = None
         self.predicted_s = 0.0
         self.answered_at = time.monotonic()
@@ -95,6 +96,7 @@ class Worker:
         await self._patiently(self.queue.create_groups)
         await self._patiently(lambda: self.clock.measure(self.client))
         tame_collector()
+        sys.setswitchinterval(SWITCH_S)
         log.info("ready", worker=self.name, device=str(self.device), models=self.engine.loaded)
         readers = [asyncio.create_task(self._read(lane)) for lane in LANES]
         work = asyncio.create_task(self._compute_all(readers))
@@ -121,8 +123,8 @@ class Worker:
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Take entries in hand, unless they are already."""
         for delivery in deliveries:
-            if delivery.stream_id not in self.held:
-                self.held[delivery.stream_id] = delivery
+            if delivery.place not in self.held:
+                self.held[delivery.place] = delivery
                 self._backlog.add(delivery, self._price(delivery))
                 if delivery.entry.lane == "interactive":
                     self._interactive_at = time.monotonic()
@@ -136,7 +138,7 @@ class Worker:
     def _budget(self) -> Budget:
         """Of the next batch: little bulk work where single requests come, for these wait until it is done."""
         lately = time.monotonic() - self._interactive_at < INTERACTIVE_LATELY_S
-        bulk = self.settings.batch_s / 10 if lately else self.settings.batch_s
+        bulk = self.settings.batch_s / 20 if lately else self.settings.batch_s / 2
         return Budget(self.settings.batch_s, bulk, self._edges)
 
     async def _read(self, lane: Lane) -> None:
@@ -259,7 +261,7 @@ class Worker:
                         break
                     await asyncio.sleep(PAUSE_S)
             for delivery, _ in answers:
-                self.held.pop(delivery.stream_id, None)
+                self.held.pop(delivery.place, None)
             self._results.task_done()
 
     async def _patiently(self, action: Callable[[], Awaitable[None]]) -> None:

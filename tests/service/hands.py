@@ -37,13 +37,13 @@ class HandWorker:
     def __init__(self, client: "Redis", name: str) -> None:
         self.queue = WorkQueue(client, name, LEASE_S)
         self.backlog = Backlog()
-        self.held: dict[bytes, Delivery] = {}
+        self.held: dict[tuple[Lane, bytes], Delivery] = {}
         self.computed: list[tuple[Delivery, Answer | None]] = []
 
     def accept(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
-            if delivery.stream_id not in self.held:
-                self.held[delivery.stream_id] = delivery
+            if delivery.place not in self.held:
+                self.held[delivery.place] = delivery
                 self.backlog.add(delivery, 0.01)
 
 
@@ -53,7 +53,7 @@ async def asked_until(dispatcher: Dispatcher, graph: PackedGraph, request_id: st
         async with asyncio.timeout(deadline - time.time()):
             return await dispatcher.ask(
                 [(graph, ("bulk-modulus@1.0.0", "shear-modulus@1.0.0"))],
-                deadline=deadline,
+                deadline=time.monotonic() + deadline - time.time(),
                 request_id=request_id,
                 attention=False,
                 lane=lane,

@@ -151,7 +151,7 @@ class Machine(RuleBasedStateMachine):
     async def answered(self, worker: HandWorker) -> None:
         await worker.queue.answer(worker.computed)
         for delivery, _ in worker.computed:
-            worker.held.pop(delivery.stream_id, None)
+            worker.held.pop(delivery.place, None)
         worker.computed = []
         await asyncio.sleep(0.002)  # the API's turn
 
@@ -162,7 +162,7 @@ class Machine(RuleBasedStateMachine):
     async def taken_over(self, worker: HandWorker) -> None:
         await asyncio.sleep(1.2 * LEASE_S)
         for delivery in await worker.queue.take_over(100):
-            if delivery.stream_id in worker.held:
+            if delivery.place in worker.held:
                 continue
             if delivery.times > DELIVERIES:
                 self.buried += 1

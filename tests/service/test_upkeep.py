@@ -15,7 +15,7 @@ from service.broker import embedded_broker
 from service.engine import DeviceLostError
 from service.entries import Entry
 from service.graph_bytes import pack_graph
-from service.queue import RequestQueue, connect
+from service.queue import STREAMS, RequestQueue, connect
 from service.settings import Settings
 from service.tasks import ended
 from service.upkeep import Upkeep
@@ -66,6 +66,22 @@ def test_a_hung_worker_is_silent_and_takes_nothing_over(settings: Settings) -> N
                 await asyncio.sleep(0.05)
         await ended(tasks)
         assert {delivery.times for delivery in worker.held.values()} == {2}
+        await worker.client.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_entries_of_both_lanes_with_one_id_are_two(settings: Settings) -> None:
+    """A broker gives ids by its clock: entries that come in the same millisecond have the same one in each stream."""
+
+    async def scenario() -> None:
+        worker = made(settings)
+        await worker.queue.create_groups()
+        first, second = entries(2)
+        for lane, entry in (("interactive", first), ("bulk", second)):
+            await worker.client.xadd(STREAMS[lane], entry.pack(), id="1700000000000-0")  # type: ignore[index, arg-type]
+            worker.accept(await worker.queue.read(lane, 10, 1))  # type: ignore[arg-type]
+        assert sorted(delivery.entry.id for delivery in worker.held.values()) == ["0", "1"]
         await worker.client.aclose()
 
     asyncio.run(scenario())
