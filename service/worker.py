@@ -28,7 +28,7 @@ from service.batching import Backlog, Budget
 from service.clock import BrokerClock
 from service.collector import tame_collector
 from service.cost import price
-from service.engine import Engine, Prepared
+from service.engine import Engine, Prepared, device_named
 from service.entries import LANES, Answer, Lane
 from service.logs import configure_logs
 from service.queue import connect
@@ -67,7 +67,7 @@ class Worker:
         self.clock = BrokerClock()
         self.queue = WorkQueue(self.client, self.name, settings.lease_s)
         self.store = ModelStore(settings.model_store)
-        self.device = _device(settings.device)
+        self.device = device_named(settings.device)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.engine = Engine(self.store, self.device, self.name)
@@ -274,12 +274,6 @@ class Worker:
                 await asyncio.sleep(PAUSE_S)
             else:
                 return
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def run(settings: Settings, url: str) -> None:

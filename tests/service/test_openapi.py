@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ def test_schemathesis_finds_nothing(address: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
-    assert "No issues found" in done.stdout
+    assert re.search(r"\b(\d+) generated, \1 passed", done.stdout), done.stdout[-3000:]  # it may warn of its own data
     assert "8 selected / 8 total" in done.stdout
 
 

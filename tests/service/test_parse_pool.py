@@ -42,8 +42,9 @@ def with_pool(scenario: Callable[[ParsePool], Awaitable[T]], processes: int = 1,
 
 
 def parse_processes() -> list[psutil.Process]:
-    """The processes that a pool of this process has: children of the fork server, but not what tracks its resources."""
-    return [child for server in psutil.Process().children() for child in server.children()]
+    """The processes that a pool of this process has: children of its fork server."""
+    servers = [each for each in psutil.Process().children() if "forkserver" in " ".join(each.cmdline())]
+    return [child for server in servers for child in server.children()]
 
 
 def same(one: CrystalGraph, other: CrystalGraph) -> bool:
