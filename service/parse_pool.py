@@ -25,7 +25,8 @@ FILES_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stay
 AT_ONCE = 4  # files sent to a process: it goes on to the next while the event loop is busy with something else
 WARM_UP = b'{"lattice": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]], "species": ["Na"], "frac_coords": [[0, 0, 0]]}'
 WARM_UP_S = 120.0
-BULK_NICENESS = 19  # below a CPU worker, which single files wait for too
+BULK_NICENESS = 15  # below a CPU worker, which single files wait for too
+BULK_PATIENCE = 8  # times the wall time of a single file: who gives way to everybody waits for the processor
 
 
 class _LaneOfProcesses:
@@ -104,14 +105,15 @@ class ParsePool:
 
     Args:
         processes: of single files; of bulk files as many.
-        timeout_s: wall time of one file in its process.
+        timeout_s: wall time of one single file in its process; bulk files, which give way, have more.
         memory_mib: address space of one process.
         named: whether graphs get the names that a cache goes by.
     """
 
     def __init__(self, processes: int, timeout_s: float, memory_mib: int, *, named: bool = False) -> None:
         self._named = named
-        self._lanes = {lane: _LaneOfProcesses(lane, processes, timeout_s, memory_mib) for lane in LANES}
+        times = {"interactive": timeout_s, "bulk": BULK_PATIENCE * timeout_s}
+        self._lanes = {lane: _LaneOfProcesses(lane, processes, times[lane], memory_mib) for lane in LANES}
 
     async def warm(self) -> None:
         """Start the processes of single files and let each import what it needs."""
