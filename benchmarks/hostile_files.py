@@ -4,24 +4,35 @@
 
 FOLDER holds the files with an INDEX.tsv (`path`, `pymatgen_result`), as `structure_files.tar.gz` unpacks; without it
 the hostile table alone is read. Each hostile file is read by a process of its own.
+
+pymatgen reads some files as ordered crystals that do not exist: with atoms on top of each other, or with another
+formula than the file's own `_chemical_formula_sum`. What is left without them is called sound here.
 """
 
 import csv
 import json
 import os
+import re
 import resource
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pymatgen.core import Composition
+from pymatgen.io.cif import CifParser
+from pymatgen.io.vasp import Poscar
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import Crystal, read_structure
 from fuzz.hostile import HOSTILE
 
 QUICK = 10  # one file in so many
+MIN_DISTANCE = 0.5  # Å; pymatgen's own default in `Structure.is_valid`
+FORMULA = re.compile(r"^_chemical_formula_sum\s+['\"]?([A-Z][A-Za-z0-9. ]*?)['\"]?\s*$", re.MULTILINE)
 
 
 class Ending(NamedTuple):
@@ -86,10 +97,31 @@ def agrees(crystal: Crystal, said: str) -> bool:
     return crystal.n_atoms == int(sites.split()[0]) and crystal.reduced_formula == formula
 
 
+def contradicted(path: Path, said: str) -> bool:
+    """Whether the file itself states another formula than pymatgen found in it."""
+    stated = FORMULA.search(path.read_text("latin-1"))
+    if stated is None:
+        return False
+    try:
+        return bool(Composition(stated[1]).reduced_formula != Composition(said.split(":")[2]).reduced_formula)
+    except ValueError:
+        return False  # no formula that could contradict
+
+
+def overlaps(path: Path) -> bool:
+    """Whether atoms of pymatgen's own reading lie on top of each other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read_by = Poscar.from_file(path, check_for_potcar=False) if "poscar" in path.as_posix() else CifParser(path)
+        found = read_by.structure if isinstance(read_by, Poscar) else read_by.parse_structures(primitive=False)[0]
+    return not found.is_valid(MIN_DISTANCE)
+
+
 def real(folder: Path, every: int) -> dict[str, Any]:
     """The folder: endings by code, and agreement with pymatgen on what it reads as ordered crystals."""
     codes: Counter[str] = Counter()
     of_ordered: Counter[str] = Counter()
+    of_sound: Counter[str] = Counter()
     same = 0
     slowest = ("", 0.0)
     for row in list(rows_of(folder))[::every]:
@@ -98,10 +130,17 @@ def real(folder: Path, every: int) -> dict[str, Any]:
         slowest = max(slowest, (row["path"], ending.seconds), key=lambda one: one[1])
         if row["pymatgen_result"].endswith(":ordered"):
             of_ordered[ending.code] += 1
-            if ending.crystal is not None and agrees(ending.crystal, row["pymatgen_result"]):
-                same += 1
-            else:
-                print(f"  differs: {row['path']}: {row['pymatgen_result']}, here {ending.crystal or ending.code}")
+            alike = ending.crystal is not None and agrees(ending.crystal, row["pymatgen_result"])
+            same += alike
+            unsound = contradicted(folder / row["path"], row["pymatgen_result"]) or (
+                not alike and overlaps(folder / row["path"])  # those that are alike kept our own 0.5 Å
+            )
+            if not unsound:
+                of_sound["alike" if alike else ending.code] += 1
+            if not alike:
+                here = ending.crystal or ending.code
+                why = " (unsound)" if unsound else ""
+                print(f"  differs{why}: {row['path']}: {row['pymatgen_result']}, here {here}")
     ordered = sum(of_ordered.values())
     return {
         "files": sum(codes.values()),
@@ -110,6 +149,9 @@ def real(folder: Path, every: int) -> dict[str, Any]:
         "ordered_codes": of_ordered,
         "ordered_answered": round(of_ordered["answered"] / max(1, ordered), 4),
         "ordered_same_atoms": round(same / max(1, ordered), 4),
+        "sound": sum(of_sound.values()),
+        "sound_endings": of_sound,
+        "sound_same_atoms": round(of_sound["alike"] / max(1, sum(of_sound.values())), 4),
         "slowest": [slowest[0], round(slowest[1], 3)],
     }
 

@@ -9,7 +9,6 @@ import httpx
 import pytest
 import redis
 
-from service.queue import connect
 from tests.conftest import until
 from tests.service.processes import CIF, HEADERS, PREDICT, documented, post, ready
 from tests.service.proxy import Fault
@@ -137,16 +136,13 @@ def test_in_a_bad_network_every_request_ends_before_its_deadline(stage: Stage, f
 def test_only_the_right_password_and_a_known_certificate_are_let_in(stage: Stage) -> None:
     """The service is on the broker by both; the same without them is refused."""
 
-    async def pinged(url: str) -> bool:
-        client = connect(url)
-        try:
-            return bool(await client.ping())
-        finally:
-            await client.aclose()
+    def pinged(url: str) -> bool:
+        with redis.Redis.from_url(url) as client:
+            return bool(client.ping())
 
-    assert asyncio.run(pinged(stage.url))
+    assert pinged(stage.url)
     with pytest.raises(redis.AuthenticationError):
-        asyncio.run(pinged(stage.url.replace(PASSWORD, "wrong")))
+        pinged(stage.url.replace(PASSWORD, "wrong"))
     if stage.url.startswith("rediss:"):
         with pytest.raises(redis.ConnectionError, match=r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
-            asyncio.run(pinged(stage.url.partition("?")[0]))
+            pinged(stage.url.partition("?")[0])
