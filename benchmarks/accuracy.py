@@ -5,13 +5,15 @@
 The data folder needs the data set of a version's manifest with its `published_predictions_*.csv.gz`. Stores given
 beside the shipped one may hold versions trained for the comparison alone, such as the network of the paper. The last
 line is one JSON object: for each version the rows, our MAE, that of each official submission, the median of the
-training part as a predictor, parameters, training time and crystals a second (graphs ready, one thread).
+training part as a predictor, that of each network of an ensemble alone (they differ in their seed: mean and standard
+deviation), parameters, training time and crystals a second (graphs ready, one thread).
 """
 
 import csv
 import gzip
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.timing import parser
+from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.predictor import Predictor
 from model_store import ModelStore
@@ -55,6 +58,7 @@ def compare(store: ModelStore, reference: str) -> dict[str, object]:
     started = time.perf_counter()
     values = np.array([prediction.value for prediction in predictor.predict_graphs(graphs)])
     seconds = time.perf_counter() - started
+    seeds = _one_by_one(predictor, graphs, truth)
     training = assembly.truth[assembly.split.train, index]
     errors = {"ours": values, "median of train": np.full(len(rows), np.nanmedian(training))}
     for algorithm in next(iter(official.values())):
@@ -62,12 +66,24 @@ def compare(store: ModelStore, reference: str) -> dict[str, object]:
     return {
         "n": len(rows),
         "mae": {name: round(_mae(predicted, truth), 4) for name, predicted in errors.items()},
+        "mae_of_one_network": seeds,
         "members": manifest.members,
         "layers": manifest.network.layers,
         "parameters": manifest.parameters,
         "training_minutes": round(manifest.provenance.seconds / 60, 1),
         "crystals_per_second": round(len(rows) / seconds),
     }
+
+
+def _one_by_one(predictor: Predictor, graphs: Sequence[CrystalGraph], truth: NDArray[np.float64]) -> dict[str, object]:
+    """Errors of the networks of an ensemble, each alone."""
+    alone = []
+    for network in predictor.networks:
+        predictor.adopt([network])
+        alone.append(_mae(np.array([said.value for said in predictor.predict_graphs(graphs)]), truth))
+    predictor.adopt(predictor.networks)
+    spread = round(float(np.std(alone, ddof=1)), 4) if len(alone) > 1 else None
+    return {"mean": round(float(np.mean(alone)), 4), "spread": spread, "each": [round(mae, 4) for mae in alone]}
 
 
 def _mae(predicted: NDArray[np.float64], truth: NDArray[np.float64]) -> float:

@@ -7,7 +7,7 @@ on all sides the same parser and predictor. Load comes from a process of its own
 with the pipeline's. Sides take turns, A B A B; ratios are medians over the rounds. LitServe is no dependency: install
 it anywhere (`pip install --target PATH litserve`). The last line is one JSON object:
 
-- `single_ratio` (64 clients, without attention; `single_with_attention_ratio` with), `batch_ratio` (batches of 256):
+- `single_ratio` (64 clients), `batch_ratio` (batches of 256), both without attention, and both `_with_attention`:
   answers/s over crystals/s of the pipeline in one process, in its best batch size.
 - `litserve_ratio`, `litserve_ratio_small` (a network as small as can be): answers/s over LitServe's with its best
   settings; `litserve_p99_ratio`, `litserve_p99_ratio_small`; `naive_ratio`: over FastAPI that predicts one by one.
@@ -54,6 +54,7 @@ FIGURES = (
     "single_ratio",
     "single_with_attention_ratio",
     "batch_ratio",
+    "batch_with_attention_ratio",
     "litserve_ratio",
     "litserve_p99_ratio",
     "litserve_ratio_small",

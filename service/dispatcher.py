@@ -26,6 +26,8 @@ REPORT_S = 0.25
 OVERDUE_S = 1.5  # then the broker is asked whether it still has an entry
 ASKED_AT_ONCE = 256
 LAG_S = 0.01
+GATHER_S = 0.002
+BUSY = 8  # entries under way: the device is busy with them, and one more may wait for its like
 log = structlog.get_logger("dispatcher")
 
 
@@ -173,6 +175,8 @@ class Dispatcher:
         """Add entries to the queue: all that gathered during the last round trip in the next one."""
         while True:
             await self._posting.wait()
+            if len(self._waiting) > BUSY:
+                await asyncio.sleep(GATHER_S)
             self._posting.clear()
             waiting, self._outbox = [each for each in self._outbox if not each.future.done()], []
             try:

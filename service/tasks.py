@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 
 import structlog
+from redis.exceptions import RedisError
 
 PAUSE_S = 0.25
 log = structlog.get_logger("tasks")
@@ -25,3 +26,15 @@ async def ended(tasks: Collection["asyncio.Task[None]"]) -> None:
         for task in tasks:
             task.cancel()
         _, tasks = await asyncio.wait(tasks, timeout=PAUSE_S)
+
+
+async def patiently(action: Callable[[], Awaitable[None]], stopping: asyncio.Event) -> None:
+    """Do something with the broker, again and again until the broker is there or the process is told to stop."""
+    while not stopping.is_set():
+        try:
+            await action()
+        except (RedisError, OSError) as error:
+            log.warning("waiting for the broker", error=str(error))
+            await asyncio.sleep(PAUSE_S)
+        else:
+            return

@@ -5,13 +5,14 @@ the worker alive and known to others is in `upkeep`.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -33,17 +34,17 @@ from service.entries import LANES, Answer, Lane
 from service.logs import configure_logs
 from service.queue import connect
 from service.settings import Settings
-from service.tasks import ended
+from service.tasks import PAUSE_S, ended, patiently
 from service.upkeep import Upkeep
 from service.work_queue import Delivery, WorkQueue
 
 READ_AT_MOST = 256
 BLOCK_S = 0.5
 LINGER_S = 0.03
+GATHER_S = 0.004
 SWITCH_S = 2e-4  # the device's thread wants Python's lock after every operation, and should not wait 5 ms for it
 AHEAD = 2.0  # batches in hand, that being computed not counted
 INTERACTIVE_LATELY_S = 1.5
-PAUSE_S = 0.25
 # On a CPU that others want too, parsing goes first: what is parsed meanwhile shares the next batch, and a batch of 64
 # costs a tenth a crystal of what one of 1 does. Where the CPU is free this changes nothing.
 YIELDING = 3
@@ -81,6 +82,7 @@ class Worker:
         self._backlog = Backlog()
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
+        self._free = asyncio.Event()
         self._results: asyncio.Queue[list[tuple[Delivery, Answer | None]]] = asyncio.Queue()
         self._interactive_at = float("-inf")
         # One thread computes, always the same: torch keeps a team of threads for each thread that calls it.
@@ -93,8 +95,8 @@ class Worker:
             loop.add_signal_handler(number, self.stopping.set)
         await self.on_device(self.engine.load_production)
         self._edges = await self.on_device(lambda: self.engine.edge_capacity(self.settings.batch_edges))
-        await self._patiently(self.queue.create_groups)
-        await self._patiently(lambda: self.clock.measure(self.client))
+        await patiently(self.queue.create_groups, self.stopping)
+        await patiently(lambda: self.clock.measure(self.client), self.stopping)
         tame_collector()
         sys.setswitchinterval(SWITCH_S)
         log.info("ready", worker=self.name, device=str(self.device), models=self.engine.loaded)
@@ -153,11 +155,22 @@ class Worker:
                 continue
             typical = ahead / waiting if waiting else self.settings.batch_s / 8
             count = min(READ_AT_MOST, max(1, int(room / max(typical, 1e-4))))
+            await self._gather()
             try:
                 self.accept(await self.queue.read(lane, count, BLOCK_S))
             except (RedisError, OSError) as error:
                 log.warning("broker out of reach", error=str(error))
                 await asyncio.sleep(PAUSE_S)
+
+    async def _gather(self) -> None:
+        """While the device computes, let entries come together: reading one costs as much as reading ten.
+
+        Halfway through what is left of the batch they are read, and another worker that is free reads them at once.
+        """
+        left = (self.computing_since or 0.0) + self.predicted_s - time.monotonic()
+        if left > GATHER_S:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._free.wait(), left / 2)
 
     async def _compute_all(self, readers: Sequence[asyncio.Task[None]]) -> None:
         """Compute batches until told to stop and nothing is left to compute or to write.
@@ -218,12 +231,14 @@ class Worker:
         started, predicted = time.monotonic(), sum(map(self._price, batch))
         await self._count_attempts(batch)
         self.computing_since, self.predicted_s = started, predicted
+        self._free.clear()
         try:
             computed = await self.on_device(
                 lambda: self.engine.answer([delivery.entry for delivery in batch], prepared)
             )
         finally:
             self.computing_since = None
+            self._free.set()
         self.answered_at = time.monotonic()
         metrics.observe_batch(batch, predicted, time.monotonic() - started, self.settings.batch_s)
         if computed.out_of_memory:
@@ -263,17 +278,6 @@ class Worker:
             for delivery, _ in answers:
                 self.held.pop(delivery.place, None)
             self._results.task_done()
-
-    async def _patiently(self, action: Callable[[], Awaitable[None]]) -> None:
-        """Until the broker is there or the worker is told to stop."""
-        while not self.stopping.is_set():
-            try:
-                await action()
-            except (RedisError, OSError) as error:
-                log.warning("waiting for the broker", error=str(error))
-                await asyncio.sleep(PAUSE_S)
-            else:
-                return
 
 
 def run(settings: Settings, url: str) -> None:

@@ -65,10 +65,10 @@ class Bench:
         path = self.folder / f"{'-'.join(models)}-{attention}.jsonl"
         return path if path.exists() else write_singles(path, self.texts, models, attention)
 
-    def batches(self, models: Sequence[str]) -> Path:
+    def batches(self, models: Sequence[str], attention: str = "none") -> Path:
         """Bodies of batch requests."""
-        path = self.folder / f"{'-'.join(models)}-batch.jsonl"
-        return path if path.exists() else write_batches(path, self.texts, models)
+        path = self.folder / f"{'-'.join(models)}-{attention}-batch.jsonl"
+        return path if path.exists() else write_batches(path, self.texts, models, attention)
 
     def in_process(self, model: Model, **plan: Any) -> dict[str, Any]:
         """The pipeline without a server; see `benchmarks.load.inprocess`."""
@@ -95,9 +95,9 @@ class Bench:
         self._check(model, dict(result.documents))
         return result
 
-    def batch(self, server: Server, model: Model) -> Result:
+    def batch(self, server: Server, model: Model, attention: str = "none") -> Result:
         """Batch requests, checked; the answers counted are those of crystals."""
-        bodies = self.batches([model.name])
+        bodies = self.batches([model.name], attention)
         result = self.load.run(server.address, "/predict/batch", bodies, **self.whole_batches)
         if not result.answers:
             raise UnavailableError(f"POST /predict/batch gave no answer: {result.refused}")

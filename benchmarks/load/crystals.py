@@ -28,11 +28,12 @@ def write_singles(path: Path, some: Sequence[str], models: Sequence[str], attent
     return path
 
 
-def write_batches(path: Path, some: Sequence[str], models: Sequence[str]) -> Path:
+def write_batches(path: Path, some: Sequence[str], models: Sequence[str], attention: str = "none") -> Path:
     """Bodies of `POST /predict/batch`, one a line; ids are the crystals' indices."""
     structures = [{"id": str(index), "structure": text, "format": "cif"} for index, text in enumerate(some)]
     structures += structures[: -len(structures) % BATCH]  # the last batch is whole as well
     starts = range(0, len(structures), BATCH)
-    lines = (json.dumps({"structures": structures[start : start + BATCH], "models": models}) for start in starts)
+    wanted = {"models": models, "attention": attention}
+    lines = (json.dumps({"structures": structures[start : start + BATCH]} | wanted) for start in starts)
     path.write_text("\n".join(lines), encoding="utf-8")
     return path

@@ -11,6 +11,7 @@ from benchmarks.load.driver import Helper, Result
 from benchmarks.load.servers import ENVIRONMENT, Server, rival, service
 
 BATCHES_TRIED = (64, 128, 256)
+ATTENTION = {"": "none", "_with_attention": "global"}
 # LitServe: batch size, timeout in seconds, workers. In the whole run the best of each column in turn; else the first.
 FIRST = (64, 0.005, 1)
 COLUMNS: tuple[tuple[float, ...], ...] = ((32, 128), (0.0, 0.001, 0.02), (2,))
@@ -36,19 +37,17 @@ def against_pipeline(bench: Bench, server: Server, model: Model) -> dict[str, An
 
     refused: dict[str, dict[str, int]] = {}
     p99: dict[str, float | None] = {}
-    sides: dict[str, Callable[[], float]] = {
-        "in_process": in_process,
-        "single": lambda: counted("single", lambda: bench.single(server, model)),
-        "single_with_attention": lambda: counted(
-            "single_with_attention", lambda: bench.single(server, model, "global")
-        ),
-        "batch": lambda: counted("batch", lambda: bench.batch(server, model), BATCH),
-    }
+    sides: dict[str, Callable[[], float]] = {"in_process": in_process}
+    # Batches before single requests: within a second and a half of these the worker keeps bulk work short.
+    for name, attention in ATTENTION.items():
+        sides[f"batch{name}"] = partial(counted, f"batch{name}", partial(bench.batch, server, model, attention), BATCH)
+    for name, attention in ATTENTION.items():
+        sides[f"single{name}"] = partial(counted, f"single{name}", partial(bench.single, server, model, attention))
     missing = {}
     try:
         sides["batch"]()
     except UnavailableError as error:
-        del sides["batch"]
+        sides = {name: run for name, run in sides.items() if not name.startswith("batch")}
         missing["batch_ratio"] = str(error)
     rates = interleaved(sides, bench.rounds)
     report: dict[str, Any] = {

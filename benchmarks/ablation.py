@@ -1,0 +1,119 @@
+"""What each part of the default configuration brings: networks without it, over seeds, on rows that no training saw.
+
+    [DEEPERGATGNN_DATA=...] python -m benchmarks.ablation [--quick] [--set NAME] [--target KEY ...] [--variant NAME ...]
+                                                          [--seeds COUNT] [--runs FOLDER]
+
+Random split with seed 0. Errors are mean absolute ones in the column's own unit on the rows of validation and
+calibration; the test part is not touched. Each variant is trained from every seed; the spread is the standard
+deviation over them, and what differs by less is a tie. With `--runs` an interrupted benchmark goes on. The last line is
+one JSON object: for each variant the errors (mean, spread) and that of the averaged networks, by target.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.timing import parser
+from deepergatgnn.batch import collate, cut, edges_at_once
+from deepergatgnn.intervals import unscale
+from deepergatgnn.network import DeeperGATGNN
+from model_store import ModelStore
+from training.assembly import Assembly, assemble
+from training.config import TrainingConfig
+from training.run import train_members
+
+Options = Mapping[str, Mapping[str, object]]
+
+# Each differs from the defaults in one thing, but for the last.
+VARIANTS: Final[dict[str, Options]] = {
+    "defaults": {},
+    "no angles": {"graph": {"angles": 0}},
+    "nearest neighbours, no whole shells": {"graph": {"shell_tolerance": 0.0}},
+    "one layer": {"network": {"layers": 1}},
+    "ten layers": {"network": {"layers": 10}},
+    "twenty layers": {"network": {"layers": 20}},
+    "no skips": {"network": {"skip": False}},
+    "no group normalization": {"network": {"normalization": "none"}},
+    "no dropout": {"network": {"dropout": 0.0}},
+    "no spread head": {"network": {"spread": False}},
+    "no averaged weights": {"optimization": {"ema": 0.0}},
+    "plateau schedule": {"optimization": {"schedule": "plateau"}},
+    "squared error": {"optimization": {"loss": "mse"}},
+    "the paper's network": {
+        "graph": {"angles": 0},
+        "network": {"layers": 20, "dropout": 0.0, "spread": False},
+        "optimization": {"schedule": "plateau", "learning_rate": 5e-3, "batch_size": 100, "ema": 0.0},
+    },
+}
+
+
+def configuration(variant: str, data: str, keys: Sequence[str], seeds: int, epochs: int | None) -> TrainingConfig:
+    """The default configuration but for what the variant changes; a member for each seed."""
+    document: dict[str, Any] = {
+        "name": variant.replace(",", "").replace("'", "").replace(" ", "-"),
+        "data": data,
+        "targets": [{"model": f"target-{index}", "key": key, "unit": "?"} for index, key in enumerate(keys)],
+        "members": seeds,
+    }
+    document |= {section: dict(options) for section, options in VARIANTS[variant].items()}
+    if epochs:
+        document["optimization"] = document.get("optimization", {}) | {"epochs": epochs}
+    return TrainingConfig.model_validate(document)
+
+
+@torch.inference_mode()
+def predicted(network: DeeperGATGNN, assembly: Assembly, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Targets of rows, standardised [n, T]."""
+    graphs = [assembly.dataset.graphs[row] for row in rows]
+    outputs = [network(collate(part)).values for part in cut(graphs, edges_at_once(torch.device("cpu")))]
+    return torch.cat(outputs).double().numpy()
+
+
+def train_variant(config: TrainingConfig, runs: Path) -> dict[str, object]:
+    """Train from every seed; errors by target."""
+    assembly = assemble(config)
+    device = torch.device("cpu")
+    trained = train_members(config, assembly, ModelStore(runs), runs, device=device, report=lambda _: None)
+    rows = np.concatenate([assembly.split.validation, assembly.split.calibration])
+    said = np.stack([predicted(network.eval(), assembly, rows) for network, _ in trained])
+    found: dict[str, object] = {"rows": len(rows), "parameters": sum(p.numel() for p in trained[0][0].parameters())}
+    for index, target in enumerate(config.targets):
+        values = unscale(said[:, :, index], assembly.scalers[index])
+        truth = assembly.truth[rows, index]
+        alone = np.nanmean(np.abs(values - truth), axis=1)
+        found[target.key] = {
+            "mae": round(float(alone.mean()), 5),
+            "spread": round(float(alone.std(ddof=1)), 5) if len(alone) > 1 else None,
+            "mae_of_averaged_networks": round(float(np.nanmean(np.abs(values.mean(axis=0) - truth))), 5),
+        }
+    return found
+
+
+def main() -> None:
+    """One variant after the other."""
+    options = parser(__doc__)
+    options.add_argument("--set", default="elastic_tensor_2015", help="data set; the bundled one, if not given")
+    options.add_argument("--target", action="append", default=[], help="column to learn, repeatable")
+    options.add_argument("--variant", action="append", default=[], choices=VARIANTS, help="this one only, repeatable")
+    options.add_argument("--seeds", type=int, default=3, help="networks of each variant")
+    options.add_argument("--runs", type=Path, help="folder of run states, to go on from")
+    given = options.parse_args()
+    torch.set_num_threads(1)
+    keys = given.target or ["log10_K_VRH", "log10_G_VRH"]
+    report: dict[str, object] = {"data": given.set, "seeds": given.seeds}
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in given.variant or VARIANTS:
+            config = configuration(variant, given.set, keys, given.seeds, 2 if given.quick else None)
+            report[variant] = train_variant(config, given.runs or Path(folder))
+            print(variant, json.dumps(report[variant]), flush=True)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
