@@ -1,6 +1,6 @@
 """Real crystals, small networks and two published versions, made once and shared by the tests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,8 @@ from training.datasets import Dataset, Row, read_dataset
 from training.run import run
 
 BUNDLED = "elastic_tensor_2015"
+Files = dict[str, bytes]  # of a version
+Make = Callable[[str, str], Files]  # from its name and version
 # Sodium, body-centred cubic, primitive: one atom whose eight nearest neighbours are its own images.
 SODIUM = crystal_from_arrays(4.29 / 2 * np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]), ["Na"], [[0, 0, 0]])
 

@@ -14,20 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from deepergatgnn.batch import cut
-from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
+from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.graph import build_graph
 from tests.fixtures import BUNDLED, bundled, some_crystals, some_rows
+from tests.training.sameness import assert_same_graph, same_array
 from training.cache import CACHE_VARIABLE, cache_folder, prepare, prepared_dataset
 from training.datasets import BUNDLED as FOLDER
-from training.datasets import Dataset, read_dataset
+from training.datasets import read_dataset
 from training.featurising import CHUNK, FEATURISER_VERSION, featurise
-from training.packed import PackedGraphs, Selected, graph_sizes, join
+from training.packed import join
 from training.prepared import PreparedDataset
 from training.storage import INDEX
 
@@ -65,17 +62,6 @@ def mine(tmp_path: Path) -> str:
     rows[11]["fold"] = 3
     rows[12]["note"] = {"by": ["hand", None, 1e300]}
     return written(tmp_path, rows)
-
-
-def same_array(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-
-
-def assert_same_graph(one: CrystalGraph, other: CrystalGraph) -> None:
-    for name, value in vars(other).items():
-        found = getattr(one, name)
-        assert type(found) is type(value), name
-        assert same_array(found, value) if isinstance(value, np.ndarray) else found == value, name
 
 
 def assert_same(one: PreparedDataset, other: PreparedDataset) -> None:
@@ -308,43 +294,3 @@ def test_the_featuriser_still_makes_the_graphs_of_its_version() -> None:
         whole.update(arrays[key].tobytes())
     assert (FEATURISER_VERSION, whole.hexdigest()[:16]) == (1, "9890e2a812243744")
     assert float(arrays["distances"].sum(dtype=np.float64)) == pytest.approx(1534.0923, rel=1e-6)
-
-
-PREPARED = prepare(Dataset("some", "", some_rows(12), ()), CONFIG)
-
-
-@given(st.lists(st.lists(st.integers(0, 11), max_size=8), max_size=4), st.data())
-def test_a_selection_is_the_list_of_what_it_selects(parts: list[list[int]], data: st.DataObject) -> None:
-    chosen = [Selected([PREPARED.graphs], np.array(part, dtype=np.int64)) for part in parts]
-    flat = [PREPARED.graphs[row] for part in parts for row in part]
-    rows = data.draw(st.lists(st.integers(0, len(flat) - 1))) if flat else []
-    selected = Selected(chosen, np.array(rows, dtype=np.int64))
-    assert len(selected) == len(rows)
-    for found, row in zip(selected, rows, strict=True):
-        assert_same_graph(found, flat[row])
-    nodes, links = graph_sizes(selected)
-    assert nodes.tolist() == [flat[row].n_nodes for row in rows]
-    assert links.tolist() == [flat[row].n_links for row in rows]
-    assert [len(part) for part in cut(selected, 100)] == [len(part) for part in cut([flat[row] for row in rows], 100)]
-
-
-def test_graphs_are_indexed_as_a_list_is() -> None:
-    graphs, plain = PREPARED.graphs, list(PREPARED.graphs)
-    assert isinstance(graphs, PackedGraphs)
-    assert_same_graph(graphs[-1], plain[11])
-    assert [graph.n_links for graph in graphs[2:-1:3]] == [graph.n_links for graph in plain[2:-1:3]]
-    for index in (12, -13):
-        with pytest.raises(IndexError):
-            graphs[index]
-    sizes = graph_sizes(graphs), graph_sizes(plain)
-    assert [each.tolist() for each in sizes[0]] == [each.tolist() for each in sizes[1]]
-    assert graph_sizes([])[0].shape == (0,)
-
-
-def test_some_rows_of_a_set_are_those_rows() -> None:
-    rows = np.array([7, 0, 7])
-    taken = PREPARED.take(rows)
-    assert list(taken.ids) == [PREPARED.ids[row] for row in rows]
-    assert list(taken.cells) == [PREPARED.cells[row] for row in rows]
-    assert [graph.n_links for graph in taken.graphs] == [PREPARED.graphs[row].n_links for row in rows]
-    np.testing.assert_array_equal(taken.values(["log10_K_VRH"]), PREPARED.values(["log10_K_VRH"])[rows])

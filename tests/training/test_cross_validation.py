@@ -5,92 +5,26 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from typer.testing import CliRunner
 
 from commands.main import app
-from deepergatgnn.errors import ConfigError
 from model_store import ModelStore
 from tests.conftest import COMMAND, ROOT
-from training.assembly import assemble
-from training.config import TrainingConfig
-from training.cross_validated import SUMMARY, configuration_digest, cross_validated_figures, read_predictions
+from tests.training.validated import CPU, ROWS, Validated, configuration, document
+from training.cross_validated import SUMMARY, cross_validated_figures
 from training.cross_validation import FIGURES, MATBENCH, RESULT, cross_validate
 from training.datasets import BUNDLED
-from training.folds import plan_folds
 from training.loop import Epoch
 from training.matbench import official_folds, official_ids
 from training.run import run
-from training.run_folder import held, write_whole
 
-CPU = torch.device("cpu")
-ROWS = 90
-
-
-def write_data(path: Path) -> str:
-    """Some rows of the bundled set, with two columns of folds and one that is no fold."""
-    with gzip.open(BUNDLED / "elastic_tensor_2015.jsonl.gz", "rt", encoding="utf-8") as lines:
-        documents = [json.loads(line) for line, _ in zip(lines, range(ROWS), strict=False)]
-    for number, document in enumerate(documents):
-        document |= {"fold": number % 3, "other": None if number % 5 == 0 else (number + 1) % 3}
-        document |= {"side": "left" if number % 2 else "right", "same": 1 if number % 2 else None, "half": number / 2}
-    path.write_text("".join(json.dumps(document) + "\n" for document in documents), "utf-8")
-    return str(path)
-
-
-def document(data: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "name": "small",
-        "data": data,
-        "targets": [{"model": "bulk", "key": "log10_K_VRH", "unit": "log10(GPa)"}],
-        "split": {"folds": 3, "validation_fraction": 0.2, "calibration_fraction": 0.2},
-        "network": {"layers": 1, "channels": 8, "heads": 2, "groups": 2},
-        "optimization": {"epochs": 2, "batch_size": 16},
-    } | changes
-
-
-def configuration(data: str, **changes: Any) -> TrainingConfig:
-    return TrainingConfig.model_validate(document(data, **changes))
-
-
-@dataclass(frozen=True)
-class Validated:
-    data: str
-    config: TrainingConfig
-    runs: Path
-    store: ModelStore
-    summary: dict[str, Any]
-    epochs: list[Epoch]
-
-    def predictions(self, fold: str) -> list[dict[str, Any]]:
-        return read_predictions(self.runs / "small" / fold / "predictions-bulk.csv.gz")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The order of sums, and with it the last bits, follows the number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def validated(tmp_path_factory: pytest.TempPathFactory) -> Validated:
-    """A whole cross-validation of three folds; read it, never write it."""
-    folder = tmp_path_factory.mktemp("validated")
-    data = write_data(folder / "data.jsonl")
-    config, store, epochs = configuration(data), ModelStore(folder / "store"), list[Epoch]()
-    summary = cross_validate(config, store, folder / "runs", device=CPU, report=epochs.append)
-    return Validated(data, config, folder / "runs", store, summary, epochs)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def without_seconds(summary: dict[str, Any]) -> dict[str, Any]:
@@ -213,65 +147,6 @@ def test_a_fold_without_its_predictions_is_not_finished(validated: Validated, tm
     assert without_seconds(again) == without_seconds(summary)
 
 
-def planned(data: str, **split: Any) -> list[tuple[str, TrainingConfig]]:
-    config = configuration(data, split=split, seed=7)
-    return [(fold.name, fold.config) for fold in plan_folds(config, lambda: assemble(config))]
-
-
-def test_official_folds_are_all_values_of_their_columns(validated: Validated) -> None:
-    folds = planned(validated.data, test_field="fold", test_fold=1)
-    assert [(name, config.split.test_fold) for name, config in folds] == [("fold-0", 0), ("fold-1", 1), ("fold-2", 2)]
-    both = planned(validated.data, test_field=["fold", "other"], test_fold=1)
-    assert [config.split.test_fold for _, config in both] == [0, 1, 2]
-    # Text could be anything and is no name of a folder.
-    sides = planned(validated.data, test_field="side", test_fold="left")
-    assert [(name, config.split.test_fold) for name, config in sides] == [("fold-0", "left"), ("fold-1", "right")]
-
-
-def test_seeds_draw_other_splits_and_begin_with_the_runs_own(validated: Validated) -> None:
-    folds = planned(validated.data, seeds=3)
-    assert [(name, config.seed) for name, config in folds] == [("seed-7", 7), ("seed-8", 8), ("seed-9", 9)]
-    tests = [tuple(assemble(config).split.test) for _, config in folds]
-    assert len(set(tests)) == 3
-
-
-def test_members_of_one_seed_are_not_those_of_the_next(validated: Validated) -> None:
-    config = configuration(validated.data, split={"seeds": 2}, members=3)
-    assert [fold.config.seed for fold in plan_folds(config, lambda: assemble(config))] == [0, 3]
-
-
-def test_five_folds_if_nothing_is_said(validated: Validated) -> None:
-    folds = planned(validated.data)
-    assert [(config.split.folds, config.split.fold) for _, config in folds] == [(5, fold) for fold in range(5)]
-
-
-@pytest.mark.parametrize(
-    ("split", "reason"),
-    [
-        ({"lists": {"train": ["a"], "test": ["b"]}}, "lists is a single split"),
-        ({"test_field": "same", "test_fold": 1}, "has only the value 1: nothing is left"),
-        ({"test_field": "half", "test_fold": 1}, r"has the value 0\.0"),
-    ],
-)
-def test_what_cannot_be_cross_validated_is_refused(validated: Validated, split: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        planned(validated.data, **split)
-
-
-def test_the_digest_is_of_all_that_the_folds_have_in_common(validated: Validated) -> None:
-    config = validated.config
-    same = [
-        config.model_copy(update={"seed": 5, "name": "other"}),
-        config.model_copy(update={"split": config.split.model_copy(update={"fold": 2})}),
-        config.model_copy(update={"split": config.split.model_copy(update={"folds": None})}),
-    ]
-    assert {configuration_digest(each) for each in same} == {configuration_digest(config)}
-    longer = configuration(validated.data, optimization={"epochs": 3, "batch_size": 16})
-    by_formula = config.split.model_copy(update={"by": "formula"})
-    assert configuration_digest(longer) != configuration_digest(config)
-    assert configuration_digest(config.model_copy(update={"split": by_formula})) != configuration_digest(config)
-
-
 def test_a_later_run_carries_the_figures_on_its_card(validated: Validated) -> None:
     store = ModelStore(validated.runs / "later")
     later = validated.config.model_copy(update={"seed": 11})
@@ -323,24 +198,6 @@ def test_a_whole_task_of_matbench_gives_its_record(tmp_path: Path, caplog: pytes
     cross_validate(part, ModelStore(tmp_path), tmp_path, device=CPU, report=lambda _: None)
     assert not (tmp_path / "part" / MATBENCH).exists()
     assert "Matbench takes whole folds only" in caplog.text
-
-
-def test_a_folder_is_held_by_one_process_and_let_go(tmp_path: Path) -> None:
-    with held(tmp_path), pytest.raises(ConfigError, match="another process works in"), held(tmp_path):
-        pass
-    with held(tmp_path):
-        pass
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "file"
-    write_whole(path, b"old")
-    with pytest.raises(TypeError):
-        write_whole(path, "no bytes")  # type: ignore[arg-type]
-    assert path.read_bytes() == b"old"
-    write_whole(path, b"new")
-    assert [each.name for each in path.parent.iterdir()] == ["file"]
-    assert path.read_bytes() == b"new"
 
 
 def test_the_command_prints_a_table_of_folds(validated: Validated, tmp_path: Path) -> None:

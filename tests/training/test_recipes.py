@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from model_store import ModelStore
-from tests.training.test_cross_validation import write_data
-from tests.training.test_splits import dataset
+from tests.training.rows import dataset
+from tests.training.validated import write_data
 from training.assembly import assemble
 from training.config import TrainingConfig, read_config
 from training.cross_validation import cross_validate

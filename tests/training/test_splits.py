@@ -1,12 +1,8 @@
 """Parting rows: disjoint, whole, repeatable; and what the parts share is said."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from hashlib import sha256
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.errors import ConfigError
 from tests.fixtures import bundled
-from training.prepared import PreparedDataset, Refusal
+from tests.training.rows import dataset, first, parts
 from training.split_config import SplitConfig
 from training.splits import (
     PARTS,
-    Split,
     chemical_system,
     describe_split,
     split_rows,
@@ -54,35 +48,6 @@ DRAWN: list[tuple[dict[str, Any], int, str]] = [
     ({"test_field": ("space_group",), "test_fold": 225, "by": "formula"}, 0, "e312cd888ceeceac"),
     ({"test_field": ("space_group",), "test_fold": 225, "by": "formula"}, 1, "1c76b33a64ca5cfa"),
 ]
-
-
-@cache
-def dataset() -> PreparedDataset:
-    """The bundled set as the loop has it, but for the graphs, which no split looks at."""
-    rows = bundled().rows
-    return PreparedDataset(
-        name=bundled().name,
-        sha256=bundled().sha256,
-        graph=GraphConfig(),
-        ids=[row.id for row in rows],
-        formulas=[row.crystal.reduced_formula for row in rows],
-        columns={},
-        fields={"space_group": [row.fields["space_group"] for row in rows]},
-        graphs=[],
-        cells=[],
-        refused=(),
-    )
-
-
-def first(count: int) -> PreparedDataset:
-    """Its first rows."""
-    whole = dataset()
-    fields = {name: column[:count] for name, column in whole.fields.items()}
-    return replace(whole, ids=whole.ids[:count], formulas=whole.formulas[:count], fields=fields)
-
-
-def parts(split: Split) -> list[list[int]]:
-    return [getattr(split, name).tolist() for name in PARTS]
 
 
 def formulas(rows: list[int]) -> set[str]:
@@ -251,85 +216,6 @@ def test_no_part_depends_on_the_values() -> None:
         assert parts(split_rows(known, config, 0)) == parts(split_rows(dataset(), config, 0))
 
 
-def given_lists(**changes: list[str]) -> dict[str, list[str]]:
-    ids = list(dataset().ids)
-    return {"train": ids[:60], "validation": ids[60:70], "calibration": ids[70:80], "test": ids[80:100]} | changes
-
-
-def listed(lists: Mapping[str, Any]) -> SplitConfig:
-    return SplitConfig.model_validate({"lists": lists})
-
-
-def test_given_lists_are_the_parts_whatever_the_seed_and_the_order() -> None:
-    lists = given_lists()
-    lists["test"] = lists["test"][::-1]
-    split = split_rows(dataset(), listed(lists), seed=7)
-    assert parts(split) == [list(range(60)), list(range(60, 70)), list(range(70, 80)), list(range(80, 100))]
-    assert describe_split(dataset(), split)["rows_left_out"] == len(dataset()) - 100
-
-
-def test_parts_that_the_lists_do_not_give_are_drawn_from_the_training_part() -> None:
-    lists = given_lists()
-    del lists["calibration"]
-    config = SplitConfig.model_validate({"lists": lists, "calibration_rows": 12})
-    split = split_rows(dataset(), config, seed=0)
-    assert split.validation.tolist() == list(range(60, 70))
-    assert len(split.calibration) == 12
-    assert sorted([*split.train, *split.calibration]) == list(range(60))
-    assert parts(split) != parts(split_rows(dataset(), config, seed=1))
-
-
-def test_lists_may_be_a_file_whose_digest_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "lists.json"
-    path.write_text(json.dumps(given_lists()), "utf-8")
-    config = SplitConfig.model_validate({"lists": str(path)})
-    assert config.lists_sha256 == sha256(path.read_bytes()).hexdigest()
-    assert parts(split_rows(dataset(), config, 0)) == parts(split_rows(dataset(), listed(given_lists()), 0))
-    assert SplitConfig.model_validate(config.model_dump(mode="json")) == config
-    path.write_text(json.dumps(given_lists(test=list(dataset().ids[80:99]))), "utf-8")
-    with pytest.raises(ConfigError, match="is not the file it was"):
-        split_rows(dataset(), config, 0)
-
-
-def test_an_id_that_no_row_has_is_refused() -> None:
-    with pytest.raises(ConfigError, match="has no row 'mp-none'"):
-        split_rows(dataset(), listed(given_lists(validation=["mp-none"])), 0)
-    many = [f"mp-none-{number}" for number in range(5)]
-    with pytest.raises(ConfigError, match="'mp-none-2' and 2 more"):
-        split_rows(dataset(), listed(given_lists(validation=many)), 0)
-
-
-def test_an_id_whose_row_was_refused_is_passed_over() -> None:
-    broken = replace(dataset(), refused=(Refusal("mp-broken", "bad_cell", "flat"),))
-    lists = given_lists()
-    lists["test"] = [*lists["test"], "mp-broken"]
-    assert split_rows(broken, listed(lists), 0).sizes()["test"] == 20
-
-
-def test_an_id_in_two_parts_is_refused() -> None:
-    twice = str(dataset().ids[3])
-    with pytest.raises(ConfigError, match=f"'{twice}' is in the parts train and test"):
-        split_rows(dataset(), listed(given_lists(test=[twice])), 0)
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("{", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
-        ('{"train": ["a"]}', "test"),
-        ('{"train": ["a"], "test": []}', "test"),
-        ('{"train": ["a"], "test": ["b"], "tset": []}', "tset"),
-        ("[]", "file"),
-    ],
-)
-def test_a_file_that_holds_no_lists_is_refused(tmp_path: Path, content: str, reason: str) -> None:
-    path = tmp_path / "lists.json"
-    path.write_text(content, "utf-8")
-    with pytest.raises(ConfigError, match=rf"lists\.json.*{reason}"):
-        split_rows(dataset(), SplitConfig.model_validate({"lists": str(path)}), 0)
-
-
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -362,4 +248,3 @@ def test_the_record_has_what_decided_and_no_more() -> None:
     assert "test_fraction" not in CONFIGS["official"].record()
     assert CONFIGS["fold"].record().items() >= {"folds": 5, "fold": 2}.items()
     assert CONFIGS["numbers of rows"].record().keys() == {"test_rows", "validation_rows", "calibration_rows", "by"}
-    assert "lists" not in listed(given_lists()).record()

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from commands.main import app
 from deepergatgnn.errors import ConfigError
 from model_store import ModelStore
-from tests.training.test_cross_validation import document, one_thread, write_data
+from tests.training.validated import document, write_data
 from training.assembly import assemble
 from training.config import TrainingConfig, read_config
 from training.loop import Epoch
@@ -24,7 +24,8 @@ from training.state import TrainingError
 from training.sweep import BEST, RESULT, STORAGE, Trial, sweep
 from training.sweep_config import SweepConfig, read_sweep, with_parameters
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 PARAMETERS: dict[str, Any] = {
     "optimization.learning_rate": {"low": 1.0e-4, "high": 1.0e-1, "log": True},
