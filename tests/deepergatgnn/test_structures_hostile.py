@@ -16,6 +16,7 @@ from pymatgen.io.vasp.inputs import Poscar
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import Crystal, crystal_from_arrays, crystal_to_pymatgen, read_structure
+from fuzz.hostile import cif, operators, poscar
 
 ROWS = Path(__file__).parents[2] / "training" / "examples" / "elastic_tensor_2015.jsonl.gz"
 # A folder of real files to read as well, whatever their format.
@@ -47,22 +48,6 @@ def write_texts(rows: list[dict[str, Any]]) -> list[str]:
 TEXTS = load_texts()
 
 
-def cif(a: str = "5", extra: str = "", atoms: str = "Fe1 0 0 0\n") -> str:
-    return (
-        f"data_x\n_cell_length_a {a}\n_cell_length_b 5\n_cell_length_c 5\n_cell_angle_alpha 90\n_cell_angle_beta 90\n"
-        f"_cell_angle_gamma 90\n{extra}loop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n"
-        f"_atom_site_fract_z\n{atoms}"
-    )
-
-
-def operators(count: int) -> str:
-    return "loop_\n_symmetry_equiv_pos_as_xyz\n" + "".join(f"'x+{i}/{count},y,z'\n" for i in range(count))
-
-
-def poscar(scale: str = "5", count: str = "1") -> str:
-    return f"x\n{scale}\n1 0 0\n0 1 0\n0 0 1\nFe\n{count}\nDirect\n0 0 0\n"
-
-
 def sites(count: int) -> str:
     return "".join(f"Fe{i} 0.{i:03d} 0 0\n" for i in range(count))
 
@@ -76,7 +61,7 @@ HOSTILE: dict[str, tuple[str, Any]] = {
     "a power tower": ("magnetic_cif", cif(extra="_space_group_magn.transform_BNS_Pp_abc 'a,b,c;9**9**9**9,0,0'\n")),
     "a far origin": ("magnetic_cif", cif(extra="_space_group_magn.transform_BNS_Pp_abc 'a,b,c;1e99999999,0,0'\n")),
     "977 operators": ("unreadable", cif(extra=operators(977), atoms=sites(20))),
-    "192 operators and 500 sites": ("too_many_atoms", cif("50", operators(192), sites(500))),
+    "192 operators and 500 sites": ("too_many_atoms", cif("50", extra=operators(192), atoms=sites(500))),
     "an operator of 100,000 digits": ("unreadable", cif(extra=f"_symmetry_equiv_pos_as_xyz '{'1' * 100_000},y,z'\n")),
     "two million blank lines": ("bad_cell", "data_x\n" + "\n" * 2_000_000 + "_cell_length_a 5\n_atom_site_fract_x 0"),
     "a line of quotes": ("unreadable", cif() + "'x " * 500_000),
