@@ -3,6 +3,7 @@
 Under overload most requests are refused, and the less a refusal costs, the more is left for those that are let in.
 """
 
+import time
 from typing import Any
 
 import orjson
@@ -20,6 +21,7 @@ LANES: dict[str, Lane] = {"/predict": "interactive", "/predict/batch": "bulk"}
 COMMON = {
     path: [(name.lower().encode(), value.encode()) for name, value in headers_for(path).items()] for path in LANES
 }
+LOGGED = 50  # refusals a second
 log = structlog.get_logger("api")
 
 
@@ -33,6 +35,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, state: Any) -> None:
         self.app, self._state = app, state
+        self._second, self._refused = 0, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it: 503 not ready, 429 too much is waiting."""
@@ -41,12 +44,22 @@ class Gate:
             try:
                 self._state.parts.dispatcher.check(lane)
             except ServiceError as error:
-                await _refuse(scope, send, counted(error))
+                await _refuse(scope, send, counted(error), logged=self.worth_a_line())
                 return
         await self.app(scope, receive, send)
 
+    def worth_a_line(self) -> bool:
+        """Whether a refusal of now is one of the first of its second; the others are counted, a log of each costs."""
+        second = int(time.monotonic())
+        if second != self._second:
+            if self._refused > LOGGED:
+                log.warning("more refusals than lines", refused=self._refused, logged=LOGGED)
+            self._second, self._refused = second, 0
+        self._refused += 1
+        return self._refused <= LOGGED
 
-async def _refuse(scope: Scope, send: Send, error: ServiceError) -> None:
+
+async def _refuse(scope: Scope, send: Send, error: ServiceError, *, logged: bool) -> None:
     """The same answer as `errors.problem` would give within the application, by hand."""
     path, request_id = scope["path"], request_id_of(Headers(scope=scope))
     content = orjson.dumps(problem_document(error.status, error.code, error.detail, request_id))
@@ -58,6 +71,7 @@ async def _refuse(scope: Scope, send: Send, error: ServiceError) -> None:
     }
     headers = [*((name.lower().encode(), value.encode()) for name, value in own.items()), *COMMON[path]]
     metrics.REQUESTS.labels(path, str(error.status)).inc()
-    log.info("request", request_id=request_id, method=scope["method"], route=path, status=error.status)
+    if logged:
+        log.info("request", request_id=request_id, method=scope["method"], route=path, status=error.status)
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})

@@ -1,15 +1,21 @@
 """Who is let in: seconds of work, lanes, the measured speed, other replicas, and every second given back."""
 
+import time
+
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from service import admission as module
 from service.admission import Admission, Ticket
 from service.cost import Cost
 from service.entries import Lane
 from service.errors import ServiceError
+from service.gate import LOGGED, Gate
 from service.settings import Settings
+from tests.conftest import until
 
 COSTS = {"m@1.0.0": Cost(0.0, 0.0, 0.1, 0.0)}  # 0.1 s a crystal
 
@@ -112,3 +118,14 @@ def test_every_second_that_was_counted_is_given_back(requests: list[tuple[Lane, 
                         ticket.answered(0.1 * number)
     assert made.here == pytest.approx({"interactive": 0.0, "bulk": 0.0}, abs=1e-9)
     assert made.crystals == 0
+
+
+def test_of_many_refusals_a_few_are_logged_and_the_others_counted() -> None:
+    gate = Gate(FastAPI(), None)
+    until(lambda: time.monotonic() % 1 < 0.5, "a second has begun")
+    assert [gate.worth_a_line() for _ in range(3 * LOGGED)] == [True] * LOGGED + [False] * 2 * LOGGED
+    until(lambda: time.monotonic() % 1 > 0.9, "it ends")
+    until(lambda: time.monotonic() % 1 < 0.5, "the next has begun")
+    with capture_logs() as logs:
+        assert gate.worth_a_line()
+    assert [line["refused"] for line in logs] == [3 * LOGGED]
