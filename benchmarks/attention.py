@@ -4,17 +4,20 @@
 
 For crystals of the test part of every shipped version (of the bundled set, where the version's own data are not here)
 of at least two elements, information is taken from a growing share of the atoms, those of the largest weights first,
-of the smallest first, or in random order, and the change of the prediction is averaged. Three ways to take it:
-`element` gives the atoms the mean embedding in place of their elements', all messages stay; `atom` removes the nodes
-and their edges from the graph (fidelity, Yuan et al., arXiv:2012.15445); `readout` leaves them out of the last
-weighted sum alone, so that only the pooling is asked. And the attention of each atom is compared with its integrated
-gradient (Sundararajan et al., arXiv:1703.01365) along the path from the mean embedding to its own.
+of the smallest first, or in random order, and the change of the prediction is averaged. Four ways to take it:
+`element` gives the atoms an embedding that is the mean over the elements, each of which counts once, in place of their
+own, all messages stay; `average atom` gives them the mean over all atoms, in oxides nearly that of oxygen, so that
+oxygens lose little; `atom` removes the nodes and their edges from the graph (fidelity, Yuan et al.,
+arXiv:2012.15445); `readout` leaves them out of the last weighted sum alone, so that only the pooling is asked. And the
+attention of each atom is compared with its integrated gradient (Sundararajan et al., arXiv:1703.01365) along the path
+from the mean over the elements to its own embedding.
 The last line is one JSON object.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -38,7 +41,7 @@ from training.datasets import Dataset, read_dataset
 BUNDLED = "elastic_tensor_2015"
 CRYSTALS, DRAWS, STEPS = 200, 5, 32
 SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)
-WAYS = ("element", "atom", "readout")
+WAYS = ("element", "average atom", "atom", "readout")
 ORDERS = ("largest first", "smallest first", "random")
 
 
@@ -66,7 +69,7 @@ def _test_rows(dataset: Dataset, config: TrainingConfig) -> Sequence[object]:
 def deletion(network: DeeperGATGNN, graphs: Sequence[CrystalGraph], seed: int) -> dict[str, dict[str, list[float]]]:
     """Mean |change of the output|, in standard deviations of the targets, by way, order and share of the atoms."""
     generator = np.random.default_rng(seed)
-    mean = _mean_embedding(network, graphs)
+    blanks = _blank_embeddings(network, graphs)
     changes: dict[str, dict[str, list[NDArray[np.float64]]]] = {way: {order: [] for order in ORDERS} for way in WAYS}
     for graph in graphs:
         batch = collate([graph])
@@ -78,7 +81,7 @@ def deletion(network: DeeperGATGNN, graphs: Sequence[CrystalGraph], seed: int) -
             "smallest first": [np.lexsort((ties, weights))],
             "random": [generator.permutation(len(weights)) for _ in range(DRAWS)],
         }
-        for way, without in zip(WAYS, _ways(network, graph, mean), strict=True):
+        for way, without in zip(WAYS, _ways(network, graph, blanks), strict=True):
             for order in ORDERS:
                 curves = [
                     [abs(without(draw[:count]) - float(whole.values)) for count in _counts(len(draw))]
@@ -96,7 +99,9 @@ def _counts(n_atoms: int) -> list[int]:
     return [min(n_atoms - 1, max(1, round(share * n_atoms))) for share in SHARES]
 
 
-def _ways(network: DeeperGATGNN, graph: CrystalGraph, mean: Tensor) -> tuple[Callable[[NDArray[np.int64]], float], ...]:
+def _ways(
+    network: DeeperGATGNN, graph: CrystalGraph, blanks: tuple[Tensor, Tensor]
+) -> tuple[Callable[[NDArray[np.int64]], float], ...]:
     """Functions from atoms to the output without them, in the order of `WAYS`."""
     batch = collate([graph])
     x = network.embed(batch)
@@ -105,9 +110,9 @@ def _ways(network: DeeperGATGNN, graph: CrystalGraph, mean: Tensor) -> tuple[Cal
     weights = network.propagate(x, batch).attention
     hook.remove()
 
-    def element(gone: NDArray[np.int64]) -> float:
+    def blanked(blank: Tensor, gone: NDArray[np.int64]) -> float:
         changed = x.clone()
-        changed[gone] = mean
+        changed[gone] = blank
         return float(network.propagate(changed, batch).values)
 
     def atom(gone: NDArray[np.int64]) -> float:
@@ -119,7 +124,7 @@ def _ways(network: DeeperGATGNN, graph: CrystalGraph, mean: Tensor) -> tuple[Cal
         vector = (left / left.sum()) @ seen["last"]
         return float(network.head(F.softplus(network.hidden(vector))))
 
-    return element, atom, readout
+    return *(partial(blanked, blank) for blank in blanks), atom, readout
 
 
 def _without(graph: CrystalGraph, gone: NDArray[np.int64]) -> CrystalGraph:
@@ -144,25 +149,29 @@ def integrated_gradients(network: DeeperGATGNN, graphs: Sequence[CrystalGraph]) 
 
     Crystals of which all atoms are equal have none and are left out.
     """
-    mean, found = _mean_embedding(network, graphs), []
+    (blank, _), found = _blank_embeddings(network, graphs), list[float]()
     for graph in graphs:
         batch = collate([graph])
         with torch.no_grad():
             x, weights = network.embed(batch), network(batch).attention.numpy()
         total = torch.zeros_like(x)
         for step in range(STEPS):
-            at = (mean + (step + 0.5) / STEPS * (x - mean)).requires_grad_()
+            at = (blank + (step + 0.5) / STEPS * (x - blank)).requires_grad_()
             [gradient] = torch.autograd.grad(network.propagate(at, batch).values.sum(), at)
             total += gradient / STEPS
-        attribution = (total * (x - mean)).sum(dim=-1).abs().numpy()
+        attribution = (total * (x - blank)).sum(dim=-1).abs().numpy()
         if np.ptp(weights.round(5)) > 0 and np.ptp(attribution.round(6)) > 0:
             found.append(float(spearmanr(weights.round(5), attribution.round(6)).statistic))
     return round(float(np.mean(found)), 3), round(float(np.median(found)), 3)
 
 
 @torch.no_grad()
-def _mean_embedding(network: DeeperGATGNN, graphs: Sequence[CrystalGraph]) -> Tensor:
-    return torch.cat([network.embed(collate([graph])) for graph in graphs]).mean(dim=0)
+def _blank_embeddings(network: DeeperGATGNN, graphs: Sequence[CrystalGraph]) -> tuple[Tensor, Tensor]:
+    """Means of the embeddings over the elements, each of which counts once, and over the atoms."""
+    embedded = torch.cat([network.embed(collate([graph])) for graph in graphs])
+    elements = np.concatenate([graph.atomic_numbers for graph in graphs])
+    of_elements = [embedded[torch.from_numpy(elements == number)].mean(dim=0) for number in np.unique(elements)]
+    return torch.stack(of_elements).mean(dim=0), embedded.mean(dim=0)
 
 
 def main() -> None:
