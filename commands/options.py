@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepergatgnn.errors import ConfigError
 from model_store import ModelStore
 
 if TYPE_CHECKING:
@@ -28,18 +27,11 @@ def open_store(folder: Path | None) -> ModelStore:
 
 
 def device_named(name: str) -> "torch.device":
-    """A device that exists; `auto` takes a GPU where there is one.
+    """The device of an option; torch is imported only now, so that `--help` does not wait for it.
 
     Raises:
         ConfigError: if there is no such device.
     """
-    import torch
+    from deepergatgnn import device
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
-    return device
+    return device.device_named(name)

@@ -261,13 +261,6 @@ class Engine:
         return predictor
 
 
-def device_named(name: str) -> torch.device:
-    """The device of the settings: auto, cpu, cuda or cuda:N."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
 def _wanted(entries: Sequence[Entry]) -> dict[str, tuple[int, ...]]:
     """The entries, by their places, that want each version."""
     references = dict.fromkeys(reference for entry in entries for reference in entry.models)

@@ -38,3 +38,13 @@ async def patiently(action: Callable[[], Awaitable[None]], stopping: asyncio.Eve
             await asyncio.sleep(PAUSE_S)
         else:
             return
+
+
+async def first_of(arrived: asyncio.Event, *tasks: "asyncio.Task[None]", seconds: float) -> bool:
+    """Wait until an event is set or a task ends, but not for ever; whether the event is set."""
+    arrival = asyncio.create_task(arrived.wait())
+    try:
+        await asyncio.wait((arrival, *tasks), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        arrival.cancel()
+    return arrived.is_set()

@@ -23,18 +23,20 @@ import torch
 import uvloop
 from redis.exceptions import RedisError
 
+from deepergatgnn.device import device_named
+from deepergatgnn.errors import ConfigError
 from model_store import ModelStore
 from service import metrics
 from service.batching import Backlog, Budget
 from service.clock import BrokerClock
 from service.collector import tame_collector
 from service.cost import price
-from service.engine import Engine, Prepared, device_named
+from service.engine import Engine, Prepared
 from service.entries import LANES, Answer, Lane
 from service.logs import configure_logs
 from service.queue import connect
 from service.settings import Settings
-from service.tasks import PAUSE_S, ended, patiently
+from service.tasks import PAUSE_S, ended, first_of, patiently
 from service.upkeep import Upkeep
 from service.work_queue import Delivery, WorkQueue
 
@@ -182,7 +184,7 @@ class Worker:
             self._arrived.clear()
             if not self._backlog:
                 if computing is not None:
-                    await self._first_of(computing)
+                    await first_of(self._arrived, computing, seconds=BLOCK_S)
                     if computing.done():
                         computing.result()
                         computing = None
@@ -190,11 +192,11 @@ class Worker:
                     await self._results.join()
                     return
                 else:
-                    await self._first_of()
+                    await first_of(self._arrived, seconds=BLOCK_S)
                 continue
             # A batch of few costs nearly as much as one of many, and who screens does not wait for this one.
             linger = self._backlog.may_fill(self._budget) and not self.stopping.is_set()
-            if linger and await self._first_of(seconds=LINGER_S):
+            if linger and await first_of(self._arrived, seconds=LINGER_S):
                 continue
             batch = self._live(self._backlog.take(self._budget))
             self._room.set()
@@ -206,15 +208,6 @@ class Worker:
             if not self._prefetch:
                 await computing
                 computing = None
-
-    async def _first_of(self, *tasks: asyncio.Task[None], seconds: float = BLOCK_S) -> bool:
-        """Wait until something arrives or a task ends, but not for ever; whether something arrived."""
-        arrival = asyncio.create_task(self._arrived.wait())
-        try:
-            await asyncio.wait((arrival, *tasks), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            arrival.cancel()
-        return self._arrived.is_set()
 
     def _live(self, batch: Sequence[Delivery]) -> list[Delivery]:
         """Those of a batch that somebody waits for; the others are done."""
@@ -297,4 +290,7 @@ if __name__ == "__main__":  # how the supervisor starts it
     configured = Settings()
     if configured.redis_url is None:
         sys.exit("set DEEPERGATGNN_REDIS_URL")
-    run(configured, configured.redis_url.get_secret_value())
+    try:
+        run(configured, configured.redis_url.get_secret_value())
+    except ConfigError as error:
+        sys.exit(str(error))

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from deepergatgnn.device import device_named
 from deepergatgnn.errors import ConfigError, DeeperGATGNNError
 from deepergatgnn.network_config import NetworkConfig
 from training.batches import Examples
@@ -140,12 +140,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.cached", description="Train a prepared run.")
     parser.add_argument("folder", type=Path, help="what `deepergatgnn datasets prepare` wrote")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run states")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--member", type=int, help="train this member only, from 1")
     arguments = parser.parse_args()
     try:
         task = read_run(arguments.folder).task
-        with joined(torch.device(arguments.device)) as device:
+        with joined(device_named(arguments.device)) as device:
             for member in chosen(task, arguments.member):
                 train_member(task, member, arguments.runs, device=device, report=report_epoch)
     except DeeperGATGNNError as error:

@@ -143,6 +143,13 @@ def test_a_member_that_does_not_exist_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_device_that_does_not_exist_is_refused(prepared: Prepared, tmp_path: Path) -> None:
+    ended = train_bare(str(prepared.folder), "--runs", str(tmp_path), "--device", "cuda:99")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("training.cached: no device 'cuda:99' here")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_folder_gives_back_all_that_was_assembled(prepared: Prepared) -> None:
     loaded, assembly = load_run(prepared.config, prepared.folder), prepared.assembly
     assert_same(loaded.dataset, assembly.dataset)
