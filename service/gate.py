@@ -44,13 +44,12 @@ class Gate:
             try:
                 self._state.parts.dispatcher.check(lane)
             except ServiceError as error:
-                await _refuse(scope, send, counted(error), logged=self.worth_a_line())
+                await _refuse(scope, send, counted(error), logged=self.worth_a_line(int(time.monotonic())))
                 return
         await self.app(scope, receive, send)
 
-    def worth_a_line(self) -> bool:
-        """Whether a refusal of now is one of the first of its second; the others are counted, a log of each costs."""
-        second = int(time.monotonic())
+    def worth_a_line(self, second: int) -> bool:
+        """Whether a refusal is one of the first of its second; the others are counted, for a line of each costs."""
         if second != self._second:
             if self._refused > LOGGED:
                 log.warning("more refusals than lines", refused=self._refused, logged=LOGGED)
