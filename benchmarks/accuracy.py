@@ -1,12 +1,13 @@
 """Versions against the official Matbench predictions, on exactly the rows of their test part.
 
-    DEEPERGATGNN_DATA=... python -m benchmarks.accuracy [--quick] [--store FOLDER ...]
+    DEEPERGATGNN_DATA=... python -m benchmarks.accuracy [--quick] [--store FOLDER ...] [--folds FOLDER ...]
 
 The data folder needs the data set of a version's manifest with its `published_predictions_*.csv.gz`. Stores given
 beside the shipped one may hold versions trained for the comparison alone, such as the network of the paper. The last
 line is one JSON object: for each version the rows, our MAE, that of each official submission, the median of the
 training part as a predictor, that of each network of an ensemble alone (they differ in their seed: mean and standard
-deviation), parameters, training time and crystals a second (graphs ready, one thread).
+deviation), parameters, training time and crystals a second (graphs ready, one thread). `--folds` takes what
+`cross-validate` wrote for the official folds: errors by fold, their mean and standard deviation, on the same rows.
 """
 
 import csv
@@ -28,6 +29,7 @@ from model_store import ModelStore
 from model_store.store import SHIPPED
 from training.assembly import assemble
 from training.config import TrainingConfig
+from training.cross_validated import SUMMARY, read_predictions
 from training.datasets import locate
 from training.publication import scoring_rows
 
@@ -75,6 +77,32 @@ def compare(store: ModelStore, reference: str) -> dict[str, object]:
     }
 
 
+def compare_folds(folder: Path) -> dict[str, object]:
+    """Errors by fold of a cross-validation over official folds, and of the official predictions for its very rows."""
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    report: dict[str, object] = {}
+    for target in summary["targets"]:
+        official = _official(summary["dataset"], TASKS[target["key"]])
+        by_fold: dict[str, list[float]] = {}
+        for fold in target["folds"]:
+            rows = read_predictions(folder / fold["fold"] / f"predictions-{target['model']}.csv.gz")
+            truth = np.array([row["truth"] for row in rows], dtype=np.float64)
+            errors = {"ours": np.array([row["value"] for row in rows], dtype=np.float64)}
+            for algorithm in next(iter(official.values())):
+                errors[algorithm] = np.array([official[row["id"]][algorithm] for row in rows])
+            for name, predicted in errors.items():
+                by_fold.setdefault(name, []).append(_mae(predicted, truth))
+        report[target["model"]] = {
+            name: {
+                "folds": [round(mae, 4) for mae in each],
+                "mean": round(float(np.mean(each)), 4),
+                "std": round(float(np.std(each, ddof=1)), 4),
+            }
+            for name, each in by_fold.items()
+        }
+    return report
+
+
 def _one_by_one(predictor: Predictor, graphs: Sequence[CrystalGraph], truth: NDArray[np.float64]) -> dict[str, object]:
     """Errors of the networks of an ensemble, each alone."""
     alone = []
@@ -107,9 +135,12 @@ def main() -> None:
     """Compare what can be compared here."""
     options = parser(__doc__)
     options.add_argument("--store", action="append", type=Path, default=[], help="one more store, repeatable")
+    options.add_argument("--folds", action="append", type=Path, default=[], help="a cross-validation, repeatable")
     given = options.parse_args()
     torch.set_num_threads(1)
-    report: dict[str, object] = {}
+    report: dict[str, object] = {folder.name: compare_folds(folder) for folder in given.folds}
+    for name, found in report.items():
+        print(name, json.dumps(found), flush=True)
     for store in (ModelStore(folder) for folder in [SHIPPED, *given.store]):
         for name in store.names()[: 1 if given.quick else None]:
             try:
