@@ -131,7 +131,9 @@ async def _keep_worker(settings: Settings, url: str) -> None:
             "-m",
             "service.worker",
             env=environment,
-            start_new_session=True,  # a Ctrl-C reaches it through its supervisor, not from the terminal
+            # A group of its own: a Ctrl-C reaches it through its supervisor, not from the terminal. No session of its
+            # own: Linux shares the processor between sessions first, and it would wait for parsers of low priority.
+            preexec_fn=os.setpgrp,
         )
         try:
             status = await process.wait()
