@@ -1,6 +1,6 @@
 """What a crystal costs on a device, in seconds; `cost_model` fits it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,11 @@ DEFAULT = Cost()
 def price(models: Sequence[str], edges: int, atoms: int, costs: Mapping[str, Cost]) -> float:
     """Predicted seconds of one crystal with several models; a model whose cost is not known yet has the default."""
     return sum(costs.get(reference, DEFAULT).of(edges, atoms) for reference in models)
+
+
+def once(models: Iterable[str], costs: Mapping[str, Cost]) -> float:
+    """Predicted seconds that a batch costs once, whatever is in it, for each of the models that it wants."""
+    return sum(costs.get(reference, DEFAULT).batch for reference in set(models))
 
 
 def mean_cost(reported: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, Cost]:

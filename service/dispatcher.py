@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -27,8 +26,6 @@ REPORT_S = 0.25
 OVERDUE_S = 1.5  # then the broker is asked whether it still has an entry
 ASKED_AT_ONCE = 256
 LAG_S = 0.01
-GATHER_S = 0.002
-BUSY = 8  # entries of a lane under way: the device is busy with them, and one more may wait for its like
 log = structlog.get_logger("dispatcher")
 
 
@@ -59,7 +56,6 @@ class Dispatcher:
         self._queue = RequestQueue(self._client, self._replica)
         self._answers = RequestQueue(self._reader, self._replica)
         self._waiting: dict[str, _Waiting] = {}
-        self._under_way: Counter[Lane] = Counter()
         self._outbox: list[_Waiting] = []
         self._posting = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -156,7 +152,6 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(entry, loop.create_future(), b"") for entry in entries]
         self._waiting |= {each.entry.id: each for each in waiting}
-        self._under_way[lane] += len(waiting)
         self._outbox += waiting
         self._posting.set()
         try:
@@ -166,7 +161,6 @@ class Dispatcher:
             for each in waiting:
                 self._waiting.pop(each.entry.id, None)
                 each.future.cancel()
-            self._under_way[lane] -= len(waiting)
             if left:
                 metrics.ABANDONED.inc(len(left))
                 self._withdraw(left)
@@ -179,8 +173,6 @@ class Dispatcher:
         """Add entries to the queue: all that gathered during the last round trip in the next one."""
         while True:
             await self._posting.wait()
-            if all(self._under_way[each.entry.lane] > BUSY for each in self._outbox):
-                await asyncio.sleep(GATHER_S)
             self._posting.clear()
             waiting, self._outbox = [each for each in self._outbox if not each.future.done()], []
             try:

@@ -47,11 +47,11 @@ OUT_OF_MEMORY = Counter("deepergatgnn_out_of_memory_total", "Batches that the de
 LOAD_FAILURES = Counter("deepergatgnn_load_failures_total", "Promoted versions that were not sound", ["model"])
 
 
-def observe_batch(deliveries: Sequence[Delivery], predicted: float, measured: float, budget: float) -> None:
-    """Count a batch that a worker computed; its times in seconds."""
+def observe_batch(deliveries: Sequence[Delivery], fill: float, predicted: float, measured: float) -> None:
+    """Count a batch that a worker computed: the share of its budget, and its times in seconds."""
     BATCH_STRUCTURES.observe(len(deliveries))
     BATCH_SECONDS.observe(measured)
-    BATCH_FILL.observe(predicted / budget)
+    BATCH_FILL.observe(fill)
     COST_ERROR.observe(measured / max(predicted, 1e-6))
 
 

@@ -5,7 +5,6 @@ the worker alive and known to others is in `upkeep`.
 """
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -30,7 +29,7 @@ from service import metrics
 from service.batching import Backlog, Budget
 from service.clock import BrokerClock
 from service.collector import tame_collector
-from service.cost import price
+from service.cost import once, price
 from service.engine import Engine, Prepared
 from service.entries import LANES, Answer, Lane
 from service.logs import configure_logs
@@ -43,7 +42,6 @@ from service.work_queue import Delivery, WorkQueue
 READ_AT_MOST = 256
 BLOCK_S = 0.5
 LINGER_S = 0.03
-GATHER_S = 0.004
 SWITCH_S = 2e-4  # the device's thread wants Python's lock after every operation, and should not wait 5 ms for it
 AHEAD = 2.0  # batches in hand, that being computed not counted
 INTERACTIVE_LATELY_S = 1.5
@@ -84,7 +82,6 @@ class Worker:
         self._backlog = Backlog()
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
-        self._free = asyncio.Event()
         self._results: asyncio.Queue[list[tuple[Delivery, Answer | None]]] = asyncio.Queue()
         self._interactive_at = float("-inf")
         # One thread computes, always the same: torch keeps a team of threads for each thread that calls it.
@@ -157,22 +154,11 @@ class Worker:
                 continue
             typical = ahead / waiting if waiting else self.settings.batch_s / 8
             count = min(READ_AT_MOST, max(1, int(room / max(typical, 1e-4))))
-            await self._gather()
             try:
                 self.accept(await self.queue.read(lane, count, BLOCK_S))
             except (RedisError, OSError) as error:
                 log.warning("broker out of reach", error=str(error))
                 await asyncio.sleep(PAUSE_S)
-
-    async def _gather(self) -> None:
-        """While the device computes, let entries come together: reading one costs as much as reading ten.
-
-        Halfway through what is left of the batch they are read, and another worker that is free reads them at once.
-        """
-        left = (self.computing_since or 0.0) + self.predicted_s - time.monotonic()
-        if left > GATHER_S:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._free.wait(), left / 2)
 
     async def _compute_all(self, readers: Sequence[asyncio.Task[None]]) -> None:
         """Compute batches until told to stop and nothing is left to compute or to write.
@@ -221,19 +207,18 @@ class Worker:
     async def _compute(self, batch: Sequence[Delivery], prepared: Prepared | None) -> None:
         if not batch:
             return
-        started, predicted = time.monotonic(), sum(map(self._price, batch))
+        started, priced = time.monotonic(), sum(map(self._price, batch))
+        predicted = priced + once([model for delivery in batch for model in delivery.entry.models], self.engine.costs)
         await self._count_attempts(batch)
         self.computing_since, self.predicted_s = started, predicted
-        self._free.clear()
         try:
             computed = await self.on_device(
                 lambda: self.engine.answer([delivery.entry for delivery in batch], prepared)
             )
         finally:
             self.computing_since = None
-            self._free.set()
         self.answered_at = time.monotonic()
-        metrics.observe_batch(batch, predicted, time.monotonic() - started, self.settings.batch_s)
+        metrics.observe_batch(batch, priced / self.settings.batch_s, predicted, time.monotonic() - started)
         if computed.out_of_memory:
             self._edges = max(1, int(0.7 * min(self._edges, sum(d.entry.graph.n_links for d in batch))))
             metrics.OUT_OF_MEMORY.inc()

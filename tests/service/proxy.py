@@ -38,7 +38,6 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._stop = asyncio.Event()
-        self._open: dict[asyncio.Transport, asyncio.Task[None]] = {}
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
 
     def start(self) -> None:
@@ -53,36 +52,19 @@ class Proxy:
         self._loop.close()
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._connect, "127.0.0.1", 0, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         await self._stop.wait()
         server.close()
-        await asyncio.sleep(0)  # who is at the door comes in, or nobody would close their connection
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for transport in self._open:
-            transport.abort()
-        await asyncio.sleep(0.01)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Know a connection before anything of it can be cancelled; TLS begins only then."""
-        transport = writer.transport
-        assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()
-        self._open[transport] = asyncio.create_task(self._connect(reader, writer, transport))
-
-    async def _connect(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, transport: asyncio.Transport
-    ) -> None:
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there: asyncio.StreamWriter | None = None
         try:
-            if self._tls is None:
-                transport.resume_reading()
-            else:
-                await writer.start_tls(self._tls)
             back, there = await asyncio.open_connection("127.0.0.1", self._target)
             ways = [asyncio.ensure_future(self._ask(reader, there)), asyncio.ensure_future(self._answer(back, writer))]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -92,10 +74,9 @@ class Proxy:
         except OSError:
             pass  # the broker is down: so is the connection
         finally:
-            for end in (transport, there and there.transport):
+            for end in (writer, there):
                 if end is not None:
-                    end.abort()
-            self._open.pop(transport, None)
+                    end.transport.abort()
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while content := await reader.read(1 << 16):

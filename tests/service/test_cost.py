@@ -6,7 +6,7 @@ import pytest
 from deepergatgnn.predictor import Predictor
 from model_store import ModelStore
 from service.calibration import calibrated
-from service.cost import Cost, mean_cost, price
+from service.cost import Cost, mean_cost, once, price
 from service.cost_model import CostModel
 
 
@@ -52,3 +52,9 @@ def test_the_calibration_of_a_shipped_model_prices_larger_crystals_higher() -> N
 def test_a_price_sums_over_models_and_the_mean_goes_over_workers() -> None:
     costs = mean_cost([{"a@1.0.0": (1.0, 0.0, 0.0, 9.0)}, {"a@1.0.0": (3.0, 0.0, 0.0, 9.0), "b@1.0.0": (0, 1, 0, 0)}])
     assert price(["a@1.0.0", "b@1.0.0"], 10, 7, costs) == pytest.approx(2.0 * 10 + 7)
+
+
+def test_what_a_batch_costs_once_counts_once_for_each_model_in_it() -> None:
+    costs = {"a@1.0.0": Cost(0, 0, 0, 3e-3), "b@1.0.0": Cost(0, 0, 0, 4e-3)}
+    assert once(["a@1.0.0", "b@1.0.0", "a@1.0.0"], costs) == pytest.approx(7e-3)
+    assert once(["c@1.0.0"], costs) == Cost().batch  # not known yet

@@ -69,6 +69,14 @@ def test_a_worker_that_stands_still_is_stood_in_for_and_answers_nothing_twice(st
     asyncio.run(scenario())
 
 
+def test_workers_share_the_session_of_their_api_and_not_its_process_group(stage: Stage) -> None:
+    """Linux weighs sessions before niceness: in one of their own they would wait for bulk parsers of low priority."""
+    supervisor = stage.process.pid
+    for pid in stage.workers():
+        assert os.getsid(pid) == os.getsid(supervisor)
+        assert os.getpgid(pid) != os.getpgid(supervisor)  # a Ctrl-C in the terminal reaches the supervisor alone
+
+
 def test_without_a_beating_worker_the_service_is_not_ready_within_ten_seconds(stage: Stage) -> None:
     async def scenario() -> httpx.Response:
         async with httpx.AsyncClient(base_url=stage.address, timeout=60) as client:
