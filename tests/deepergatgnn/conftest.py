@@ -1,5 +1,16 @@
 """The fixtures that these tests share with others."""
 
-from tests.fixtures import tiny
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures import Published, tiny
 
 __all__ = ["tiny"]
+
+
+@pytest.fixture
+def folder(tiny: Published, tmp_path: Path) -> Path:
+    """A copy of a checkpoint folder, to damage."""
+    return Path(shutil.copytree(tiny.folder, tmp_path / "1.0.0"))

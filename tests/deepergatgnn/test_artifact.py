@@ -1,16 +1,13 @@
 """A checkpoint folder: what is written is what is read, and nothing else is ever loaded."""
 
-import json
 import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from deepergatgnn.artifact import (
@@ -21,46 +18,11 @@ from deepergatgnn.artifact import (
     read_manifest,
     verify_files,
 )
-from deepergatgnn.errors import ArtifactError
-from deepergatgnn.manifest import SCHEMA_VERSION, Manifest
 from deepergatgnn.network import DeeperGATGNN
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.weights import load_artifact, pack_weights
+from tests.deepergatgnn.damaged import edit_manifest, edit_tensors, refused, replace_file
 from tests.fixtures import Published, some_crystals
-
-Tensors = dict[str, Tensor]
-Document = dict[str, Any]
-
-
-@pytest.fixture
-def folder(tiny: Published, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    return Path(shutil.copytree(tiny.folder, tmp_path / "1.0.0"))
-
-
-def refused(folder: Path) -> str:
-    with pytest.raises(ArtifactError) as caught:
-        load_artifact(folder)
-    assert folder.name in str(caught.value) or "manifest has schema_version" in str(caught.value)
-    return str(caught.value)
-
-
-def edit_manifest(folder: Path, change: Callable[[Document], object]) -> None:
-    document = json.loads((folder / MANIFEST).read_text())
-    change(document)
-    (folder / MANIFEST).write_text(json.dumps(document))
-
-
-def replace_file(folder: Path, name: str, content: bytes) -> None:
-    """Put other content there, with a manifest that vouches for it."""
-    (folder / name).write_bytes(content)
-    edit_manifest(folder, lambda document: document["files"].update({name: digest(content)}))
-
-
-def edit_tensors(folder: Path, change: Callable[[Tensors], object]) -> None:
-    tensors = load((folder / WEIGHTS).read_bytes())
-    change(tensors)
-    replace_file(folder, WEIGHTS, save(tensors))
 
 
 def test_loading_and_packing_again_gives_the_same_bytes(tiny: Published) -> None:
@@ -238,80 +200,6 @@ def test_a_manifest_of_another_size_does_not_fit_the_weights(folder: Path) -> No
     assert "layers.0" in refused(folder)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"not json", b"\xff\xfe", b'{"schema_version": 1', b"[" * 100_000, b'{"a":' * 100_000, b"1" * 5000],
-    ids=["empty", "cut", "prose", "bytes", "half", "deep list", "deep object", "long number"],
-)
-def test_a_manifest_that_is_not_json_is_refused(folder: Path, content: bytes) -> None:
-    (folder / MANIFEST).write_bytes(content)
-    assert MANIFEST in refused(folder)
-
-
-@pytest.mark.parametrize("document", [[], "manifest", 1, None, True])
-def test_a_manifest_that_is_no_object_is_refused(folder: Path, document: object) -> None:
-    (folder / MANIFEST).write_text(json.dumps(document))
-    assert "not a JSON object" in refused(folder)
-
-
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 0, -1, str(SCHEMA_VERSION), None, [1], {}])
-def test_an_unknown_schema_version_is_refused_with_the_remedy(folder: Path, version: object) -> None:
-    edit_manifest(folder, lambda document: document.update(schema_version=version))
-    message = refused(folder)
-    assert repr(version) in message
-    assert "upgrade the package" in message
-
-
-@pytest.mark.parametrize(
-    ("place", "change"),
-    [
-        ("architecture", lambda d: d.update(architecture="resnet")),
-        ("architecture", lambda d: d.update(architecture=["deepergatgnn"])),
-        ("name", lambda d: d.update(name="../evil")),
-        ("version", lambda d: d.update(version="1.0")),
-        ("surprise", lambda d: d.update(surprise=1)),
-        ("network: Value error, layers is 0", lambda d: d["network"].update(layers=0)),
-        ("network: Value error, group_scale is inf", lambda d: d["network"].update(group_scale=float("inf"))),
-        ("network.heads", lambda d: d["network"].update(heads=2.5)),
-        ("network.skip", lambda d: d["network"].update(skip="perhaps")),
-        ("network", lambda d: d.update(network="deep")),
-        ("network", lambda d: d.pop("network")),
-        ("graph.radius", lambda d: d["graph"].update(radius=8)),
-        ("graph.cutoff", lambda d: d["graph"].update(cutoff="far")),
-        ("network.aggregation", lambda d: d["network"].update(aggregation="max")),
-        ("graph: Value error, cutoff is -8", lambda d: d["graph"].update(cutoff=-8)),
-        ("members", lambda d: d.update(members=0)),
-        ("members", lambda d: d.update(members=33)),
-        ("scaler.transform", lambda d: d["scaler"].update(transform="sqrt")),
-        ("scaler.std", lambda d: d["scaler"].update(std=0)),
-        ("scaler.mean", lambda d: d["scaler"].update(mean=float("nan"))),
-        ("target", lambda d: d.pop("target")),
-        ("domain.distance_limit", lambda d: d["domain"].update(distance_limit=0)),
-        ("network.targets", lambda d: d["network"].update(targets=2)),
-        ("calibration.half_widths", lambda d: d["calibration"].update(half_widths={"0.5": 1.0})),
-        ('no level "0.9"', lambda d: d["calibration"].update(factors={"0.5": [1.0]})),
-        ("calibration.factors.0.9", lambda d: d["calibration"]["factors"].update({"0.9": [-1.0]})),
-        ("one more than edges", lambda d: d["calibration"].update(edges=[1.0])),
-    ],
-)
-def test_what_the_schema_does_not_know_is_refused_by_place(
-    folder: Path, place: str, change: Callable[[Document], object]
-) -> None:
-    edit_manifest(folder, change)
-    assert place in refused(folder)
-
-
-def test_a_manifest_cannot_be_changed_in_memory(tiny: Published) -> None:
-    with pytest.raises(ValueError, match="frozen"):
-        tiny.manifest.version = "2.0.0"  # type: ignore[misc]
-
-
 def test_verified_content_is_what_is_on_disk(tiny: Published) -> None:
     files = tiny.files()
     assert verify_files(tiny.folder, tiny.manifest) == {name: files[name] for name in tiny.manifest.files}
-
-
-def test_the_schema_says_which_sizes_a_manifest_must_have(tiny: Published) -> None:
-    document = json.loads((tiny.folder / MANIFEST).read_text())
-    assert Manifest.model_validate(document) == tiny.manifest
-    assert tiny.manifest.parameters == sum(p.numel() for p in load_artifact(tiny.folder)[1][0].parameters())
