@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from service import metrics
 from service.cost import Cost, price
@@ -19,6 +20,7 @@ from service.settings import Settings
 SATURATED_S = 0.05  # work that has to wait all through a window for its speed to be believed
 WINDOW_S = 0.25
 FOLLOW = 0.3  # weight of a new window, and of a new crystal, in the running means
+RECOVER = 0.03  # of what lacks to the nominal speed, while too little waits to measure it
 SLOWEST = 0.02  # of the workers' nominal speed: nothing is refused for longer because nothing was measured
 
 
@@ -50,10 +52,14 @@ class Ticket:
 
     def answered(self, seconds: float) -> None:
         """One of the crystals with that cost is done."""
+        self.failed(seconds)
+        self._admission.completed(seconds)
+
+    def failed(self, seconds: float) -> None:
+        """One of the crystals with that cost will not be computed any more."""
         self._crystals -= 1
         self._known -= seconds
         self._admission.change(self._lane, -1, -seconds)
-        self._admission.completed(seconds)
 
     def refused(self) -> None:
         """One of the crystals that were not parsed yet will not be computed."""
@@ -85,22 +91,27 @@ class Admission:
         self._window_began = time.monotonic()
         self._window_least = 0.0
         self._window_done = 0.0
+        self._done = 0.0
+        self._done_elsewhere: dict[str, float] = {}
         self.typical = price(("?",), 100, 10, {})
 
     @property
-    def here(self) -> dict[Lane, float]:
-        """Seconds of work that this process waits for."""
-        return dict(self._here)
+    def report(self) -> dict[str, Any]:
+        """For other processes: the predicted seconds that this one waits for, and those done for it so far."""
+        return {"seconds": dict(self._here), "done": self._done}
 
     @property
     def crystals(self) -> int:
         """Crystals admitted and not yet answered."""
         return sum(self._crystals.values())
 
-    def follow(self, costs: dict[str, Cost], workers: int, elsewhere: Sequence[Mapping[Lane, float]]) -> None:
-        """Take note of what the workers cost, how many they are, and what other API processes wait for."""
+    def follow(self, costs: dict[str, Cost], workers: int, others: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take note of what the workers cost, how many they are, and of the reports of other API processes by name."""
         self._costs, self._workers = costs or self._costs, max(1, workers)
-        self._elsewhere = {lane: sum(other.get(lane, 0.0) for other in elsewhere) for lane in LANES}
+        self._elsewhere = {lane: sum(other["seconds"].get(lane, 0.0) for other in others.values()) for lane in LANES}
+        done = {name: float(other.get("done", 0.0)) for name, other in others.items()}
+        self._window_done += sum(max(0.0, now - self._done_elsewhere.get(name, now)) for name, now in done.items())
+        self._done_elsewhere = done
         for lane in LANES:
             metrics.QUEUE_SECONDS.labels(lane).set(self.wait_s(lane))
         metrics.RATE.set(self._speed)
@@ -158,6 +169,7 @@ class Admission:
 
     def completed(self, seconds: float) -> None:
         """Measure the speed: work done in a window all through which more of it was waiting."""
+        self._done += seconds
         self._window_done += seconds
         now = time.monotonic()
         elapsed = now - self._window_began
@@ -166,5 +178,7 @@ class Admission:
         if self._window_least > SATURATED_S:
             measured = self._window_done / elapsed / self._workers
             self._speed += FOLLOW * (measured - self._speed)
+        else:
+            self._speed += RECOVER * max(0.0, 1.0 - self._speed)
         self._window_began, self._window_done = now, 0.0
         self._window_least = sum(self._here.values())

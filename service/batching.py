@@ -7,6 +7,8 @@ from service.entries import LANES, Lane
 from service.work_queue import Delivery
 
 FULL = 0.5  # of its budget: a bulk batch that does not wait for more
+PASSED_OVER = 8  # interactive batches that bulk work stands back for when it cannot be company
+SHRINK, GROW = 0.7, 1.01
 Priced = tuple[Delivery, float]
 
 
@@ -25,27 +27,49 @@ class Budget:
     edges: int
 
 
+class EdgeLimit:
+    """Edges of a batch that the memory of the device holds: less after it did not, more again while it does.
+
+    Args:
+        most: what should fit.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.edges = most
+
+    def exceeded(self, edges: int) -> None:
+        """Several crystals with these edges together did not fit."""
+        self.edges = max(1, int(SHRINK * min(self.edges, edges)))
+
+    def kept(self) -> None:
+        """A batch was computed."""
+        self.edges = min(self.most, int(self.edges * GROW) + 1)
+
+
 class Backlog:
     """Entries in a worker's hands that wait for its device, oldest first in each lane."""
 
     def __init__(self) -> None:
         self._lanes: dict[Lane, deque[Priced]] = {lane: deque() for lane in LANES}
         self._seconds: dict[Lane, float] = dict.fromkeys(LANES, 0.0)
-        self._suspects: deque[Priced] = deque()
+        self._suspects: dict[Lane, deque[Delivery]] = {lane: deque() for lane in LANES}
+        self._passed_over = 0
 
     def __len__(self) -> int:
-        return len(self._suspects) + sum(map(len, self._lanes.values()))
+        return sum(len(self._suspects[lane]) + len(self._lanes[lane]) for lane in LANES)
 
     def add(self, delivery: Delivery, seconds: float) -> None:
         """One more, with its predicted seconds.
 
         An entry that was delivered before may be what ended its worker, so it will be computed alone.
         """
+        lane = delivery.entry.lane
         if delivery.times > 1:
-            self._suspects.append((delivery, seconds))
+            self._suspects[lane].append(delivery)
         else:
-            self._lanes[delivery.entry.lane].append((delivery, seconds))
-            self._seconds[delivery.entry.lane] += seconds
+            self._lanes[lane].append((delivery, seconds))
+            self._seconds[lane] += seconds
 
     def seconds(self, lane: Lane) -> float:
         """Predicted seconds of what waits in a lane."""
@@ -58,27 +82,43 @@ class Backlog:
     def may_fill(self, budget: Budget) -> bool:
         """Whether a better batch is on its way: bulk entries alone wait, few, and say that more of them come."""
         bulk = self._lanes["bulk"]
-        alone = not self._suspects and not self._lanes["interactive"]
+        alone = not any(self._suspects.values()) and not self._lanes["interactive"]
         return bool(bulk) and alone and bulk[-1][0].entry.more and self._seconds["bulk"] < FULL * budget.bulk_seconds
 
     def take(self, budget: Budget) -> list[Delivery]:
         """The next batch.
 
-        Interactive entries if there are any, with one bulk entry, so that these do not starve; else bulk entries. What
-        does not fit stays at the front, so that a large crystal never starves.
+        Interactive entries if there are any, with one bulk entry that fits, so that these do not starve; else bulk
+        entries. Bulk work that cannot be company, a large crystal or a suspect, has a turn of its own after some
+        interactive batches. What does not fit stays at the front, so that a large crystal never starves.
 
         Args:
             budget: at least one entry is taken, even if it is larger alone.
         """
-        if self._suspects:
-            return [self._suspects.popleft()[0]]
-        batch, _, edges = self._fill("interactive", budget.seconds, budget.edges)
-        # Whoever waits for an answer waits for the whole batch: one bulk entry is company enough.
-        bulk, _, _ = self._fill("bulk", 0.0 if batch else budget.bulk_seconds, budget.edges - edges)
-        return batch + bulk
+        if self._suspects["interactive"]:
+            return [self._suspects["interactive"].popleft()]
+        if not self._lanes["interactive"] or self._passed_over >= PASSED_OVER:
+            self._passed_over = 0
+            if self._suspects["bulk"]:
+                return [self._suspects["bulk"].popleft()]
+            if self._lanes["bulk"]:
+                return self._fill("bulk", budget.bulk_seconds, budget.edges)
+        batch = self._fill("interactive", budget.seconds, budget.edges)
+        edges = budget.edges - sum(delivery.entry.graph.n_links for delivery in batch)
+        return batch + self._company(budget.bulk_seconds, edges)
 
-    def _fill(self, lane: Lane, most_seconds: float, most_edges: int) -> tuple[list[Delivery], float, int]:
-        """Take from the front of a lane what fits, the first one in any case; what that takes."""
+    def _company(self, seconds: float, edges: int) -> list[Delivery]:
+        """One bulk entry for an interactive batch: whoever waits for an answer waits for the whole batch."""
+        fits = False
+        if bulk := self._lanes["bulk"]:
+            delivery, price = bulk[0]
+            fits = price <= seconds and delivery.entry.graph.n_links <= edges
+        if self._suspects["bulk"] or (bulk and not fits):
+            self._passed_over += 1
+        return self._fill("bulk", 0.0, edges) if fits else []
+
+    def _fill(self, lane: Lane, most_seconds: float, most_edges: int) -> list[Delivery]:
+        """Take from the front of a lane what fits, the first one in any case."""
         taken: list[Delivery] = []
         waiting, seconds, edges = self._lanes[lane], 0.0, 0
         while waiting:
@@ -90,4 +130,4 @@ class Backlog:
             taken.append(delivery)
             seconds, edges = seconds + price, edges + links
         self._seconds[lane] = self._seconds[lane] - seconds if waiting else 0.0
-        return taken, seconds, edges
+        return taken

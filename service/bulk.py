@@ -61,7 +61,7 @@ async def predict_batch(request: Request) -> Response:
         state.catalogue.resolve(body.models)
         results = _results(state, body, request.state.request_id, deadline)
         if NDJSON in request.headers.get("accept", ""):
-            first = await anext(results, None)  # from here on the request is admitted: what is refused is a result
+            first = await unless_gone(request, _first(results))  # from here on what is refused is a result
             return StreamingResponse(_lines(first, results), media_type=NDJSON)
         return await unless_gone(request, _collected(results, len(body.structures)))
     except (ClientGoneError, ClientDisconnect):
@@ -71,6 +71,10 @@ async def predict_batch(request: Request) -> Response:
 
 
 Result = tuple[int, bytes]
+
+
+async def _first(results: AsyncGenerator[Result]) -> Result | None:
+    return await anext(results, None)
 
 
 async def _lines(first: Result | None, results: AsyncGenerator[Result]) -> AsyncGenerator[bytes]:

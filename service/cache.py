@@ -29,10 +29,12 @@ class ResultCache:
 
     def get(self, graph: PackedGraph, reference: str) -> ModelAnswer | None:
         """The answer of a version for a crystal, its attention in the order of the posted atoms."""
-        found = self._kept.get((graph.digest, reference)) if self._size else None
-        if self._size:
-            metrics.CACHE.labels("hit" if found else "miss").inc()
-        if found is None or not all(colour in found[1] for colour in graph.colours):
+        if not self._size:
+            return None
+        found = self._kept.get((graph.digest, reference))
+        known = found is not None and all(colour in found[1] for colour in graph.colours)
+        metrics.CACHE.labels("hit" if known else "miss").inc()
+        if found is None or not known:
             return None
         self._kept.move_to_end((graph.digest, reference))
         answer, weights = found

@@ -15,12 +15,16 @@ from deepergatgnn.crystal_graph import CrystalGraph
 
 DISTANCE_STEP = 1e-4  # Å
 ANGLE_STEP = 1e-3
-ROUNDS = 4  # a name sees this many shells of neighbours
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def node_colours(graph: CrystalGraph) -> NDArray[np.uint64]:
-    """A hash [n] of what surrounds each node of a merged graph; equal in every cell of the crystal."""
+def node_colours(graph: CrystalGraph, rounds: int) -> NDArray[np.uint64]:
+    """A hash [n] of what surrounds each node of a merged graph; equal in every cell of the crystal.
+
+    Args:
+        graph: merged.
+        rounds: shells of neighbours that a name sees: as many as the network has layers, which sees no further.
+    """
     distances = np.round(graph.distances / DISTANCE_STEP).astype(np.uint64)
     counts = graph.counts.astype(np.uint64)
     starts = np.cumsum(graph.degrees) - graph.degrees
@@ -28,7 +32,7 @@ def node_colours(graph: CrystalGraph) -> NDArray[np.uint64]:
     columns = _mixed(np.arange(angles.shape[1], dtype=np.uint64))
     own = _mixed(graph.atomic_numbers.astype(np.uint64))
     colours: NDArray[np.uint64] = own + _mixed(angles + columns).sum(axis=1, dtype=np.uint64)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         messages = _mixed(colours[graph.senders] + _mixed(distances)) * counts
         colours = _mixed(_mixed(np.add.reduceat(messages, starts)) + colours)
     return colours

@@ -14,7 +14,7 @@ from service.admission import Admission
 from service.clock import BrokerClock
 from service.cost import mean_cost
 from service.entries import LANES, Answer, Entry, Lane
-from service.errors import ServiceError
+from service.errors import ServiceError, broker_unavailable, draining
 from service.parsing import PackedGraph
 from service.queue import RequestQueue, connect
 from service.settings import Settings
@@ -93,11 +93,27 @@ class Dispatcher:
             ServiceError: 503, and why not.
         """
         if self.leaving or self.draining:
-            raise ServiceError(503, "draining", "the service is shutting down: retry elsewhere", 5)
+            raise draining()
         if not self._broker_up:
-            raise _broker_unavailable()
+            raise broker_unavailable()
         if not self.workers:
             raise ServiceError(503, "no_worker", "no worker is ready: retry soon", 2)
+
+    def cut_short(self) -> None:
+        """Tell everybody who still waits that the process ends; what comes later is told the same."""
+        self.draining = True
+        for each in self._waiting.values():
+            if not each.future.done():
+                each.future.set_exception(draining())
+
+    def go_on(self) -> None:
+        """Return if there is time to begin with a crystal.
+
+        Raises:
+            ServiceError: 503 the process ends.
+        """
+        if self.draining:
+            raise draining()
 
     def check(self, lane: Lane) -> None:
         """Return if a request that comes now is let in.
@@ -135,6 +151,7 @@ class Dispatcher:
         Raises:
             ServiceError: 503 broker gone, or what the worker said. The caller keeps the deadline.
         """
+        self.go_on()
         entries = [
             Entry(
                 id=uuid4().hex,
@@ -162,7 +179,8 @@ class Dispatcher:
                 self._waiting.pop(each.entry.id, None)
                 each.future.cancel()
             if left:
-                metrics.ABANDONED.inc(len(left))
+                cause = "deadline" if time.monotonic() >= deadline else "draining" if self.draining else "gone"
+                metrics.ABANDONED.labels(cause).inc(len(left))
                 self._withdraw(left)
         for answer in answers:
             if answer.error is not None:
@@ -182,7 +200,7 @@ class Dispatcher:
                 log.warning("entries cannot be added", error=str(error), entries=len(waiting))
                 for each in waiting:
                     if not each.future.done():
-                        each.future.set_exception(_broker_unavailable())
+                        each.future.set_exception(broker_unavailable())
                 continue
             for each, stream_id in zip(waiting, added, strict=True):
                 each.stream_id = stream_id
@@ -241,9 +259,10 @@ class Dispatcher:
         self.workers = len(beats)
         if beats:
             self.loaded = frozenset.intersection(*(frozenset(beat["models"]) for beat in beats))
-        others = [report["seconds"] for report in await self._queue.replicas() if report["name"] != self._replica]
+        reports = {report["name"]: report for report in await self._queue.replicas()}
+        others = {name: report for name, report in reports.items() if name != self._replica}
         self.admission.follow(mean_cost([beat["costs"] for beat in beats]), len(beats), others)
-        await self._queue.report({"name": self._replica, "seconds": self.admission.here}, 8 * REPORT_S)
+        await self._queue.report({"name": self._replica, **self.admission.report}, 8 * REPORT_S)
         for lane in LANES:
             await self._look_after_overdue(lane)
 
@@ -274,7 +293,3 @@ class Dispatcher:
             due = time.perf_counter() + LAG_S
             await asyncio.sleep(LAG_S)
             metrics.LOOP_LAG.observe(max(0.0, time.perf_counter() - due))
-
-
-def _broker_unavailable() -> ServiceError:
-    return ServiceError(503, "broker_unavailable", "the queue cannot be reached: retry soon", 2)

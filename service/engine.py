@@ -1,13 +1,13 @@
 """Checkpoints on the device: batches of entries in, answers out. The only part of the service that knows torch."""
 
 import contextlib
-import logging
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
 import torch
 
 from deepergatgnn.batch import GraphBatch, collate, cut, edges_at_once
@@ -20,7 +20,7 @@ from service.cost import Cost
 from service.cost_model import CostModel
 from service.entries import Answer, Entry, ModelAnswer
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger("engine")
 LOADED_AT_MOST = 16
 UNSOUND_S = 30.0  # so long a version that was refused is not read again
 GOLDEN_TOLERANCE = 1e-3
@@ -41,10 +41,12 @@ class Computed:
     Attributes:
         answers: one for each entry, in their order.
         out_of_memory: whether the device ran out of memory on the way.
+        too_many_edges: of the least part of several crystals that the device's memory did not hold; 0 if there is none.
     """
 
     answers: list[Answer]
     out_of_memory: bool
+    too_many_edges: int
 
 
 class Engine:
@@ -61,7 +63,7 @@ class Engine:
         self._predictors: OrderedDict[str, Predictor] = OrderedDict()
         self._costs: dict[str, CostModel] = {}
         self._unsound: dict[str, float] = {}
-        self._out_of_memory = False
+        self._out_of_memory, self._too_many_edges = False, 0
 
     @property
     def loaded(self) -> list[str]:
@@ -86,7 +88,7 @@ class Engine:
                     self.load(f"{name}@{version}")
                 except (ArtifactError, ModelNotFoundError) as error:
                     problems.append(str(error))
-                    log.warning("model not loaded: %s", error)
+                    log.warning("model not loaded", error=str(error))
                 else:
                     break
         if not self._predictors:
@@ -116,7 +118,7 @@ class Engine:
 
     def forget_spare(self, keep: Sequence[str]) -> None:
         """Make room: of the versions that are not to be kept, drop those unused for longest."""
-        spare = [reference for reference in self._predictors if reference not in keep]
+        spare = [reference for reference in self.loaded if reference not in keep]
         for reference in spare[: max(0, len(self._predictors) - LOADED_AT_MOST)]:
             self._predictors.pop(reference, None)
             self._costs.pop(reference, None)
@@ -137,7 +139,7 @@ class Engine:
             try:
                 compiled.append((predictor, predictor.compiled(examples)))
             except Exception as error:  # noqa: BLE001 - whatever a compiler says, the eager network is as right
-                log.warning("not compiled, the eager networks go on: %s", str(error).partition("\n")[0])
+                log.warning("not compiled, the eager networks go on", error=str(error).partition("\n")[0])
                 return False
         for predictor, forward in compiled:
             predictor.adopt(forward)
@@ -166,8 +168,9 @@ class Engine:
             entries: of one batch.
             prepared: of `prepare` for these entries.
         """
-        self._out_of_memory = False
-        return Computed(self._answer(entries, dict(prepared or {})), self._out_of_memory)
+        self._out_of_memory, self._too_many_edges = False, 0
+        answers = self._answer(entries, dict(prepared or {}))
+        return Computed(answers, self._out_of_memory, self._too_many_edges)
 
     def _answer(self, entries: Sequence[Entry], prepared: Prepared) -> list[Answer]:
         started = time.perf_counter()
@@ -181,12 +184,14 @@ class Engine:
             self._check_device()
             if _is_out_of_memory(error):
                 self._out_of_memory = True
+                if len(entries) > 1:
+                    self._too_many_edges = sum(entry.graph.n_links for entry in entries)
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
             if len(entries) > 1:
-                log.warning("a batch of %d failed, halving it: %s", len(entries), error)
+                log.warning("a batch failed, halving it", entries=len(entries), error=str(error))
                 return self._halves(entries)
-            log.exception("entry %s of request %s cannot be computed", entries[0].id, entries[0].request_id)
+            log.exception("an entry cannot be computed", entry=entries[0].id, request_id=entries[0].request_id)
             detail = "the model could not compute this crystal: check the structure, or report the request id"
             return [self._failure(entries[0], (500, "prediction_failed", detail))]
         elapsed = (time.perf_counter() - started) * 1000

@@ -29,6 +29,16 @@ class ServiceError(DeeperGATGNNError):
         self.status, self.code, self.detail, self.retry_after_s = status, code, detail, retry_after_s
 
 
+def draining() -> ServiceError:
+    """The process ends."""
+    return ServiceError(503, "draining", "the service is shutting down: retry elsewhere", 5)
+
+
+def broker_unavailable() -> ServiceError:
+    """The queue is out of reach."""
+    return ServiceError(503, "broker_unavailable", "the queue cannot be reached: retry soon", 2)
+
+
 def service_error(error: DeeperGATGNNError) -> ServiceError:
     """The HTTP form of a kernel error."""
     match error:

@@ -9,6 +9,7 @@ from deepergatgnn import __version__
 from service.work_queue import Delivery
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LAGS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _RATIOS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
 PORTS_TRIED = 64
 
@@ -24,11 +25,11 @@ OUT_OF_DOMAIN = Counter("deepergatgnn_out_of_domain_total", "Predictions flagged
 ADMITTED = Gauge("deepergatgnn_admitted", "Crystals admitted and not yet answered", ["lane"])
 QUEUE_SECONDS = Gauge("deepergatgnn_queue_seconds", "Predicted seconds until a new crystal is answered", ["lane"])
 RATE = Gauge("deepergatgnn_rate_ratio", "Measured over predicted speed of all workers together")
-ABANDONED = Counter("deepergatgnn_abandoned_total", "Crystals whose client left before the answer")
+ABANDONED = Counter("deepergatgnn_abandoned_total", "Crystals given up before the answer, by cause", ["cause"])
 RESUBMITTED = Counter("deepergatgnn_resubmitted_total", "Entries that the broker had lost and that were added anew")
 PARSE_KILLED = Counter("deepergatgnn_parse_killed_total", "Parse processes killed or dead, by cause", ["cause"])
 CACHE = Counter("deepergatgnn_cache_total", "Look-ups in the result cache", ["result"])
-LOOP_LAG = Histogram("deepergatgnn_event_loop_lag_seconds", "Delay of the API's event loop", buckets=_SECONDS)
+LOOP_LAG = Histogram("deepergatgnn_event_loop_lag_seconds", "Delay of the API's event loop", buckets=_LAGS)
 READY = Gauge("deepergatgnn_ready", "1 while the broker is reachable and a worker is alive")
 WORKERS = Gauge("deepergatgnn_workers", "Workers that are alive, as this API process sees them")
 
@@ -41,6 +42,7 @@ COST_ERROR = Histogram(
     "deepergatgnn_batch_prediction_ratio", "Measured over predicted time of a batch", buckets=_RATIOS
 )
 EXPIRED = Counter("deepergatgnn_expired_total", "Entries dropped because their deadline had passed")
+WITHDRAWN = Counter("deepergatgnn_withdrawn_total", "Entries dropped because nobody waited for them any more")
 TAKEN_OVER = Counter("deepergatgnn_taken_over_total", "Entries taken over from a worker that was gone")
 DEAD_LETTERS = Counter("deepergatgnn_dead_letters_total", "Entries given up after several deliveries")
 OUT_OF_MEMORY = Counter("deepergatgnn_out_of_memory_total", "Batches that the device's memory did not hold")

@@ -131,6 +131,7 @@ class ParsePool:
         file_format: StructureFormat,
         configs: Sequence[GraphConfig],
         lane: Lane = "interactive",
+        layers: int = 1,
     ) -> Parsed:
         """Parse in the pool.
 
@@ -139,13 +140,14 @@ class ParsePool:
             file_format: of the content.
             configs: a graph is built for each.
             lane: whose processes.
+            layers: of the deepest network that reads the graphs, for their names.
 
         Raises:
             StructureError: if the structure is refused, or broke or outlasted its process.
         """
         if isinstance(source, Mapping):
             source, file_format = orjson.dumps(source), "json"
-        return await self._parse(source, file_format, configs, self._lanes[lane])
+        return await self._parse(source, file_format, configs, self._lanes[lane], layers if self._named else 0)
 
     async def _parse(
         self,
@@ -153,8 +155,9 @@ class ParsePool:
         file_format: StructureFormat,
         configs: Sequence[GraphConfig],
         lane: _LaneOfProcesses,
+        rounds: int = 0,
     ) -> Parsed:
-        file = File(pack_task(source, file_format, configs, named=self._named))
+        file = File(pack_task(source, file_format, configs, rounds))
         lane.submit(file)
         try:
             head, content = await file.future

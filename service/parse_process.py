@@ -25,15 +25,15 @@ LENGTH = struct.Struct("<II")  # of the JSON, of the bytes after it
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000  # flags of unshare(2)
 
 
-def pack_task(source: bytes | str, file_format: str, configs: Sequence[GraphConfig], *, named: bool) -> bytes:
-    """A file to parse as a frame."""
+def pack_task(source: bytes | str, file_format: str, configs: Sequence[GraphConfig], rounds: int) -> bytes:
+    """A file to parse as a frame; `rounds` as of `parse`."""
     content = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
     head = orjson.dumps(
         {
             "format": file_format,
             "text": isinstance(source, str),
             "configs": _documents(tuple(configs)),
-            "named": named,
+            "rounds": rounds,
         }
     )
     return LENGTH.pack(len(head), len(content)) + head + content
@@ -76,7 +76,7 @@ def _result(head: dict[str, Any], content: bytes) -> bytes:
     configs = [GraphConfig(**config) for config in head["configs"]]
     try:
         source = content.decode("utf-8", "surrogatepass") if head["text"] else content
-        document, contents = to_document(parse(source, head["format"], configs, named=head["named"]))
+        document, contents = to_document(parse(source, head["format"], configs, head["rounds"]))
     except StructureError as error:
         document, contents = {"refused": [error.code, error.detail]}, []
     except (MemoryError, RecursionError):

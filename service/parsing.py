@@ -66,10 +66,14 @@ class Parsed:
         return len(self.symbols)
 
 
-def parse(
-    source: bytes | str, file_format: StructureFormat, configs: Sequence[GraphConfig], *, named: bool = False
-) -> Parsed:
-    """Read a file and build its graphs, with their names for a cache if wanted.
+def parse(source: bytes | str, file_format: StructureFormat, configs: Sequence[GraphConfig], rounds: int = 0) -> Parsed:
+    """Read a file and build its graphs.
+
+    Args:
+        source: content of the file.
+        file_format: of the content.
+        configs: a graph is built for each.
+        rounds: shells of neighbours that the names see which a cache goes by; 0 for no names.
 
     Raises:
         StructureError: if the structure is refused.
@@ -77,7 +81,7 @@ def parse(
     started = time.perf_counter()
     crystal = read_structure(source, file_format)
     read = time.perf_counter()
-    graphs = tuple(_packed(merge_equivalent(build_graph(crystal, config)), named=named) for config in configs)
+    graphs = tuple(_packed(merge_equivalent(build_graph(crystal, config)), rounds) for config in configs)
     built = time.perf_counter()
     return Parsed(
         formula=crystal.formula,
@@ -92,11 +96,11 @@ def parse(
     )
 
 
-def _packed(graph: CrystalGraph, *, named: bool) -> PackedGraph:
+def _packed(graph: CrystalGraph, rounds: int) -> PackedGraph:
     packed = PackedGraph(pack_graph(graph), graph.n_nodes, graph.n_links, graph.n_edges)
-    if not named:
+    if not rounds:
         return packed
-    colours = node_colours(graph)
+    colours = node_colours(graph, rounds)
     names = [f"{colour:016x}" for colour in colours.tolist()]
     of_atoms = tuple(names[node] for node in graph.classes.tolist())
     return replace(packed, digest=crystal_digest(graph, colours), colours=of_atoms)

@@ -82,7 +82,13 @@ class Oracle:
         by_config: dict[GraphConfig, list[str]] = {}
         for manifest in manifests:  # several models over one graph, as long as they read the same kind
             by_config.setdefault(manifest.graph, []).append(manifest.reference)
-        parsed = await self._pool.parse(posted.source, posted.format, list(by_config), lane)
+        layers = max(manifest.network.layers for manifest in manifests)
+        try:
+            self._dispatcher.go_on()
+            parsed = await self._pool.parse(posted.source, posted.format, list(by_config), lane, layers)
+        except BaseException:
+            ticket.refused()
+            raise
         asked = time.perf_counter()
         said, inference_ms, held_ms = await self._ask(
             list(zip(parsed.graphs, by_config.values(), strict=True)), posted, request_id, deadline, lane, ticket
@@ -137,14 +143,18 @@ class Oracle:
         if not wanted:
             ticket.answered(price)
             return said, 0.0, 0.0
-        answers = await self._dispatcher.ask(
-            wanted,
-            deadline=deadline,
-            request_id=request_id,
-            attention=posted.attention or self._cache.enabled,
-            lane=lane,
-            more=ticket.unparsed > 0,
-        )
+        try:
+            answers = await self._dispatcher.ask(
+                wanted,
+                deadline=deadline,
+                request_id=request_id,
+                attention=posted.attention or self._cache.enabled,
+                lane=lane,
+                more=ticket.unparsed > 0,
+            )
+        except BaseException:
+            ticket.failed(price)
+            raise
         ticket.answered(price)
         for (graph, _), answer in zip(wanted, answers, strict=True):
             for prediction in answer.predictions:

@@ -19,6 +19,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ReadOnlyError
 
 from service.entries import LANES, Answer, Entry, Lane
 
@@ -27,6 +28,7 @@ DEAD = "deepergatgnn:dead"
 ANSWERS = "deepergatgnn:answers:"
 WORKERS = "deepergatgnn:workers:"
 REPLICAS = "deepergatgnn:replicas:"
+WITHDRAWN = "deepergatgnn:withdrawn"  # a channel
 GROUP = "workers"
 log = structlog.get_logger("queue")
 
@@ -40,6 +42,7 @@ def connect(url: str) -> "Redis":
         socket_timeout=10.0,
         health_check_interval=15,
         retry=Retry(NoBackoff(), 1),
+        retry_on_error=[ReadOnlyError],  # the server became a replica: connect again, to whom the name points now
     )
     return client
 
@@ -65,8 +68,11 @@ class RequestQueue:
         return added
 
     async def withdraw(self, lane: Lane, stream_ids: Sequence[bytes]) -> None:
-        """Delete entries that nobody waits for any more; one that a worker has read already is computed in vain."""
-        await self._client.xdel(STREAMS[lane], *stream_ids)
+        """Delete entries that nobody waits for any more, and tell the worker that may have read them already."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            pipe.xdel(STREAMS[lane], *stream_ids)
+            pipe.publish(WITHDRAWN, b" ".join((lane.encode(), *stream_ids)))
+            await pipe.execute()
 
     async def missing(self, lane: Lane, stream_ids: Sequence[bytes]) -> list[bytes]:
         """Those of the entries that the broker does not have: answered, or lost with its data."""

@@ -57,8 +57,9 @@ class Settings(BaseSettings):
         lease_s: after this long without renewal an entry of a dead worker is taken over.
         max_deliveries: after this many, an entry is dead-lettered.
         heartbeat_s: of workers; one that is silent for three is not counted.
-        stuck_s: a batch that takes this much longer than five times its prediction counts as a hung device: no more
-            heartbeats, no renewal, and after six times that the worker ends.
+        stuck_s: a batch that takes this much longer than five times its prediction counts as a hung device, and one of
+            more than six seconds if that is not twice its prediction: no more heartbeats, no renewal, and after six
+            times `stuck_s` the worker ends.
         absence_s: how long requests are still admitted when the last worker has gone.
         drain_grace_s: after SIGTERM, how long the API goes on as before but for /readyz, so that who sends requests
             notices; Ctrl-C does without.

@@ -26,6 +26,7 @@ from service.settings import Settings
 
 RESTART_S = (0.2, 10.0)  # pause before a worker that died is replaced: at first, at most
 LONG_LIFE_S = 30.0
+TOLD_BEFORE_S = 1.0  # the end of the time that requests have to finish
 log = structlog.get_logger("supervisor")
 
 
@@ -67,9 +68,10 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """A server that says on SIGTERM that it is going, and goes a little later."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, grace_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
         super().__init__(config)
-        self._app, self._grace_s, self._leaving = app, grace_s, False
+        self._app, self._grace_s, self._drain_s = app, settings.drain_grace_s, settings.drain_s
+        self._leaving = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: not ready any more, but all else as before for the time of grace; a second signal ends that."""
@@ -80,6 +82,16 @@ class _Server(uvicorn.Server):
         self._app.state.parts.dispatcher.leaving = True
         loop = asyncio.get_running_loop()
         loop.call_later(self._grace_s, super().handle_exit, sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests finish; those that cannot are told so before their connections are closed."""
+        cut = asyncio.get_running_loop().call_later(
+            max(0.0, self._drain_s - TOLD_BEFORE_S), self._app.state.parts.dispatcher.cut_short
+        )
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cut.cancel()
 
 
 async def _serve(
@@ -98,7 +110,7 @@ async def _serve(
         server_header=False,
         lifespan="on",
     )
-    server = _Server(config, app, settings.drain_grace_s)
+    server = _Server(config, app, settings)
     keepers = [asyncio.create_task(_keep_worker(settings, url)) for _ in range(count)]
     host, port = listener.getsockname()[:2]
 

@@ -26,6 +26,9 @@ IDLE_CANARY_S = 1.0
 STORE_S = 1.0
 RETRY_LOAD_S = 30.0
 PATIENCE = 5.0  # times the predicted seconds of a batch, beside `stuck_s`
+LONGEST_S = (
+    6.0  # of that patience, so that a hung worker is found within ten seconds, but for a batch that should take it
+)
 DEAD_AFTER = 6.0  # times `stuck_s`; a process whose thread hangs in a device cannot be ended more gently
 EX_SOFTWARE = 70
 log = structlog.get_logger("worker")
@@ -42,15 +45,24 @@ class Upkeep:
         self._worker = worker
         self._settings = worker.settings
         self._failed: dict[str, float] = {}
+        self._asked: asyncio.Task[None] | None = None
 
     def start(self) -> list[asyncio.Task[None]]:
         """Begin; who started them cancels them."""
-        work = (self._beat(), self._take_over(), self._follow_parent(), self._follow_store(), self._compile())
+        work = (
+            self._beat(),
+            self._take_over(),
+            self._let_go(),
+            self._follow_parent(),
+            self._follow_store(),
+            self._compile(),
+        )
         return [asyncio.create_task(each) for each in work]
 
     def _hangs(self) -> bool:
-        since = self._worker.computing_since
-        allowed = self._settings.stuck_s + PATIENCE * self._worker.predicted_s
+        since, predicted = self._worker.computing_since, self._worker.predicted_s
+        allowed = self._settings.stuck_s + PATIENCE * predicted
+        allowed = min(allowed, max(self._settings.stuck_s, LONGEST_S, 2 * predicted))
         return since is not None and time.monotonic() - since > allowed
 
     async def _beat(self) -> None:
@@ -58,9 +70,10 @@ class Upkeep:
         worker, renewed, hung = self._worker, 0.0, 0.0
         while True:
             try:
-                if worker.computing_since is None and time.monotonic() - worker.answered_at > IDLE_CANARY_S:
-                    await self._canary()
-                if self._hangs():
+                idle = worker.computing_since is None and time.monotonic() - worker.answered_at > IDLE_CANARY_S
+                if idle or self._asked is not None:
+                    await self._ask()
+                if self._asked is not None or self._hangs():
                     hung += self._settings.heartbeat_s  # counted while this process runs: it may have been stopped
                     if hung > DEAD_AFTER * self._settings.stuck_s:
                         log.critical("the device does not come back: ending, so that another worker takes over")
@@ -76,10 +89,15 @@ class Upkeep:
                 log.warning("no heartbeat", error=str(error))
             await asyncio.sleep(self._settings.heartbeat_s)
 
-    async def _canary(self) -> None:
+    async def _ask(self) -> None:
         """Ask the idle device for a sign of life; while it does not answer there is no heartbeat either."""
-        await self._worker.on_device(self._worker.engine.canary)
-        self._worker.answered_at = time.monotonic()
+        if self._asked is None:
+            self._asked = asyncio.create_task(self._worker.on_device(self._worker.engine.canary))
+        done, _ = await asyncio.wait({self._asked}, timeout=self._settings.heartbeat_s)
+        if done:
+            self._asked.result()
+            self._asked = None
+            self._worker.answered_at = time.monotonic()
 
     def _status(self) -> dict[str, object]:
         worker = self._worker
@@ -112,6 +130,16 @@ class Upkeep:
                 log.warning("no takeover", error=str(error))
             await asyncio.sleep(self._settings.lease_s / 4)
 
+    async def _let_go(self) -> None:
+        """Drop what is in hand and nobody waits for any more."""
+        while True:
+            try:
+                async for place in self._worker.queue.withdrawn():
+                    self._worker.withdraw(place)
+            except (RedisError, OSError) as error:
+                log.warning("what is withdrawn cannot be followed", error=str(error))
+            await asyncio.sleep(self._settings.heartbeat_s)
+
     async def _follow_store(self) -> None:
         """Load what is promoted beside what answers; the API sends nothing there before it is said to be loaded."""
         worker = self._worker
@@ -129,6 +157,7 @@ class Upkeep:
                     # No stack: what is wrong is in the store.
                     log.error("a promoted version is not sound, the one before goes on", error=str(error))  # noqa: TRY400
                 else:
+                    await worker.measure_memory()
                     log.info("loaded", worker=worker.name, model=reference)
             worker.engine.forget_spare(wanted)
 

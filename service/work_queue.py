@@ -1,7 +1,7 @@
 """The worker's side of the queue; its rules stand in `queue`."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,11 +10,12 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from service.entries import LANES, Answer, Entry, Lane
-from service.queue import ANSWERS, DEAD, GROUP, STREAMS, WORKERS
+from service.queue import ANSWERS, DEAD, GROUP, STREAMS, WITHDRAWN, WORKERS
 
 ANSWERS_KEPT_S = 120
 DEAD_KEPT = 1000
-_LANE_OF = {stream.encode(): lane for lane, stream in STREAMS.items()}
+LISTEN_S = 5.0
+_LANES = {lane.encode(): lane for lane in LANES}
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,12 +145,24 @@ class WorkQueue:
                 pipe.xdel(STREAMS[lane], *stream_ids)
             await pipe.execute()
 
+    async def withdrawn(self) -> AsyncGenerator[tuple[Lane, bytes]]:
+        """Lane and stream id of entries that nobody waits for any more, as they are taken back; without end."""
+        async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+            await channel.subscribe(WITHDRAWN)
+            while True:
+                message = await channel.get_message(timeout=LISTEN_S)
+                if message is not None:
+                    name, *stream_ids = message["data"].split()
+                    for stream_id in stream_ids:
+                        yield _LANES[name], stream_id
+
     async def bury(self, delivery: Delivery, answer: Answer) -> None:
         """Move an entry to the dead-letter stream and tell its client."""
         entry = delivery.entry
         note: dict[Any, Any] = {
             "id": entry.id,
             "request": entry.request_id,
+            "models": " ".join(entry.models),
             "worker": self._worker,
             "time": time.time(),
             "graph": entry.packed,

@@ -26,7 +26,7 @@ from deepergatgnn.device import device_named
 from deepergatgnn.errors import ConfigError
 from model_store import ModelStore
 from service import metrics
-from service.batching import Backlog, Budget
+from service.batching import Backlog, Budget, EdgeLimit
 from service.clock import BrokerClock
 from service.collector import tame_collector
 from service.cost import once, price
@@ -77,11 +77,12 @@ class Worker:
         self.computing_since: float | None = None
         self.predicted_s = 0.0
         self.answered_at = time.monotonic()
-        self._edges = settings.batch_edges
+        self._limit = EdgeLimit(settings.batch_edges)
         self._prefetch = settings.prefetch == "on" or (settings.prefetch == "auto" and self.device.type == "cuda")
         self._backlog = Backlog()
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
+        self._unwanted: set[tuple[Lane, bytes]] = set()
         self._results: asyncio.Queue[list[tuple[Delivery, Answer | None]]] = asyncio.Queue()
         self._interactive_at = float("-inf")
         # One thread computes, always the same: torch keeps a team of threads for each thread that calls it.
@@ -93,7 +94,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
         await self.on_device(self.engine.load_production)
-        self._edges = await self.on_device(lambda: self.engine.edge_capacity(self.settings.batch_edges))
+        await self.measure_memory()
         await patiently(self.queue.create_groups, self.stopping)
         await patiently(lambda: self.clock.measure(self.client), self.stopping)
         tame_collector()
@@ -121,6 +122,10 @@ class Worker:
         """Have something done by the thread of the device."""
         return await asyncio.get_running_loop().run_in_executor(self._device_thread, work)
 
+    async def measure_memory(self) -> None:
+        """See how many edges of a batch fit beside what is loaded now."""
+        self._limit = EdgeLimit(await self.on_device(lambda: self.engine.edge_capacity(self.settings.batch_edges)))
+
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Take entries in hand, unless they are already."""
         for delivery in deliveries:
@@ -131,6 +136,11 @@ class Worker:
                     self._interactive_at = time.monotonic()
         self._arrived.set()
 
+    def withdraw(self, place: tuple[Lane, bytes]) -> None:
+        """Nobody waits for an entry any more: if it is in hand, and not yet on the device, it will not be computed."""
+        if place in self.held:
+            self._unwanted.add(place)
+
     def _price(self, delivery: Delivery) -> float:
         graph, costs = delivery.entry.graph, self.engine.costs
         return price(delivery.entry.models, graph.n_links, graph.n_nodes, costs)
@@ -140,7 +150,7 @@ class Worker:
         """Of the next batch: little bulk work where single requests come, for these wait until it is done."""
         lately = time.monotonic() - self._interactive_at < INTERACTIVE_LATELY_S
         bulk = self.settings.batch_s / 20 if lately else self.settings.batch_s / 2
-        return Budget(self.settings.batch_s, bulk, self._edges)
+        return Budget(self.settings.batch_s, bulk, self._limit.edges)
 
     async def _read(self, lane: Lane) -> None:
         """Keep the backlog of a lane filled, a few batches ahead."""
@@ -199,15 +209,18 @@ class Worker:
         """Those of a batch that somebody waits for; the others are done."""
         now = self.clock.now()
         late = [delivery for delivery in batch if not delivery.entry.deadline >= now]  # that of no number, too
-        if late:
-            metrics.EXPIRED.inc(len(late))
-            self._results.put_nowait([(delivery, None) for delivery in late])
-        return [delivery for delivery in batch if delivery.entry.deadline >= now]
+        left = [delivery for delivery in batch if delivery.place in self._unwanted and delivery not in late]
+        metrics.EXPIRED.inc(len(late))
+        metrics.WITHDRAWN.inc(len(left))
+        if dropped := [*late, *left]:
+            self._results.put_nowait([(delivery, None) for delivery in dropped])
+        return [delivery for delivery in batch if delivery not in dropped]
 
     async def _compute(self, batch: Sequence[Delivery], prepared: Prepared | None) -> None:
         if not batch:
             return
-        started, priced = time.monotonic(), sum(map(self._price, batch))
+        started, priced, budget = time.monotonic(), sum(map(self._price, batch)), self._budget
+        seconds = budget.bulk_seconds if all(each.entry.lane == "bulk" for each in batch) else budget.seconds
         predicted = priced + once([model for delivery in batch for model in delivery.entry.models], self.engine.costs)
         await self._count_attempts(batch)
         self.computing_since, self.predicted_s = started, predicted
@@ -218,11 +231,14 @@ class Worker:
         finally:
             self.computing_since = None
         self.answered_at = time.monotonic()
-        metrics.observe_batch(batch, priced / self.settings.batch_s, predicted, time.monotonic() - started)
+        metrics.observe_batch(batch, priced / seconds, predicted, time.monotonic() - started)
         if computed.out_of_memory:
-            self._edges = max(1, int(0.7 * min(self._edges, sum(d.entry.graph.n_links for d in batch))))
             metrics.OUT_OF_MEMORY.inc()
-            log.warning("out of memory, batches become smaller", edges=self._edges)
+        if computed.too_many_edges:
+            self._limit.exceeded(computed.too_many_edges)
+            log.warning("out of memory, batches become smaller", edges=self._limit.edges)
+        else:
+            self._limit.kept()
         self._results.put_nowait(
             [
                 (delivery, replace(answer, held_ms=(started - delivery.since) * 1000))
@@ -255,6 +271,7 @@ class Worker:
                     await asyncio.sleep(PAUSE_S)
             for delivery, _ in answers:
                 self.held.pop(delivery.place, None)
+                self._unwanted.discard(delivery.place)
             self._results.task_done()
 
 

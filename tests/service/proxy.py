@@ -28,13 +28,13 @@ class Proxy:
     """Passes connections on to a port of loopback.
 
     Args:
-        target: that port.
+        target: that port; a new one holds for new connections.
         tls: for the side of the clients.
     """
 
     def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
         self.fault, self.port = Fault(), 0
-        self._target, self._tls = target, tls
+        self.target, self._tls = target, tls
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._stop = asyncio.Event()
@@ -65,7 +65,7 @@ class Proxy:
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there: asyncio.StreamWriter | None = None
         try:
-            back, there = await asyncio.open_connection("127.0.0.1", self._target)
+            back, there = await asyncio.open_connection("127.0.0.1", self.target)
             ways = [asyncio.ensure_future(self._ask(reader, there)), asyncio.ensure_future(self._answer(back, writer))]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             for way in ways:

@@ -19,7 +19,7 @@ COSTS = {"m@1.0.0": Cost(0.0, 0.0, 0.1, 0.0)}  # 0.1 s a crystal
 
 def admission(workers: int = 1, **settings: float) -> Admission:
     made = Admission(Settings(max_wait_s=1.0, min_waiting=1, max_bulk_wait_s=10.0, **settings))
-    made.follow(COSTS, workers, [])
+    made.follow(COSTS, workers, {})
     made.typical = 0.1
     return made
 
@@ -70,10 +70,10 @@ def test_bulk_work_does_not_stand_before_singles_but_singles_before_bulk() -> No
 def test_what_other_replicas_wait_for_counts() -> None:
     made = admission()
     fill(made, "interactive", 5)
-    made.follow(COSTS, 1, [{"interactive": 3.0, "bulk": 0.0}])
+    made.follow(COSTS, 1, {"other": {"seconds": {"interactive": 3.0, "bulk": 0.0}, "done": 0.0}})
     with pytest.raises(ServiceError):
         made.check("interactive")
-    made.follow(COSTS, 1, [])
+    made.follow(COSTS, 1, {})
     made.check("interactive")
 
 
@@ -100,10 +100,44 @@ def test_the_measured_speed_is_believed_while_work_waits(monkeypatch: pytest.Mon
     assert before == pytest.approx(20.0)
 
 
+def test_replicas_measure_the_speed_of_the_workers_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes share a worker that does what it promises: each gets half of it, and neither thinks it slow."""
+    clock = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock)
+    one, two = admission(), admission()
+    held = fill(one, "interactive", 200), fill(two, "interactive", 200)
+    for _ in range(100):
+        clock += 0.2  # for a crystal of 0.1 s of each
+        for ticket in held:
+            ticket.answered(0.1)
+        one.follow(COSTS, 1, {"two": two.report})
+        two.follow(COSTS, 1, {"one": one.report})
+    assert one.wait_s("interactive") == pytest.approx(2 * 100 * 0.1, rel=0.05)
+    assert two.wait_s("interactive") == pytest.approx(2 * 100 * 0.1, rel=0.05)
+
+
+def test_a_low_speed_is_not_believed_for_ever_where_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock)
+    made = admission()
+    held = fill(made, "interactive", 300)
+    for _ in range(100):
+        clock += 2.0
+        held.answered(0.1)
+    slow = made.wait_s("interactive")
+    assert slow == pytest.approx(200 * 0.1 / 0.05, rel=0.05)
+    held.close()
+    for _ in range(200):
+        clock += 0.3
+        fill(made, "interactive", 1).answered(0.1)
+    fill(made, "interactive", 200)
+    assert made.wait_s("interactive") == pytest.approx(200 * 0.1, rel=0.05)
+
+
 @given(st.lists(st.tuples(st.sampled_from(["interactive", "bulk"]), st.integers(1, 6), st.integers(0, 6)), max_size=20))
 def test_every_second_that_was_counted_is_given_back(requests: list[tuple[Lane, int, int]]) -> None:
     made = Admission(Settings(max_wait_s=1e9, max_bulk_wait_s=1e9))
-    made.follow(COSTS, 1, [])
+    made.follow(COSTS, 1, {})
     for lane, crystals, done in requests:
         with made.admit(lane, crystals) as ticket:
             for number in range(min(crystals, done)):
@@ -113,7 +147,9 @@ def test_every_second_that_was_counted_is_given_back(requests: list[tuple[Lane, 
                     ticket.priced(0.1 * number)
                     if number % 3 == 1:
                         ticket.answered(0.1 * number)
-    assert made.here == pytest.approx({"interactive": 0.0, "bulk": 0.0}, abs=1e-9)
+                    elif number % 6 == 0:
+                        ticket.failed(0.1 * number)
+    assert made.report["seconds"] == pytest.approx({"interactive": 0.0, "bulk": 0.0}, abs=1e-9)
     assert made.crystals == 0
 
 

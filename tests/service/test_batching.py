@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepergatgnn.crystal_graph import GraphConfig
-from service.batching import Backlog, Budget
+from service.batching import PASSED_OVER, Backlog, Budget, EdgeLimit
 from service.entries import Entry, Lane
 from service.graph_bytes import pack_graph
 from service.work_queue import Delivery
@@ -56,6 +56,53 @@ def test_interactive_entries_go_first_and_bulk_does_not_starve() -> None:
     first = backlog.take(Budget(0.1, 0.02, 10**6))
     assert [d.entry.lane for d in first] == ["interactive"] * 5 + ["bulk"]
     assert [d.entry.id for d in first] == ["100", "101", "102", "103", "104", "0"]
+
+
+def turns(backlog: Backlog, budget: Budget) -> list[list[str]]:
+    """Batches while ever more interactive entries come, until one of bulk was computed."""
+    batches: list[list[str]] = []
+    while not batches or not any(name.startswith("9") for name in batches[-1]):
+        backlog.add(delivery(len(batches), "interactive"), 0.01)
+        batches.append([each.entry.id for each in backlog.take(budget)])
+    return batches
+
+
+def test_a_large_bulk_crystal_is_no_company_and_has_its_turn() -> None:
+    backlog = Backlog()
+    backlog.add(delivery(90, "bulk"), 3.0)
+    batches = turns(backlog, Budget(0.1, 0.02, 10**6))
+    assert batches == [[str(number)] for number in range(PASSED_OVER)] + [["90"]]
+
+
+def test_bulk_company_keeps_to_the_edges_of_the_batch() -> None:
+    backlog = Backlog()
+    backlog.add(delivery(90, "bulk"), 0.001)
+    links = delivery(0, "interactive").entry.graph.n_links
+    backlog.add(delivery(0, "interactive"), 0.01)
+    assert [each.entry.id for each in backlog.take(Budget(0.1, 0.02, links))] == ["0"]
+
+
+def test_interactive_entries_go_before_bulk_ones_that_may_be_poison() -> None:
+    backlog = Backlog()
+    for number in (90, 91):
+        backlog.add(delivery(number, "bulk", times=2), 0.001)
+    batches = turns(backlog, Budget(0.1, 0.02, 10**6))
+    assert batches == [[str(number)] for number in range(PASSED_OVER)] + [["90"]]
+    assert len(backlog) == 2
+
+
+def test_the_edges_of_a_batch_shrink_when_the_memory_was_short_and_come_back() -> None:
+    limit = EdgeLimit(1000)
+    limit.exceeded(500)
+    assert limit.edges == 350
+    limit.exceeded(2000)  # a part of a batch cannot be larger; if it says so the limit is less in any case
+    assert limit.edges == 244
+    for _ in range(200):
+        limit.kept()
+    assert limit.edges == limit.most == 1000
+    for _ in range(100):
+        limit.exceeded(1)
+    assert limit.edges == 1
 
 
 def test_an_entry_that_was_delivered_before_is_computed_alone() -> None:

@@ -9,7 +9,9 @@ import httpx
 import pytest
 import redis
 
+from service.queue import STREAMS
 from tests.conftest import until
+from tests.service.brokers import broker_server
 from tests.service.processes import CIF, HEADERS, PREDICT, documented, post, ready
 from tests.service.proxy import Fault
 from tests.service.stage import PASSWORD, WORKERS, Stage
@@ -111,6 +113,22 @@ def test_a_broker_that_takes_nothing_is_refused_for_and_recovered_from(
         refuses(stage)
     finally:
         stage.broker.command(*cure)
+    answers_again(stage)
+
+
+def test_a_failover_is_followed_though_the_old_server_lives_on(stage: Stage) -> None:
+    """As a replica it keeps every connection open and answers whoever only reads."""
+    old = stage.proxy.target
+    with broker_server(password=PASSWORD) as other:
+        stage.broker.command("CONFIG", "SET", "masterauth", PASSWORD)
+        stage.broker.command("REPLICAOF", "127.0.0.1", str(other.port))
+        stage.proxy.target = other.port
+        try:
+            answers_again(stage)
+            assert other.command("EXISTS", *STREAMS.values()) == len(STREAMS)
+        finally:
+            stage.broker.command("REPLICAOF", "NO", "ONE")
+            stage.proxy.target = old
     answers_again(stage)
 
 

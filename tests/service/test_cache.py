@@ -16,12 +16,13 @@ from tests.conftest import service
 from tests.fixtures import some_crystals
 
 CONFIG = GraphConfig(angles=8)
+LAYERS = 5
 ANSWER = ModelAnswer("m@1.0.0", 1.0, 0.5, 1.5, in_domain=True, score=0.1, reasons=(), attention=())
 
 
 def packed(crystal: Crystal) -> PackedGraph:
     structure = crystal_to_pymatgen(crystal)
-    return parse(structure.to(fmt="poscar"), "poscar", [CONFIG], named=True).graphs[0]
+    return parse(structure.to(fmt="poscar"), "poscar", [CONFIG], LAYERS).graphs[0]
 
 
 @pytest.mark.parametrize("crystal", some_crystals(12), ids=lambda crystal: crystal.reduced_formula)
@@ -53,6 +54,17 @@ def test_a_small_strain_is_another_crystal() -> None:
     strained = crystal.copy()
     strained.apply_strain(1e-3)
     assert packed(crystal_from_pymatgen(crystal)).digest != packed(crystal_from_pymatgen(strained)).digest
+
+
+def test_a_name_sees_as_far_as_the_network() -> None:
+    """In a long cell with one foreign atom a layer more tells more atoms apart."""
+    structure = crystal_to_pymatgen(some_crystals(12)[0]) * (1, 1, 24)
+    structure.replace(0, "Lr")
+    kinds = [
+        len(set(parse(structure.to(fmt="poscar"), "poscar", [CONFIG], layers).graphs[0].colours))
+        for layers in range(1, 8)
+    ]
+    assert kinds == sorted(set(kinds)), kinds
 
 
 def test_an_answer_carries_over_to_a_supercell() -> None:

@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.conftest import running, until
-from tests.service.processes import is_seen, post, until_ready
+from tests.service.processes import CIF, is_seen, post, small_store, until_ready
 from tests.service.stage import TIMES, WORKERS, Stage
 
 GRACE_S = 2.0
@@ -126,3 +128,27 @@ def test_an_api_process_and_a_worker_end_under_load_and_no_request_fails(stage: 
     assert used == {stage.address, second.address}
     assert {address for address, _, _ in balancer.replies[-20:]} == {stage.address}
     until(lambda: not stage.waiting() and not stage.pending(), "nothing is left")
+
+
+def test_a_bulk_request_that_cannot_be_finished_is_told_so_item_by_item(tmp_path: Path) -> None:
+    """Its worker stands still when the process is told to go: no cut answer, no bare 500."""
+    settings = {"DEEPERGATGNN_MODEL_STORE": str(small_store(tmp_path / "store")), "DEEPERGATGNN_DRAIN_S": "3"}
+    body = {"structures": [{"id": str(number), "structure": CIF.decode()} for number in range(64)]}
+
+    async def scenario(process: Process, address: str) -> httpx.Response:
+        [worker] = [each for each in psutil.Process(process.pid).children() if "service.worker" in each.cmdline()]
+        async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+            assert (await post(client)).status_code == httpx.codes.OK
+            worker.suspend()
+            asked = asyncio.create_task(client.post("/predict/batch", json=body))
+            await asyncio.sleep(1)
+            process.send_signal(signal.SIGTERM)
+            return await asked
+
+    with running("serve", "--port", "0", ready="^ready on ", **settings) as (process, line):
+        reply = asyncio.run(scenario(process, line.removeprefix("ready on ")))
+        assert process.wait(30) == 0
+    assert reply.status_code == httpx.codes.OK
+    results = reply.json()["results"]
+    assert [result["id"] for result in results] == [item["id"] for item in body["structures"]]
+    assert {result["error"]["code"] for result in results} == {"draining"}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.errors import ArtifactError
@@ -49,8 +50,13 @@ def engine() -> Engine:
 def test_an_entry_that_breaks_its_batch_fails_alone(engine: Engine, entries: list[Entry]) -> None:
     good = engine.answer(entries[:8]).answers
     graph = entries[3].graph
-    poison = replace(entries[3], packed=pack_graph(replace(graph, senders=graph.senders + 1_000_000)))
-    answers = engine.answer([*entries[:3], poison, *entries[4:8]]).answers
+    poison = replace(
+        entries[3], packed=pack_graph(replace(graph, senders=graph.senders + 1_000_000)), request_id="of-poison"
+    )
+    with capture_logs() as logs:
+        answers = engine.answer([*entries[:3], poison, *entries[4:8]]).answers
+    [failure] = [line for line in logs if line["log_level"] == "error"]
+    assert (failure["entry"], failure["request_id"]) == (poison.id, poison.request_id) == (poison.id, "of-poison")
     assert answers[3].error is not None
     assert answers[3].error[1] == "prediction_failed"
     for ours, theirs in zip(good[:3] + good[4:], answers[:3] + answers[4:], strict=True):
@@ -73,6 +79,8 @@ def test_a_batch_that_does_not_fit_is_split_and_answered(
     monkeypatch.setattr(engine, "_predict", predict_few)
     split = engine.answer(entries[:8])
     assert (whole.out_of_memory, split.out_of_memory) == (False, True)
+    few = sum(entry.graph.n_links for entry in entries[4:8])  # the least part that did not fit
+    assert (whole.too_many_edges, split.too_many_edges) == (0, few)
     for ours, theirs in zip(whole.answers, split.answers, strict=True):
         assert theirs.error is None
         assert [p.value for p in ours.predictions] == pytest.approx([p.value for p in theirs.predictions], abs=1e-5)

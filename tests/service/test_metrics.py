@@ -89,7 +89,7 @@ def test_the_processes_serve_what_the_table_says_and_count_what_happens() -> Non
 
 
 def test_the_id_of_a_request_is_in_its_answer_and_in_the_logs() -> None:
-    """From the header into the log of the API; a failing entry's into that of the worker."""
+    """From the header into the log of the API; that of the worker names it where an entry fails (`test_engine`)."""
     process = subprocess.Popen(
         [*COMMAND, "serve", "--port", "0"],
         stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 
@@ -71,6 +72,26 @@ def test_a_hung_worker_is_silent_and_takes_nothing_over(settings: Settings) -> N
     asyncio.run(scenario())
 
 
+def test_what_nobody_waits_for_any_more_is_dropped_before_the_device(settings: Settings) -> None:
+    async def scenario() -> None:
+        worker = made(settings)
+        api = RequestQueue(worker.client, "api")
+        await worker.queue.create_groups()
+        added = await api.submit(entries(4))
+        worker.accept(await worker.queue.read("interactive", 10, 1))
+        tasks = Upkeep(worker).start()
+        batch = list(worker.held.values())
+        async with asyncio.timeout(10):
+            while len(worker._live(batch)) > 2:
+                await api.withdraw("interactive", [*added[:2], b"1-1"])  # one that is in nobody's hands
+                await asyncio.sleep(0.05)
+        assert [delivery.stream_id for delivery in worker._live(batch)] == added[2:]
+        await ended(tasks)
+        await worker.client.aclose()
+
+    asyncio.run(scenario())
+
+
 def test_entries_of_both_lanes_with_one_id_are_two(settings: Settings) -> None:
     """A broker gives ids by its clock: entries that come in the same millisecond have the same one in each stream."""
 
@@ -125,3 +146,46 @@ def test_a_worker_whose_idle_device_is_lost_ends(settings: Settings, monkeypatch
             return len(await RequestQueue(client, "api").workers())
 
     assert asyncio.run(beats()) == 0
+
+
+def test_a_worker_whose_idle_device_hangs_is_silent_and_ends(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its supervisor starts another one; nothing but the end of the process gets a thread out of a device."""
+    released = threading.Event()
+
+    class LeftError(Exception):
+        pass
+
+    def leave(_: int) -> None:
+        raise LeftError
+
+    async def scenario() -> None:
+        worker = made(settings)
+        api = RequestQueue(worker.client, "api")
+        monkeypatch.setattr(worker.engine, "canary", released.wait)
+        monkeypatch.setattr("service.upkeep.os._exit", leave)
+        worker.answered_at = time.monotonic() - 60
+        beat, *others = Upkeep(worker).start()
+        async with asyncio.timeout(30):
+            await asyncio.sleep(10 * settings.heartbeat_s)
+            assert await api.workers() == []
+            with pytest.raises(LeftError):
+                await beat
+        released.set()
+        await ended(others)
+        await worker.client.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_a_hung_batch_is_noticed_in_time_for_readiness(settings: Settings) -> None:
+    """Not ready within ten seconds, with three heartbeats more; a batch that should take longer has its time."""
+    worker = made(settings.model_copy(update={"stuck_s": 5.0}))
+    upkeep = Upkeep(worker)
+    for predicted, patience in ((0.01, 5.05), (0.1, 5.5), (0.35, 6.0), (2.0, 6.0), (10.0, 20.0)):
+        worker.predicted_s = predicted
+        worker.computing_since = time.monotonic() - patience + 0.5
+        assert not upkeep._hangs()
+        worker.computing_since = time.monotonic() - patience - 0.1
+        assert upkeep._hangs()
