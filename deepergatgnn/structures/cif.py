@@ -12,6 +12,7 @@ from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.checks import check_lattice
 from deepergatgnn.structures.cif_columns import read_columns
 from deepergatgnn.structures.cif_copies import expand
+from deepergatgnn.structures.cif_occupancies import FRACT
 from deepergatgnn.structures.cif_sites import formula_warning, read_sites
 from deepergatgnn.structures.cif_symmetry import (
     MOST_COPIES_LOST,
@@ -21,10 +22,13 @@ from deepergatgnn.structures.cif_symmetry import (
     value_of,
 )
 from deepergatgnn.structures.crystal import Crystal, crystal_in_cell, too_many_atoms
+from deepergatgnn.structures.elements import any_charged
+from deepergatgnn.structures.ignored import OXIDATION_STATES, UNCERTAINTIES
 from deepergatgnn.structures.limits import StructureLimits
 
 _LENGTHS: Final = ("_cell_length_a", "_cell_length_b", "_cell_length_c")
 _ANGLES: Final = ("_cell_angle_alpha", "_cell_angle_beta", "_cell_angle_gamma")
+_UNCERTAIN: Final = (*_LENGTHS, *_ANGLES, *FRACT, "_atom_site_occupancy")
 _LEAST_OPENING: Final = 1e-6  # radians by which the angles of a cell must close
 
 
@@ -42,6 +46,7 @@ def read_cif(text: str, limits: StructureLimits) -> Crystal:
     lattice = _lattice(columns, said)
     check_lattice(lattice, limits)
     operators = read_operators(columns, lattice, said)
+    setting = said[-1] if operators.guessed else ""
     sites = read_sites(columns, operators, said, limits)
     # The fewest atoms that these sites can make, counted before they are made.
     if (fewest := math.ceil(len(sites.labels) * operators.n_operators / MOST_COPIES_LOST)) > limits.max_atoms:
@@ -60,10 +65,25 @@ def read_cif(text: str, limits: StructureLimits) -> Crystal:
         if operators.guessed:
             raise StructureError(
                 "unreadable",
-                f"{said[0]} {warning.split(':', 1)[0]}: list the symmetry operators, or the full cell in P 1.",
+                f"{setting} {warning.split(':', 1)[0]}: list the symmetry operators, or the full cell in P 1.",
             )
         said.append(warning)
+    said += _ignored(columns)
     return crystal_in_cell(lattice, numbers, atoms.frac_coords, warnings=said, limits=limits, places=places)
+
+
+def _ignored(columns: Columns) -> list[str]:
+    """What the block says of its atoms and cell that is not used, by whole columns: every file comes by here."""
+    said = []
+    types = columns.get("_atom_site_type_symbol")
+    if not types:  # a label may be C-1, which is no charge
+        types = [label for label in columns["_atom_site_label"] if label.endswith(("+", "-"))]
+    states = columns.get("_atom_type_oxidation_number", ())
+    if any_charged(set(types)) or any(state.strip("0.?+-") for state in states):
+        said.append(OXIDATION_STATES)
+    if any("(" in "".join(columns.get(key, ())) for key in _UNCERTAIN):
+        said.append(UNCERTAINTIES)
+    return said
 
 
 def _lattice(columns: Columns, said: list[str]) -> NDArray[np.float64]:

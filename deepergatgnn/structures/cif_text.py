@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from deepergatgnn.errors import StructureError
+from deepergatgnn.structures.ignored import listing
 
 _DATA: Final = re.compile(r"\s*data_(\S*)", re.IGNORECASE)
 _KEYWORD: Final = re.compile(r"(?<!\S)(?:loop_|stop_|global_)(?!\S)", re.IGNORECASE)
@@ -71,11 +72,21 @@ def structure_block(text: str) -> tuple[CifBlockText, list[str]]:
         )
     if sum((line.count("'") + line.count('"')) * len(line) for line in block.lines) > MOST_QUOTE_WORK:
         raise StructureError("unreadable", "The CIF has too many quotes on one line: break the line.")
-    ignored = [other.name[:40] or "without a name" for other in with_structure[1:]]
-    if not ignored:
-        return block, []
-    names = ", ".join(ignored[:3]) + (f" and {len(ignored) - 3} more" if len(ignored) > 3 else "")  # noqa: PLR2004
-    return block, [f"The structure of the data block {block.name[:40]} is read; ignored: {names}."]
+    return block, _ignored(block, with_structure[1:], blocks)
+
+
+def _ignored(block: CifBlockText, others: list[CifBlockText], blocks: list[CifBlockText]) -> list[str]:
+    """Name the blocks that are not read: further structures, and those that hold something else."""
+    said = []
+    if others:
+        names = listing([other.name or "without a name" for other in others])
+        said.append(f"The structure of the data block {block.name[:40]} is read; ignored: {names}.")
+    structures = {id(one) for one in (block, *others)}
+    filled = (one for one in blocks if any(not line.lstrip().startswith("#") for line in one.lines))
+    if rest := [one.name or "without a name" for one in filled if id(one) not in structures]:
+        held = "block {} holds no structure and is" if len(rest) == 1 else "blocks {} hold no structure and are"
+        said.append(f"The data {held.format(listing(rest))} ignored.")
+    return said
 
 
 def _split(text: str) -> list[CifBlockText]:

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core.composition import Composition
 from pymatgen.core.lattice import Lattice
-from pymatgen.core.periodic_table import DummySpecies
+from pymatgen.core.periodic_table import DummySpecies, Element, Species
 from pymatgen.core.structure import Structure
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.checks import check_arrays, check_lattice
-from deepergatgnn.structures.elements import SYMBOLS, atomic_number
+from deepergatgnn.structures.elements import SYMBOLS, any_charged, atomic_number
+from deepergatgnn.structures.ignored import OXIDATION_STATES, properties_warning, telling_properties
 from deepergatgnn.structures.limits import DEFAULT_LIMITS, StructureLimits
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def crystal_from_arrays(
         raise too_many_atoms(len(species), limits)
     looked_up = [atomic_number(symbol, f"atom {index}") for index, symbol in enumerate(species, start=1)]
     said = [*warnings, *(warning for _, warning in looked_up if warning)]
+    if any_charged(set(species)):
+        said.append(OXIDATION_STATES)
     return crystal_from_numbers(lattice, [number for number, _ in looked_up], frac_coords, warnings=said, limits=limits)
 
 
@@ -165,7 +168,7 @@ def crystal_from_pymatgen(
     """Make a checked crystal from a pymatgen structure, atoms in the same order.
 
     Args:
-        structure: an ordered structure; oxidation states, labels and other properties are left behind.
+        structure: an ordered structure; its labels are ignored, and with a warning its oxidation states and properties.
         warnings: what the reader has to say about it.
         limits: bounds that the structure must keep.
 
@@ -174,10 +177,15 @@ def crystal_from_pymatgen(
     """
     if len(structure) > limits.max_atoms:
         raise too_many_atoms(len(structure), limits)
-    symbols = [_ordered_symbol(site, index) for index, site in enumerate(structure, start=1)]
-    return crystal_from_arrays(
-        structure.lattice.matrix, symbols, structure.frac_coords, warnings=warnings, limits=limits
-    )
+    species = [_sole_species(site, index) for index, site in enumerate(structure, start=1)]
+    # A dummy's symbol is never an element: the look-up that follows refuses it by name.
+    symbols = [str(one) if isinstance(one, DummySpecies) else str(one.symbol) for one in species]
+    names = [name for site in structure if site.properties for name in telling_properties(site.properties)]
+    charged = [one for one in species if isinstance(one, Species)]
+    names += ["spin" for one in charged if one.spin]
+    oxidized = any(one.oxi_state for one in charged)
+    said = [*warnings, *([OXIDATION_STATES] if oxidized else []), *properties_warning(names)]
+    return crystal_from_arrays(structure.lattice.matrix, symbols, structure.frac_coords, warnings=said, limits=limits)
 
 
 def crystal_to_pymatgen(crystal: Crystal) -> Structure:
@@ -205,12 +213,10 @@ def disordered(place: str, shares: Sequence[tuple[str, float]]) -> StructureErro
     return StructureError("disordered", f"{place[:1].upper()}{place[1:]} is {mix}: post an ordered cell.")
 
 
-def _ordered_symbol(site: "PeriodicSite", index: int) -> str:
+def _sole_species(site: "PeriodicSite", index: int) -> Element | Species:
     if not site.is_ordered:
         raise disordered(f"site {index}", [(species.symbol, float(x)) for species, x in site.species.items()])
-    if isinstance(site.specie, DummySpecies):
-        return str(site.specie)  # never an element: the look-up that follows refuses it by name
-    return str(site.specie.symbol)
+    return site.specie
 
 
 def _float_array(values: Any, code: Any, detail: str) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Iterable
 from typing import Final
 
 from pymatgen.core.periodic_table import Element
@@ -22,6 +23,9 @@ _ISOTOPE_WARNING: Final = "Heavy hydrogen ({}) is read as H: the models know ele
 
 # An element with an optional charge (Fe3+, O2-, Na+, Fe+2) or the tail of a pseudopotential name (Fe_pv, Si/79d9).
 _SYMBOL: Final = re.compile(r"([A-Z][a-z]?)(?:\d*\.?\d*[+-]\d*\.?\d*|[_/].*)?")
+
+# Fe3+, O2-, Na+ and Fe+2.
+_CHARGED: Final = re.compile(r"\s*[A-Za-z]{1,2}(?:(\d*\.?\d*)[+-]|[+-](\d*\.?\d*))\s*")
 
 # CIF type symbols and labels go on with anything: Fe1, Fe3+, OW1, C12A, Siva.
 _LETTERS: Final = re.compile(r"[A-Za-z]+")
@@ -81,6 +85,16 @@ def atomic_number_of_label(symbol: str, place: str) -> tuple[int, str | None]:
             warning = None if name == letters.title() else f"The type {symbol.strip()[:20]!r} is read as {name}."
             return ATOMIC_NUMBERS[name], warning
     raise _unknown(symbol, place)
+
+
+def any_charged(symbols: Iterable[str]) -> bool:
+    """Whether one of the symbols has a charge that is not zero."""
+    for symbol in symbols:
+        if symbol not in ATOMIC_NUMBERS and (match := _CHARGED.fullmatch(symbol)):
+            digits = match[1] or match[2]
+            if not digits or digits.strip("0."):
+                return True
+    return False
 
 
 def is_element(symbol: str) -> bool:

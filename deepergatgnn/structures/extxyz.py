@@ -8,12 +8,14 @@ import numpy as np
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.checks import check_lattice
 from deepergatgnn.structures.crystal import Crystal, crystal_from_arrays, too_many_atoms
+from deepergatgnn.structures.ignored import properties_warning
 from deepergatgnn.structures.limits import StructureLimits
 from deepergatgnn.structures.text import real_number
 
 # A key is tried from its first letter only, or a long word would be tried from each of its letters.
 _PAIR: Final = re.compile(r"""(?<![\w-])([A-Za-z_][\w-]*)\s*=\s*(?:"([^"]*)"|'([^']*)'|(\S+))""")
 _DEFAULT_PROPERTIES: Final = "species:S:1:pos:R:3"
+_READ: Final = frozenset({"species", "pos", "z", "numbers", "atomic_numbers"})  # the last three say the species again
 
 
 def read_extxyz(text: str, limits: StructureLimits) -> Crystal:
@@ -41,7 +43,8 @@ def read_extxyz(text: str, limits: StructureLimits) -> Crystal:
     said = _check_periodic(pairs)
     if any(line.strip() for line in lines[2 + count :]):
         said.append("The text goes on after the first frame; only that is read.")
-    symbol_at, position_at = _columns(pairs.get("properties", _DEFAULT_PROPERTIES))
+    columns = _columns(pairs.get("properties", _DEFAULT_PROPERTIES))
+    symbol_at, position_at = columns["species"].start, columns["pos"].start
     try:
         symbols = [row[symbol_at] for row in rows]
         positions = np.array([[real_number(word) for word in row[position_at : position_at + 3]] for row in rows])
@@ -49,6 +52,7 @@ def read_extxyz(text: str, limits: StructureLimits) -> Crystal:
         raise StructureError(
             "unreadable", "A line of the extxyz does not hold the species and the position that Properties= promises."
         ) from error
+    said += properties_warning(_telling(columns, rows))
     check_lattice(lattice, limits)  # before it is inverted
     frac_coords = positions.reshape(-1, 3) @ np.linalg.inv(lattice)
     return crystal_from_arrays(lattice, symbols, frac_coords, warnings=said, limits=limits)
@@ -85,18 +89,32 @@ def _check_periodic(pairs: dict[str, str]) -> list[str]:
     return []
 
 
-def _columns(properties: str) -> tuple[int, int]:
-    """Find the columns of the species and of the first coordinate."""
+def _columns(properties: str) -> dict[str, slice]:
+    """Find the columns of each property, and refuse the absence of species and position."""
     words = properties.split(":")
-    found: dict[str, int] = {}
+    found: dict[str, slice] = {}
     column = 0
     for name, width in zip(words[::3], words[2::3], strict=False):
-        found[name.lower()] = column
+        end = column + (min(int(width), 1_000_000) if width.isdecimal() else 0)
+        found[name.lower()] = slice(column, end)
         if not width.isdecimal():
             break
-        column += min(int(width), 1_000_000)
+        column = end
     if "species" not in found or "pos" not in found:
         raise StructureError(
             "unreadable", f"Properties={properties[:60]!r} lacks species or pos: give both, as {_DEFAULT_PROPERTIES}."
         )
-    return found["species"], found["pos"]
+    return found
+
+
+def _telling(columns: dict[str, slice], rows: list[list[str]]) -> list[str]:
+    """The names of the properties that are not read and hold anything but zeros."""
+    if not columns.keys() - _READ:
+        return []
+    told = {column for row in rows for column, word in enumerate(row) if word.strip("0.+-Ee")}
+    most = max(told, default=0) + 1
+    return [
+        name
+        for name, at in columns.items()
+        if name not in _READ and not told.isdisjoint(range(at.start, min(at.stop, most)))
+    ]

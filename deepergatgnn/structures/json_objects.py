@@ -15,9 +15,17 @@ from pymatgen.core.lattice import Lattice
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.checks import check_lattice
 from deepergatgnn.structures.crystal import Crystal, crystal_from_arrays, disordered, too_many_atoms
+from deepergatgnn.structures.ignored import (
+    ATTACHED_ATOMS,
+    CHARGE,
+    OXIDATION_STATES,
+    properties_warning,
+    telling_properties,
+)
 from deepergatgnn.structures.limits import StructureLimits
 
 _CELL_PARAMETERS: Final = ("a", "b", "c", "alpha", "beta", "gamma")
+_PLAIN_KEYS: Final = frozenset({"lattice", "species", "frac_coords", "cart_coords", "labels", "pbc"})
 _FULL: Final = 1e-3  # how far from 1 an occupancy may be by rounding
 
 
@@ -66,7 +74,12 @@ def _read_plain(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
     if isinstance(lattice, Mapping):
         lattice = _pymatgen_lattice(lattice)
     species = _list(value.get("species"), "species")
-    return crystal_from_arrays(lattice, species, value["frac_coords"], limits=limits)
+    # What has an entry for each atom is said of the atoms.
+    others = {key: each for key, each in value.items() if key not in _PLAIN_KEYS and _is_for_each(each, len(species))}
+    if isinstance(properties := value.get("site_properties"), Mapping):
+        others |= properties
+    said = [*([CHARGE] if value.get("charge") else []), *properties_warning(telling_properties(others))]
+    return crystal_from_arrays(lattice, species, value["frac_coords"], warnings=said, limits=limits)
 
 
 def _read_pymatgen(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
@@ -79,16 +92,18 @@ def _read_pymatgen(value: Mapping[str, Any], limits: StructureLimits) -> Crystal
         raise StructureError("no_structure", "The lattice is not periodic in all three directions: post a crystal.")
     cell = _pymatgen_lattice(lattice)
     check_lattice(cell, limits)  # before it is inverted
-    symbols, coords = [], []
+    said = [CHARGE] if value.get("charge") else []
+    symbols, coords, properties = [], [], list[str]()
     for index, site in enumerate(sites, start=1):
         if not isinstance(site, Mapping):
             raise StructureError("unreadable", f"Site {index} is not an object: post species and abc.")
         symbols.append(_pymatgen_symbol(site, index))
+        properties += _site_properties(site, said)
         if "abc" in site:
             coords.append(_vector(site["abc"], f"abc of site {index}"))
         else:
             coords.append(_vector(site.get("xyz"), f"abc of site {index}") @ np.linalg.inv(cell))
-    said = ["The charge of the cell is ignored."] if value.get("charge") else []
+    said += properties_warning(properties)
     return crystal_from_arrays(cell, symbols, np.array(coords).reshape(-1, 3), warnings=said, limits=limits)
 
 
@@ -115,6 +130,21 @@ def _pymatgen_symbol(site: Mapping[str, Any], index: int) -> str:
             raise StructureError("unreadable", f"A species of site {index} is not an object: post element and occu.")
         shares.append((str(one.get("element"))[:20], _number(one.get("occu", 1), f"occu of site {index}")))
     return _sole(shares, f"site {index}")
+
+
+def _site_properties(site: Mapping[str, Any], said: list[str]) -> list[str]:
+    """The names of what a site has beside element and position; oxidation states are added to what is said."""
+    names = telling_properties(site["properties"]) if isinstance(site.get("properties"), Mapping) else []
+    for species in site["species"]:
+        if species.get("oxidation_state") and OXIDATION_STATES not in said:
+            said.append(OXIDATION_STATES)
+        if species.get("spin"):
+            names.append("spin")
+    return names
+
+
+def _is_for_each(value: Any, n_atoms: int) -> bool:
+    return isinstance(value, list | tuple | np.ndarray) and len(value) == n_atoms
 
 
 def _read_optimade(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
@@ -144,7 +174,9 @@ def _read_optimade(value: Mapping[str, Any], limits: StructureLimits) -> Crystal
         symbols.append(_sole(shares, f"site {index}"))
     rows = [_vector(row, f"position of site {index}") for index, row in enumerate(positions, start=1)]
     coords = np.array(rows).reshape(-1, 3) @ np.linalg.inv(cell)
-    return crystal_from_arrays(cell, symbols, coords, limits=limits)
+    given = value.get("species")
+    said = [ATTACHED_ATOMS] if given is not None and any(one.get("attached") for one in _list(given, "species")) else []
+    return crystal_from_arrays(cell, symbols, coords, warnings=said, limits=limits)
 
 
 def _optimade_species(species: Any) -> dict[str, list[tuple[str, float]]]:

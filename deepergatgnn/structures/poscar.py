@@ -8,6 +8,7 @@ from pymatgen.io.vasp.inputs import Poscar
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.crystal import Crystal, crystal_from_pymatgen, too_many_atoms
 from deepergatgnn.structures.elements import is_element
+from deepergatgnn.structures.ignored import AFTER_POSITIONS
 from deepergatgnn.structures.limits import StructureLimits
 from deepergatgnn.structures.text import real_number
 
@@ -25,7 +26,7 @@ class _Header(NamedTuple):
 
 
 def read_poscar(text: str, limits: StructureLimits) -> Crystal:
-    """Read VASP 4, 5 and 6 files, direct or Cartesian; velocities are left behind.
+    """Read VASP 4, 5 and 6 files, direct or Cartesian; velocities are ignored, with a warning unless they are zero.
 
     Args:
         text: the file.
@@ -55,9 +56,10 @@ def read_poscar(text: str, limits: StructureLimits) -> Crystal:
             f"The POSCAR declares {total} atoms and has {max(given, 0)} lines of coordinates: complete it.",
         )
     _check_coordinates(lines[first : first + total])
+    ignored = [] if _is_zero(lines[first + total :]) else [AFTER_POSITIONS]
     poscar = Poscar.from_str(text, read_velocities=False)
     if header.n_names or poscar.true_names:
-        return crystal_from_pymatgen(poscar.structure, limits=limits)
+        return crystal_from_pymatgen(poscar.structure, warnings=ignored, limits=limits)
     names = _names_from_comment(header)
     if names is None:
         # VASP 4 keeps the elements in another file. pymatgen counts through the periodic table instead, and so does
@@ -70,7 +72,7 @@ def read_poscar(text: str, limits: StructureLimits) -> Crystal:
     else:
         poscar = Poscar.from_str(text, default_names=names, read_velocities=False)
         said = f"The file does not name its elements; {' '.join(names)} are taken from its first line."
-    return crystal_from_pymatgen(poscar.structure, warnings=[said], limits=limits)
+    return crystal_from_pymatgen(poscar.structure, warnings=[said, *ignored], limits=limits)
 
 
 def _scan_header(text: str) -> _Header:
@@ -136,6 +138,11 @@ def _check_coordinates(lines: list[str]) -> None:
                 "unreadable",
                 f"The position of atom {number} in the POSCAR is {line.strip()[:40]!r}: give three numbers.",
             )
+
+
+def _is_zero(lines: list[str]) -> bool:
+    """Whether there is nothing but zeros, as after a relaxation."""
+    return not "\n".join(lines).strip("0.+-Ee \t\n")
 
 
 def _n_numbers(line: str) -> int:

@@ -37,7 +37,10 @@ def read_structure(
         limits: bounds that the structure must keep.
 
     Returns:
-        The checked crystal, with a warning for everything that was not taken literally.
+        The checked crystal, with a warning for everything that was not taken literally, and one for each kind of thing
+        that is said of the cell or its atoms and not used: oxidation states, isotopes, uncertainties, velocities,
+        moments, forces and other properties, unless they are zero, and further data blocks or frames. Labels,
+        displacement parameters, bibliography and what else stands beside the structure are passed over.
 
     Raises:
         StructureError: for whatever is not an ordered, finite crystal of known elements; nothing else is raised.
