@@ -7,7 +7,11 @@ import pytest
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import read_structure
+from fuzz.believed import BELIEVED
 from fuzz.hostile import HOSTILE
+from fuzz.hostile_cifs import CIFS
+from fuzz.hostile_others import OTHERS
+from fuzz.makers import distinct_operators
 
 PROMISED_S = 2.0
 
@@ -24,6 +28,19 @@ def test_hostile_files_end_as_they_should(name: str) -> None:
         found = error.code
     assert time.process_time() - started < PROMISED_S
     assert found == ending
+
+
+def test_no_file_has_the_name_of_another() -> None:
+    assert len(HOSTILE) == len(BELIEVED) + len(CIFS) + len(OTHERS)
+
+
+def test_many_operators_are_all_different() -> None:
+    listed = distinct_operators(977).splitlines()[2:]
+    assert len(listed) == len(set(listed)) == 977
+
+
+def test_a_second_structure_is_told() -> None:
+    assert "ignored: y." in read_structure(HOSTILE["a second data block"][1]()).warnings[0]
 
 
 def crowd(spacing: float, edge: float) -> dict[str, object]:
