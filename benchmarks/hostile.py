@@ -5,9 +5,9 @@
 FOLDER holds real files with an INDEX.tsv, as `structure_files.tar.gz` unpacks; without it the hostile table alone is
 posted. A stranger posts every file once, one after the other, as its raw bytes, while a scientist posts one good CIF
 again and again, as she did before the stranger came. The last line is one JSON object: answers by status and code,
-those over two seconds or with a status of 500 and above, the scientist's median beside the stranger over that before,
-the memory of the API before and at most, and of the files that pymatgen reads as ordered crystals the share answered
-with its composition and size.
+files of the table that ended otherwise than their rows say (then the exit status is 1), those over two seconds or with
+a status of 500 and above, the scientist's median beside the stranger over that before, the memory of the API before and
+at most, and of the files that pymatgen reads as ordered crystals the share answered with its composition and size.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import httpx
 import psutil
@@ -34,6 +35,7 @@ GOOD = Path("examples/ZrO2.cif").read_bytes()
 LIMIT_S = 2.0
 CALM = 200  # good requests before the stranger comes
 QUICK = 10  # one file in so many
+ENDINGS = {f"hostile: {name}": ending for name, (ending, _) in HOSTILE.items()}
 HEADERS = {"Content-Type": "text/plain"}
 QUERY = {"models": "bulk-modulus", "attention": "none"}
 
@@ -45,6 +47,7 @@ class Seen:
     codes: Counter[str] = field(default_factory=Counter)
     slow: dict[str, float] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
+    unexpected: dict[str, str] = field(default_factory=dict)
     answers: dict[str, tuple[str, int]] = field(default_factory=dict)
     longest_s: float = 0.0
 
@@ -89,7 +92,10 @@ async def post_all(client: httpx.AsyncClient, waiting: Iterator[tuple[str, bytes
         seconds = time.perf_counter() - started
         seen.longest_s = max(seen.longest_s, seconds)
         body = reply.json()
-        seen.codes[f"{reply.status_code} {body.get('code', 'answered')}"] += 1
+        code = body.get("code", "answered")
+        seen.codes[f"{reply.status_code} {code}"] += 1
+        if name in ENDINGS and code != ENDINGS[name]:
+            seen.unexpected[name] = code
         if seconds > LIMIT_S:
             seen.slow[name] = round(seconds, 2)
         if reply.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
@@ -115,7 +121,7 @@ async def watch(process: psutil.Process, sizes: list[int], until: asyncio.Event)
         await asyncio.sleep(0.1)
 
 
-async def measure(address: str, process: psutil.Process, folder: Path | None, every: int) -> dict[str, object]:
+async def measure(address: str, process: psutil.Process, folder: Path | None, every: int) -> dict[str, Any]:
     """The scientist alone, then beside the stranger."""
     before, beside, sizes, seen, end = list[float](), list[float](), list[int](), Seen(), asyncio.Event()
     calm = asyncio.Event()
@@ -128,9 +134,10 @@ async def measure(address: str, process: psutil.Process, folder: Path | None, ev
         await post_all(client, files(folder, every), seen)
         end.set()
         await asyncio.gather(watching, posting)
-    report: dict[str, object] = {
+    report: dict[str, Any] = {
         "files": seen.codes.total(),
         "codes": dict(sorted(seen.codes.items())),
+        "unexpected": seen.unexpected,
         "over_2_s": seen.slow,
         "status_5xx": seen.failed,
         "longest_s": round(seen.longest_s, 3),
@@ -155,7 +162,10 @@ def main() -> None:
     given = options.parse_args()
     with service() as (address, process):
         report = asyncio.run(measure(address, process, given.folder, QUICK if given.quick else 1))
+    for name, code in report["unexpected"].items():
+        print(f"unexpected: {name}: {code}, not {ENDINGS[name]}")
     print(json.dumps(report))
+    sys.exit(bool(report["unexpected"]))
 
 
 if __name__ == "__main__":
