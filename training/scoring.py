@@ -45,7 +45,7 @@ def score(predictor: Predictor, dataset_name: str, target: str | None, where: st
     key = target or predictor.manifest.target.key
     prepared = prepared_dataset(dataset_name, predictor.manifest.graph)
     if not len(prepared):
-        detail = f"all {len(prepared.refused)} rows were refused, the first {prepared.refused[-1].detail!r}"
+        detail = f"all {len(prepared.refused)} rows were refused, the first {prepared.refused[0].detail!r}"
         raise ConfigError(f"{prepared.name}: {detail if prepared.refused else 'there are no rows'}")
     truth = prepared.values([key])[:, 0]
     rows = np.flatnonzero(np.isfinite(truth) & _selected(prepared, where)).tolist()

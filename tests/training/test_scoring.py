@@ -115,6 +115,37 @@ def test_a_set_of_refused_rows_only_is_refused(predictor: Predictor, tmp_path: P
     row["structure"] = {"lattice": (20 * np.eye(3)).tolist(), "species": ["He"], "frac_coords": [[0, 0, 0]]}
     with pytest.raises(ConfigError, match="all 1 rows were refused"):
         evaluate(predictor, written(tmp_path, [row]), None, None)
+    other = {"id": "mp-1", "structure": {}}
+    with pytest.raises(ConfigError, match="all 2 rows were refused, the first 'The object has the keys none"):
+        evaluate(predictor, written(tmp_path, [other, row]), None, None)
+
+
+def test_a_bad_line_is_counted_and_ends_nothing(tiny: Published, tmp_path: Path) -> None:
+    rows = documents(12)
+    truth = rows[1]["targets"]["log10_K_VRH"]
+    rows[1]["targets"]["log10_K_VRH"] = str(truth)
+    rows[2]["targets"]["log10_K_VRH"] = "stiff"
+    rows[3]["structure"]["limits"] = {}
+    rows[4]["structure"] = None
+    rows[5]["id"] = rows[0]["id"]
+    del rows[6]["structure"]["species"]
+    del rows[7]["targets"]
+    path = tmp_path / "mine.jsonl.gz"
+    path.write_bytes(gzip.compress(Path(written(tmp_path, rows)).read_bytes() + b'{"id": "cut"'))
+    arguments = ["evaluate", "tiny-bulk-modulus", str(path), "--store", str(tiny.store.root), "--json"]
+    for more in ([], ["--target", "log10_K_VRH"]):
+        found = json.loads(CliRunner().invoke(app, [*arguments, *more], catch_exceptions=False).stdout)
+        assert found["n"] == 7
+        assert found["refused"] == [
+            {"id": rows[2]["id"], "code": "bad_target"},
+            {"id": rows[4]["id"], "code": "no_structure"},
+            {"id": rows[0]["id"], "code": "duplicate_id"},
+            {"id": rows[6]["id"], "code": "unreadable"},
+            {"id": "13", "code": "bad_row"},
+        ]
+    rows[1]["targets"]["log10_K_VRH"] = truth
+    kept = [rows[index] for index in (0, 1, 3, 8, 9, 10, 11)]
+    assert evaluate(Predictor.load(tiny.folder), written(tmp_path, kept), None, None)["mae"] == found["mae"]
 
 
 def test_the_command_prints_tables_for_people_and_the_object_for_programs(

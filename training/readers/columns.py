@@ -110,6 +110,21 @@ def as_number(cell: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def no_row(record: Record, places: Mapping[str, str]) -> Refusal | None:
+    """Why a record is no row: it was refused already, or its id is that of another, of those in `places`."""
+    if isinstance(record.source, Refusal):
+        return record.source
+    if record.id in places:
+        detail = f"The id of {record.place} is also that of {places[record.id]}: only the first is read."
+        return Refusal(record.id, "duplicate_id", detail)
+    return None
+
+
+def bad_target(record: Record, key: str, cell: Any) -> Refusal:
+    """The refusal of a row whose target is no number."""
+    return Refusal(record.id, "bad_target", f"{key} in {record.place} is {str(cell)[:40]!r}: give a number.")
+
+
 def plain(cell: Any) -> Any:
     """A scalar of numpy as Python's own."""
     return cell.item() if hasattr(cell, "item") and getattr(cell, "ndim", 0) == 0 else cell
@@ -157,15 +172,12 @@ def _nested(cells: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
 
 
 def _refusal(record: Record, places: Mapping[str, str], required: Sequence[str]) -> Refusal | None:
-    if isinstance(record.source, Refusal):
-        return record.source
-    if record.id in places:
-        detail = f"The id of {record.place} is also that of {places[record.id]}: only the first is read."
-        return Refusal(record.id, "duplicate_id", detail)
+    if refusal := no_row(record, places):
+        return refusal
     for key in required:
         cell = record.cells.get(key)
         if not is_empty(cell) and as_number(cell) is None:
-            return Refusal(record.id, "bad_target", f"{key} in {record.place} is {str(cell)[:40]!r}: give a number.")
+            return bad_target(record, key, cell)
     if required and all(is_empty(record.cells.get(key)) for key in required):
         return Refusal(record.id, "no_target", f"No value in {record.place}: give a number for {', '.join(required)}.")
     return None

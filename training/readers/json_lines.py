@@ -4,60 +4,54 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from deepergatgnn.errors import ConfigError, StructureError
-from deepergatgnn.structures import crystal_from_arrays
 from training.prepared import Refusal
+from training.readers.columns import Record, as_number, bad_target, is_empty, no_row
 from training.readers.rows import Dataset, Row
+from training.readers.structures import crystal_of
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 _OWN = {"id", "structure", "targets"}
 
 
 def read_json_lines(path: Path, name: str) -> Dataset:
-    """Read a whole file.
+    """Read a whole file; a line that is no row is refused alone.
+
+    A target of which some row has a number is one of numbers: text is read as a number there, and a row with anything
+    else is refused. Missing are null, NaN, infinity and words for nothing, such as `n/a`.
 
     Raises:
-        ConfigError: if the file is not such a data set.
+        ConfigError: if no line is an object with a structure.
     """
     content = path.read_bytes()
-    documents = json_lines(path, content)
+    records = [_record(count, line) for count, line in enumerate(_lines(path, content), start=1) if line.strip()]
+    numeric = {key for record in records for key, value in _targets(record).items() if as_number(value) is not None}
     rows, refused = [], []
-    for number, document in enumerate(documents, start=1):
-        if not isinstance(document, dict) or "structure" not in document:
-            raise ConfigError(f"{path}, line {number}: not an object with a structure")
-        if not isinstance(document.get("targets") or {}, dict):
-            raise ConfigError(f"{path}, line {number}: targets is not an object")
-        row_id = str(document.get("id", number))
-        try:
-            crystal = crystal_from_arrays(**document["structure"])
-        except StructureError as error:
-            refused.append(Refusal(row_id, error.code, error.detail))
+    places: dict[str, str] = {}
+    for record in records:
+        refusal = no_row(record, places) or _bad_target(record, numeric)
+        if refusal is not None:
+            refused.append(refusal)
             continue
-        except TypeError as error:
-            raise ConfigError(f"{path}, line {number}: structure needs lattice, species, frac_coords") from error
-        fields = {key: value for key, value in document.items() if key not in _OWN}
-        rows.append(Row(row_id, crystal, document.get("targets") or {}, fields))
+        places[record.id] = record.place
+        try:
+            crystal = crystal_of(record.source)
+        except StructureError as error:
+            refused.append(Refusal(record.id, error.code, error.detail))
+            continue
+        targets = {key: _read(value) if key in numeric else value for key, value in _targets(record).items()}
+        fields = {key: value for key, value in record.cells.items() if key not in _OWN}
+        rows.append(Row(record.id, crystal, targets, fields))
+    if records and all(record.source is None or isinstance(record.source, Refusal) for record in records):
+        raise ConfigError(f"{path} is not JSON lines, none is an object with a structure: {refused[0].detail}")
     return Dataset(name, hashlib.sha256(content).hexdigest(), tuple(rows), tuple(refused))
 
 
-def json_lines(path: Path, content: bytes) -> list[Any]:
-    """Parse the lines of a file.
-
-    Raises:
-        ConfigError: if it is something else.
-    """
-    try:
-        text = gzip.decompress(content) if path.suffix == ".gz" else content
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not JSON lines: {error}") from None
-
-
-def lines_of(rows: Iterable[Row]) -> Iterable[bytes]:
+def lines_of(rows: Iterable[Row]) -> Iterator[bytes]:
     """Rows as lines that `read_json_lines` gives back equal."""
     for row in rows:
         structure = {
@@ -76,3 +70,54 @@ def write_json_lines(dataset: Dataset, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(gzip.compress(b"".join(lines_of(dataset.rows)), mtime=0))
     part.replace(path)
+
+
+def _lines(path: Path, content: bytes) -> list[bytes]:
+    try:
+        text = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"{path} is not JSON lines: it is not a whole gzip file ({error}), copy it again") from None
+    return text.splitlines()
+
+
+def _record(count: int, line: bytes) -> Record:
+    place, row_id = f"line {count}", str(count)
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        detail = f"Line {count} is not JSON ({_reason(error)}): write one object on it."
+        return Record(row_id, place, Refusal(row_id, "bad_row", detail), {})
+    if not isinstance(document, dict):
+        detail = f"Line {count} is a {type(document).__name__}: write an object with id, structure and targets."
+        return Record(row_id, place, Refusal(row_id, "bad_row", detail), {})
+    if not is_empty(document.get("id")):
+        row_id = str(document["id"]).strip()
+    source, targets = document.get("structure"), document.get("targets") or {}
+    if not isinstance(targets, dict):
+        detail = f"The targets in line {count} are a {type(targets).__name__}: write an object of numbers by name."
+        source, targets = Refusal(row_id, "bad_target", detail), {}
+    return Record(row_id, place, source, document | {"targets": targets})
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} in column {error.colno}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else "a number in it is too long"
+
+
+def _targets(record: Record) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = record.cells.get("targets", {})
+    return found
+
+
+def _bad_target(record: Record, numeric: set[str]) -> Refusal | None:
+    for key, value in _targets(record).items():
+        if key in numeric and not is_empty(value) and _read(value) is None:
+            return bad_target(record, key, value)
+    return None
+
+
+def _read(value: Any) -> float | None:
+    return value if isinstance(value, int | float) else as_number(value)

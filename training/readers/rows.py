@@ -1,6 +1,7 @@
 """What every reader gives back: readable rows in file order, refused rows with their reason."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -41,7 +42,11 @@ class Dataset:
 
 def number(value: Any) -> float:
     """A target as a number; NaN where there is no finite one."""
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else float("nan")
+    try:
+        found = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.nan
+    return found if math.isfinite(found) else math.nan
 
 
 def sha256(parts: Iterable[bytes]) -> str:
