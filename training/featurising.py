@@ -17,7 +17,7 @@ from training.packed import Arrays, pack
 from training.prepared import Refusal
 from training.readers.rows import Row, number
 
-FEATURISER_VERSION = 1  # to be raised when the code makes other rows or graphs of the same data
+FEATURISER_VERSION = 2  # to be raised when the code makes other rows or graphs of the same data
 CHUNK = 500
 WORTH_A_PROCESS = 5000  # rows that are featurised in the time that a process needs to start
 
