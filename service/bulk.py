@@ -59,7 +59,7 @@ async def predict_batch(request: Request) -> Response:
             raise ServiceError(413, "too_many_structures", f"{len(body.structures)} structures, {most} may be posted")
         request.state.caller.spend(len(body.structures))
         state.catalogue.resolve(body.models)
-        results = _results(state, body, request.state.request_id, deadline)
+        results = _results(state, body, request, deadline)
         if NDJSON in request.headers.get("accept", ""):
             first = await unless_gone(request, _first(results))  # from here on what is refused is a result
             return StreamingResponse(_lines(first, results), media_type=NDJSON)
@@ -93,7 +93,7 @@ async def _collected(results: AsyncGenerator[Result], count: int) -> Response:
     return Response(b'{"results":[' + b",".join(contents) + b"]}", media_type="application/json")
 
 
-async def _results(state: State, body: BulkRequest, request_id: str, deadline: float) -> AsyncGenerator[Result]:
+async def _results(state: State, body: BulkRequest, request: Request, deadline: float) -> AsyncGenerator[Result]:
     """Index and JSON of each result, as they are ready; some crystals are under way at once, the others wait here."""
     admission = state.dispatcher.admission
     least, most = WINDOW
@@ -105,7 +105,7 @@ async def _results(state: State, body: BulkRequest, request_id: str, deadline: f
         try:
             while True:
                 while len(under_way) < at_once and (following := next(waiting, None)) is not None:
-                    work = _result(state, body, *following, request_id, deadline, ticket)
+                    work = _result(state, body, *following, request, deadline, ticket)
                     task = asyncio.create_task(work)
                     task.add_done_callback(ready.put_nowait)
                     under_way.add(task)
@@ -122,7 +122,7 @@ async def _results(state: State, body: BulkRequest, request_id: str, deadline: f
 
 
 async def _result(
-    state: State, body: BulkRequest, index: int, item: Any, request_id: str, deadline: float, ticket: Ticket
+    state: State, body: BulkRequest, index: int, item: Any, request: Request, deadline: float, ticket: Ticket
 ) -> Result:
     """One crystal, answered or refused."""
     name = item.get("id") if isinstance(item, dict) else None
@@ -132,12 +132,13 @@ async def _result(
         posted = Posted(parsed.structure, parsed.format, body.models, body.attention != "none", name)
         answer = await state.oracle.answer(
             posted,
-            request_id=request_id,
+            request_id=request.state.request_id,
             started=time.perf_counter(),
             deadline=deadline,
             lane="bulk",
             ticket=ticket,
         )
+        state.tracing.record(request.state.request_id, answer["formula"], answer["latency_ms"], request.headers)
         return index, orjson.dumps(answer)
     except DeeperGATGNNError as error:
         refused = counted(error)

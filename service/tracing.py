@@ -1,8 +1,8 @@
 """OpenTelemetry traces, where that extra is installed: a span for each crystal and one for each of its phases.
 
 The spans are made when the answer is there, from the times that were measured anyway, so that tracing costs nothing on
-the way. A `traceparent` header makes them part of the client's trace. Where they go is set by the variables of
-OpenTelemetry, such as OTEL_EXPORTER_OTLP_ENDPOINT.
+the way. A `traceparent` header makes them part of the client's trace; the crystals of a bulk request share it. Where
+they go is set by the variables of OpenTelemetry, such as OTEL_EXPORTER_OTLP_ENDPOINT.
 """
 
 import time
@@ -46,15 +46,16 @@ class Tracing:
             return
         tracer = self._provider.get_tracer("deepergatgnn")
         end = time.time_ns()
-        start = end - int(latency_ms["total"] * 1e6)
+        start = end - round(latency_ms["total"] * 1e6)
         context = TraceContextTextMapPropagator().extract(dict(headers))
         attributes = {"request_id": request_id, "formula": formula}
         span = tracer.start_span("predict", context, trace.SpanKind.SERVER, attributes, start_time=start)
         inside = trace.set_span_in_context(span)
-        at = end - int(sum(latency_ms[phase] for phase in PHASES) * 1e6)
+        took = {phase: round(latency_ms[phase] * 1e6) for phase in PHASES}  # whole ns, so that the last ends with all
+        at = end - sum(took.values())
         for phase in PHASES:
             part = tracer.start_span(phase, inside, start_time=at)
-            at += int(latency_ms[phase] * 1e6)
+            at += took[phase]
             part.end(at)
         span.end(end)
 
