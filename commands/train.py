@@ -21,7 +21,12 @@ def train(
     runs: Annotated[Path, typer.Option(help="Folder of run states; an interrupted run goes on.")] = Path("runs"),
     device: DeviceOption = "auto",
     cache: Annotated[
-        Path | None, typer.Option(help="What `datasets prepare` wrote, instead of the data.", metavar="FOLDER")
+        Path | None,
+        typer.Option(
+            help="What `datasets prepare` wrote, instead of the data; a bare machine trains from it with "
+            "`python -m training.cached FOLDER`.",
+            metavar="FOLDER",
+        ),
     ] = None,
     member: Annotated[
         int | None, typer.Option(help="Train this network of the ensemble only, from 1, and publish nothing.")

@@ -6,7 +6,8 @@ numpy and safetensors, and these sources,
     python -m training.cached FOLDER --runs RUNS --device cuda
 
 trains its members, on several GPUs with `torchrun --nproc-per-node N -m training.cached FOLDER --runs RUNS`;
-`deepergatgnn train CONFIG.yaml --runs RUNS` then takes their states up and publishes.
+`deepergatgnn train CONFIG.yaml --runs RUNS` then takes their states up and publishes. (`deepergatgnn train` with
+`--cache FOLDER` trains from the folder as well, but only where the whole package is installed.)
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """A run in a folder: a bare machine trains the very weights, and the full one publishes them."""
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -127,6 +128,16 @@ def test_a_bare_machine_trains_the_very_weights_and_the_full_one_publishes_them(
     [(name, sizes, notes)] = announced
     assert (name, sizes) == ("pair", manifest.provenance.rows)
     assert sum(key.startswith("formulas_shared_by_") for key in notes) == 6
+
+
+def test_the_readme_says_which_command_a_bare_machine_has() -> None:
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    [bare] = [line for line in lines if line.startswith("| `datasets prepare CONFIG.yaml --out FOLDER`")]
+    [whole] = [line for line in lines if line.startswith("| `train CONFIG.yaml --cache FOLDER`")]
+    assert "`python -m training.cached FOLDER --runs RUNS`" in bare
+    [needed] = re.findall(r"bare one \((.*), a copy", bare)
+    assert not set(needed.split(", ")) & set(ABSENT)
+    assert {"pydantic", "typer"} <= set(re.findall(r"\w+", whole))
 
 
 @pytest.mark.parametrize("member", ["0", "3"])
