@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 import structlog
@@ -31,11 +31,12 @@ log = structlog.get_logger("dispatcher")
 
 @dataclass(eq=False)
 class _Waiting:
-    """An entry under way."""
+    """An entry under way, until `deadline` of this host's monotonic clock."""
 
     entry: Entry
     future: "asyncio.Future[Answer]"
-    stream_id: bytes
+    deadline: float
+    stream_id: bytes = b""
     since: float = field(default_factory=time.monotonic)
     missed: int = 0
 
@@ -167,7 +168,7 @@ class Dispatcher:
             for graph, models in parts
         ]
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(entry, loop.create_future(), b"") for entry in entries]
+        waiting = [_Waiting(entry, loop.create_future(), deadline) for entry in entries]
         self._waiting |= {each.entry.id: each for each in waiting}
         self._outbox += waiting
         self._posting.set()
@@ -284,6 +285,8 @@ class Dispatcher:
         if lost:
             log.warning("the broker lost entries, adding them again", entries=len(lost))
             metrics.RESUBMITTED.inc(len(lost))
+            for each in lost:  # the broker's clock may have jumped, and its time with it
+                each.entry = replace(each.entry, deadline=self._clock.now() + each.deadline - now)
             for each, stream_id in zip(lost, await self._queue.submit([each.entry for each in lost]), strict=True):
                 each.stream_id, each.since, each.missed = stream_id, time.monotonic(), 0
 

@@ -4,8 +4,10 @@ import asyncio
 import time
 
 import pytest
+import redis.asyncio
 
 from service import dispatcher as dispatching
+from service.clock import BrokerClock
 from service.dispatcher import Dispatcher
 from service.queue import connect
 from service.settings import Settings
@@ -48,4 +50,41 @@ def test_what_a_flushed_broker_lost_is_answered_once(kind: str, monkeypatch: pyt
         await client.aclose()
 
     with broker(kind) as server:
+        asyncio.run(asyncio.wait_for(scenario(server), 60))
+
+
+def test_an_entry_that_expired_by_a_jump_of_the_brokers_clock_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is added anew with what is left of its time by the new clock."""
+    monkeypatch.setattr(dispatching, "OVERDUE_S", 0.1)
+    measure, jump = BrokerClock.measure, 0.0
+
+    async def jumping(self: BrokerClock, client: "redis.asyncio.Redis") -> None:
+        await measure(self, client)
+        self._ahead += jump
+
+    monkeypatch.setattr(BrokerClock, "measure", jumping)
+
+    async def scenario(server: str) -> None:
+        nonlocal jump
+        client = connect(server)
+        dispatcher, worker = Dispatcher(Settings(), server), HandWorker(client, "one")
+        await dispatcher.start()
+        await worker.queue.create_groups()
+        [graph] = packed(1)
+        asked = asyncio.create_task(asked_until(dispatcher, graph, "r", "interactive", time.time() + 30))
+        clock, times = BrokerClock(), []
+        while not asked.done():
+            await clock.measure(client)
+            for delivery in await worker.queue.read("interactive", 1, 0.1):
+                left = delivery.entry.deadline - clock.now()
+                times.append(left)
+                jump = 3600.0
+                await worker.queue.answer([(delivery, answer_for(delivery.entry) if len(times) > 1 else None)])
+        assert asked.result()[0].error is None
+        assert len(times) == 2
+        assert all(20 < left <= 30.1 for left in times), times
+        await dispatcher.stop()
+        await client.aclose()
+
+    with broker("valkey") as server:
         asyncio.run(asyncio.wait_for(scenario(server), 60))
