@@ -133,7 +133,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body, which in the smallest chunks comes with many times its length."""
-        self._beside -= (1 + FRAMING) * len(body)
+        self._beside = max(0, self._beside - (1 + FRAMING) * len(body))  # a long body buys no long trailers
         super().on_body(body)
 
     def on_message_complete(self) -> None:

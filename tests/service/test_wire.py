@@ -3,12 +3,13 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import running
 from tests.service.processes import CIF, small_store
-from tests.service.strangers import GET, POST, exchange, statuses
+from tests.service.strangers import GET, POST, exchange, place, statuses
 
 HOST = b"Host: localhost\r\n"
 CHUNKED = b"POST /predict HTTP/1.1\r\n" + HOST + b"Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -57,6 +58,8 @@ CASES: dict[str, tuple[bytes, list[int]]] = {
     "chunk extensions": (CHUNKED + b"3;" + b"x" * MIB + b"\r\nabc\r\n0\r\n\r\n", [431]),
     "trailers": (CHUNKED + chunks(b"abc") + b"0\r\n" + b"A: b\r\n" * 200_000 + b"\r\n", [431]),
     "a trailer": (CHUNKED + chunks(b"abc") + b"0\r\nA: " + b"x" * MIB, [431]),
+    "trailers after much": (CHUNKED + chunks(bytes(MIB)) + b"0\r\n" + b"A: b\r\n" * 200_000 + b"\r\n", [431]),
+    "a trailer after much": (CHUNKED + chunks(bytes(MIB)) + b"0\r\nA: " + b"x" * MIB, [431]),
     "length too small": (posted(CIF, length=b"10"), [422, 400]),
     "length too large": (posted(CIF, length=b"%d" % (len(CIF) + 10)), [408]),
     "length beyond the limit": (posted(b"", length=b"99999999999"), [413]),
@@ -112,10 +115,22 @@ CASES: dict[str, tuple[bytes, list[int]]] = {
 
 
 @pytest.fixture(scope="module")
-def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    store = small_store(tmp_path_factory.mktemp("wire") / "store")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_store(tmp_path_factory.mktemp("wire") / "store")
+
+
+@pytest.fixture(scope="module")
+def where(store: Path) -> Iterator[str]:
     times = {"DEEPERGATGNN_HEADER_TIMEOUT_S": "1", "DEEPERGATGNN_BODY_TIMEOUT_S": "1"}
     with running("serve", "--port", "0", ready="^ready on ", DEEPERGATGNN_MODEL_STORE=str(store), **times) as (_, line):
+        yield line.removeprefix("ready on ")
+
+
+@pytest.fixture
+def keyed(store: Path) -> Iterator[str]:
+    """A service that asks for a key."""
+    environment = {"DEEPERGATGNN_MODEL_STORE": str(store), "DEEPERGATGNN_API_KEYS": "key"}
+    with running("serve", "--port", "0", ready="^ready on ", **environment) as (_, line):
         yield line.removeprefix("ready on ")
 
 
@@ -153,6 +168,30 @@ def test_requests_behind_requests_are_bounded(where: str) -> None:
     said = asyncio.run(exchange(where, GET * 50_000, seconds=4))
     assert len(statuses(said)) < 50_000
     assert set(statuses(said)) <= {200, 431}
+
+
+async def is_ended(where: str, trailers: int) -> bool:
+    """Whether a connection is, by trailers behind a long body that the service refused without reading it."""
+    reader, writer = await asyncio.open_connection(*place(where))
+    try:
+        writer.write(CHUNKED + chunks(bytes(MIB)))
+        assert statuses(await reader.read(1 << 16)) == [401]
+        writer.write(b"0\r\n" + b"A: b\r\n" * trailers)
+        async with asyncio.timeout(2):
+            while await reader.read(1 << 16):
+                pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass  # with some of it unread
+    finally:
+        writer.transport.abort()
+    return True
+
+
+def test_a_body_that_is_not_read_buys_no_trailers(keyed: str) -> None:
+    assert asyncio.run(is_ended(keyed, 200_000))
+    assert not asyncio.run(is_ended(keyed, 100))
 
 
 def test_who_expects_to_be_asked_for_the_body_is(where: str) -> None:
