@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -20,6 +21,7 @@ from service.schemas import Attention, Format, PredictRequest
 PLAIN = frozenset({"chemical/x-cif", "text/plain", "application/octet-stream"})
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 LEAST_MS = 0.001
+CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252"})
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
@@ -95,6 +97,10 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 
 async def _uploaded(request: Request) -> bytes:
+    _, options = parse_options_header(request.headers["content-type"])
+    charset = options.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in CHARSETS:  # Python would look for it, and remember each that it does not know
+        raise ServiceError(400, "malformed", f"the form has the charset {charset[:40]!r}: post it in utf-8")
     try:
         async with aclosing(request.stream()) as stream:
             form = await _Form(request.headers, stream, max_files=1, max_fields=8).parse()

@@ -37,6 +37,11 @@ CASES: dict[str, tuple[dict[str, Any], int, str]] = {
     "unknown field": ({"json": {"structure": CIF, "modles": []}}, 400, "malformed"),
     "unknown format": ({"json": {"structure": CIF, "format": "pdb"}}, 400, "malformed"),
     "no file in form": ({"files": {"other": b"x"}}, 400, "malformed"),
+    "unknown charset": (
+        {"content": b"--x--\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"}},
+        400,
+        "malformed",
+    ),
     "large body": ({"content": b"#" * (9 << 20), "headers": TEXT}, 413, "too_many_bytes"),
     "deadline": ({"content": CIF, "headers": TEXT | {"X-Request-Deadline-Ms": "soon"}}, 400, "malformed"),
     "passed deadline": ({"content": CIF, "headers": TEXT | {"X-Request-Deadline-Ms": "0.001"}}, 504, "deadline_passed"),

@@ -40,6 +40,11 @@ def part(content: bytes, headers: bytes = b'Content-Disposition: form-data; name
     return b"--x\r\n" + headers + b"\r\n" + content + b"\r\n"
 
 
+def charset(name: bytes) -> bytes:
+    """The header of a form that says in which charset its names are."""
+    return FORM.replace(b"=x", b"=x; charset=" + name)
+
+
 def nested(depth: int) -> bytes:
     """Forms within forms."""
     content = CIF
@@ -86,6 +91,10 @@ CASES: dict[str, tuple[bytes, list[int]]] = {
     "form with a long boundary": (posted(part(CIF), FORM.replace(b"=x", b"=" + b"x" * 10_000)), [400]),
     "form of another field": (posted(part(CIF).replace(b"file", b"models") + b"--x--\r\n", FORM), [400]),
     "form": (posted(part(CIF) + b"--x--\r\n", FORM), [200]),
+    "form of latin-1": (posted(part(CIF) + b"--x--\r\n", charset(b'"ISO-8859-1"')), [200]),
+    "form of no charset": (posted(part(CIF) + b"--x--\r\n", charset(b"undefined")), [400]),
+    "form of punycode": (posted(part(CIF).replace(b"file", b"xn--\\x") + b"--x--\r\n", charset(b"punycode")), [400]),
+    "form of an unknown charset": (posted(part(CIF) + b"--x--\r\n", charset(b"x" * 1000)), [400]),
     "deep JSON": (posted(b"[" * MIB, b"Content-Type: application/json\r\n"), [400]),
     "JSON of latin-1": (posted(b'{"structure": "\xe9"}', b"Content-Type: application/json\r\n"), [400]),
     "JSON of half a pair": (posted(b'{"structure": "\\ud800"}', b"Content-Type: application/json\r\n"), [400]),
