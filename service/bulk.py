@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from deepergatgnn.errors import DeeperGATGNNError
 from service.admission import Ticket
 from service.errors import ServiceError, counted
-from service.intake import ClientGoneError, patience_s, read_json, unless_gone, validated
+from service.intake import ClientGoneError, JsonLimit, patience_s, read_json, unless_gone, validated
 from service.openapi import DEADLINE, refer
 from service.prediction import Posted
 from service.routes import CLIENT_GONE, ERRORS
@@ -53,7 +53,7 @@ async def predict_batch(request: Request) -> Response:
         if media_type != "application/json":
             raise ServiceError(415, "unknown_media_type", f"media type {media_type[:80]!r}: post application/json")
         deadline = time.monotonic() + patience_s(request, state.settings.bulk_deadline_s)
-        body = validated(BulkRequest, read_json(await request.body()))
+        body = validated(BulkRequest, read_json(await request.body(), JsonLimit.BULK))
         most = state.settings.max_bulk
         if len(body.structures) > most:
             raise ServiceError(413, "too_many_structures", f"{len(body.structures)} structures, {most} may be posted")

@@ -10,6 +10,7 @@ from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.structures.limits import StructureLimits
 from service.authentication import HEALTH_PATHS, OPEN_PATHS
 from service.connections import Connection
+from service.intake import JsonLimit
 from service.rates import BURST_S
 from service.settings import LOOPBACK, Settings
 
@@ -53,8 +54,13 @@ def connection_limit(name: str) -> object:
     return getattr(Connection, name)
 
 
+def json_limit(name: str) -> object:
+    return JsonLimit[name]
+
+
 HOMES: dict[str, Callable[[str], object]] = {
     "Connection.": connection_limit,
+    "JsonLimit.": json_limit,
     PREFIX: lambda name: setting(name.lower()),
     "StructureLimits.": structure_limit,
     "GraphConfig.": graph_limit,
@@ -72,6 +78,7 @@ def test_a_default_is_that_of_the_code(name: str, default: str) -> None:
 def test_every_limit_is_in_the_table() -> None:
     told = {name for name, _ in rows()}
     limits = {f"StructureLimits.{name}" for name in StructureLimits.model_fields}
+    limits |= {f"JsonLimit.{limit.name}" for limit in JsonLimit}
     limits |= {
         PREFIX + name.upper()
         for name, field in Settings.model_fields.items()

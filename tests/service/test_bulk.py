@@ -74,6 +74,8 @@ def test_a_malformed_item_fails_alone_and_gets_its_index(client: httpx.Client) -
         ({"structures": [{"structure": CIF}], "models": ["hardness"]}, 404, "unknown_model"),
         ({"structures": [{"structure": CIF}] * 1025}, 413, "too_many_structures"),
         ({"structures": [{"structure": "#" * (1 << 20)}] * 17}, 413, "too_many_bytes"),
+        ({"structures": [[]] * 2_000_000}, 413, "too_many_bytes"),
+        ({"structures": [{"a": 0}] * 700_000}, 413, "too_many_bytes"),
     ],
 )
 def test_a_wrong_request_is_refused_whole(client: httpx.Client, body: Any, status: int, code: str) -> None:

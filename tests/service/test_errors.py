@@ -42,6 +42,8 @@ CASES: dict[str, tuple[dict[str, Any], int, str]] = {
         400,
         "malformed",
     ),
+    "many containers": ({"json": {"structure": {"sites": [[]] * 200_000}}}, 413, "too_many_bytes"),
+    "many keys": ({"json": {"structure": {str(n): 0 for n in range(200_000)}}}, 413, "too_many_bytes"),
     "large body": ({"content": b"#" * (9 << 20), "headers": TEXT}, 413, "too_many_bytes"),
     "deadline": ({"content": CIF, "headers": TEXT | {"X-Request-Deadline-Ms": "soon"}}, 400, "malformed"),
     "passed deadline": ({"content": CIF, "headers": TEXT | {"X-Request-Deadline-Ms": "0.001"}}, 504, "deadline_passed"),
