@@ -53,11 +53,12 @@ async def predict_batch(request: Request) -> Response:
         if media_type != "application/json":
             raise ServiceError(415, "unknown_media_type", f"media type {media_type[:80]!r}: post application/json")
         deadline = time.monotonic() + patience_s(request, state.settings.bulk_deadline_s)
+        request.state.caller.spend(1)  # for reading the body, whatever is in it
         body = validated(BulkRequest, read_json(await request.body(), JsonLimit.BULK))
         most = state.settings.max_bulk
         if len(body.structures) > most:
             raise ServiceError(413, "too_many_structures", f"{len(body.structures)} structures, {most} may be posted")
-        request.state.caller.spend(len(body.structures))
+        request.state.caller.spend(len(body.structures), paid=1)
         state.catalogue.resolve(body.models)
         results = _results(state, body, request, deadline)
         if NDJSON in request.headers.get("accept", ""):

@@ -59,19 +59,23 @@ class Bucket:
         self._clock = clock
         self._level, self._at = rate.burst, clock()
 
-    def take(self, crystals: int) -> float:
+    def take(self, crystals: int, paid: int = 0) -> float:
         """Take crystals, if there are as many.
 
+        Args:
+            crystals: of the request.
+            paid: of them, taken before; they stay taken if the others cannot be.
+
         Returns:
-            0 if they were taken; else nothing was, and this is the seconds until they can be.
+            0 if they were taken; else nothing more was, and this is the seconds until all can be.
         """
         now = self._clock()
         self._level = min(self.rate.burst, self._level + (now - self._at) * self.rate.per_second)
         self._at = now
-        missing = min(crystals, self.rate.burst) - self._level
-        if missing > 0:
-            return missing / self.rate.per_second
-        self._level -= crystals
+        wanted = min(crystals, self.rate.burst)
+        if wanted > self._level + paid:
+            return (wanted - self._level) / self.rate.per_second
+        self._level -= crystals - paid
         return 0.0
 
 
@@ -87,15 +91,19 @@ class Caller:
     name: str
     bucket: Bucket | None = None
 
-    def spend(self, n_crystals: int) -> None:
+    def spend(self, n_crystals: int, paid: int = 0) -> None:
         """Count crystals that the caller asks for, before any work is done for them.
 
+        Args:
+            n_crystals: of the request.
+            paid: of them, counted before.
+
         Raises:
-            ServiceError: 429 `rate_limited` if they are more than the key may have now; none is then counted.
+            ServiceError: 429 `rate_limited` if they are more than the key may have now; no other is then counted.
         """
         if self.bucket is None:
             return
-        wait_s = self.bucket.take(n_crystals)
+        wait_s = self.bucket.take(n_crystals, paid)
         if wait_s > 0:
             rate = self.bucket.rate
             detail = (

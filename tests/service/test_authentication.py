@@ -32,7 +32,8 @@ def line(name: str, *options: str) -> str:
 def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of the service below."""
     path = tmp_path_factory.mktemp("keys") / "keys"
-    path.write_text(line("alice") + line("slow", "rate=0.01", "burst=2") + line("gone", "disabled"), "utf-8")
+    rated = line("slow", "rate=0.01", "burst=2") + line("many", "rate=0.01", "burst=3")
+    path.write_text(line("alice") + rated + line("gone", "disabled"), "utf-8")
     return path
 
 
@@ -92,6 +93,13 @@ def test_a_key_over_its_rate_is_told_when_to_come_again_and_others_are_not(keyed
     assert 1 <= int(refused.headers["retry-after"]) <= 100
     assert predict(keyed, "alicealice").status_code == 200
     assert keyed.get("/models", headers={"X-API-Key": "slowslow"}).status_code == 200
+
+
+def test_a_bulk_body_costs_a_crystal_whatever_is_in_it(keyed: httpx.Client) -> None:
+    def status(body: object) -> int:
+        return keyed.post("/predict/batch", json=body, headers={"X-API-Key": "manymany"}).status_code
+
+    assert [status([]), status({"structures": [0, 0]}), status([])] == [400, 200, 429]
 
 
 def test_an_unread_body_of_a_stranger_ends_with_401(keyed: httpx.Client) -> None:

@@ -61,6 +61,20 @@ def test_a_refused_request_costs_nothing() -> None:
     assert bucket.take(1) == pytest.approx(1)
 
 
+def test_what_was_paid_before_is_not_paid_twice_and_stays_paid() -> None:
+    clock = Clock()
+    bucket = Bucket(Rate(10, 20), clock)
+    assert bucket.take(1) == 0
+    assert bucket.take(100, paid=1) == 0  # as if at once
+    assert bucket.take(1) == pytest.approx(8.1)
+    clock.now = 9.0  # there are 10
+    assert bucket.take(1) == 0
+    assert bucket.take(15, paid=1) == pytest.approx(0.6)  # until there are 15 again
+    assert bucket.take(9, paid=1) == 0
+    assert bucket.take(1) == pytest.approx(0.0)
+    assert bucket.take(1) > 0
+
+
 def test_a_request_beyond_the_burst_waits_for_a_full_bucket_and_pays_afterwards() -> None:
     clock = Clock()
     bucket = Bucket(Rate(10, 20), clock)
