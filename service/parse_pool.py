@@ -146,7 +146,10 @@ class ParsePool:
             StructureError: if the structure is refused, or broke or outlasted its process.
         """
         if isinstance(source, Mapping):
-            source, file_format = orjson.dumps(source), "json"
+            try:
+                source, file_format = orjson.dumps(source), "json"
+            except TypeError:  # nested deeper than it may be written, though not deeper than it may be read
+                raise StructureError("unreadable", "The object is nested too deeply: post a plain structure.") from None
         return await self._parse(source, file_format, configs, self._lanes[lane], layers if self._named else 0)
 
     async def _parse(

@@ -65,6 +65,16 @@ def test_a_malformed_item_fails_alone_and_gets_its_index(client: httpx.Client) -
     assert set(results[0]["predictions"][0]) >= {"value", "interval", "domain", "attention"}
 
 
+def test_a_deep_structure_fails_alone(client: httpx.Client) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(400):
+        deep = {"structure": deep}
+    structures = [{"structure": CIF}, {"structure": deep}, {"structure": POSCAR}]
+    reply = client.post("/predict/batch", json={"structures": structures})
+    assert reply.status_code == 200, reply.text
+    assert [result.get("error", {}).get("code") for result in reply.json()["results"]] == [None, "unreadable", None]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [

@@ -15,6 +15,15 @@ MAGNETIC = "data_x\n_space_group_magn.number_BNS 62.441\n" + CIF.split("\n", 2)[
 OVERLAPPING = POSCAR.replace("0.1202900000000000 O", "0.4994000000000001 O")
 DENSE = POSCAR.replace("\n1.0\n", "\n0.3\n")
 
+
+def deep(levels: int) -> dict[str, Any]:
+    """An object in an object, and so on."""
+    made: dict[str, Any] = {}
+    for _ in range(levels):
+        made = {"structure": made}
+    return made
+
+
 CASES: dict[str, tuple[dict[str, Any], int, str]] = {
     "empty body": ({"content": b"", "headers": TEXT}, 422, "unreadable"),
     "a picture": ({"content": b"\x89PNG\r\n\x1a\n\x00\x00", "headers": TEXT}, 422, "unreadable"),
@@ -42,6 +51,7 @@ CASES: dict[str, tuple[dict[str, Any], int, str]] = {
         400,
         "malformed",
     ),
+    "deep structure": ({"json": {"structure": deep(300)}}, 422, "unreadable"),
     "many containers": ({"json": {"structure": {"sites": [[]] * 200_000}}}, 413, "too_many_bytes"),
     "many keys": ({"json": {"structure": {str(n): 0 for n in range(200_000)}}}, 413, "too_many_bytes"),
     "large body": ({"content": b"#" * (9 << 20), "headers": TEXT}, 413, "too_many_bytes"),
