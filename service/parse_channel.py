@@ -143,7 +143,7 @@ class Channel(asyncio.Protocol):
         self._owner.lost(self)
 
 
-def start_process(memory_mib: int, niceness: int) -> tuple[ForkServerProcess, socket.socket]:
+def start_process(memory_mib: int, niceness: int, timeout_s: float) -> tuple[ForkServerProcess, socket.socket]:
     """A parse process and this end of the socket to it.
 
     The first one starts the server that forks all others, which then import nothing anew; that one takes seconds, the
@@ -152,7 +152,7 @@ def start_process(memory_mib: int, niceness: int) -> tuple[ForkServerProcess, so
     ours, theirs = socket.socketpair()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["service.parse_process"])
-    process = context.Process(target=serve, args=(theirs, memory_mib, niceness), daemon=True)
+    process = context.Process(target=serve, args=(theirs, memory_mib, niceness, timeout_s), daemon=True)
     with theirs:
         process.start()
     ours.setblocking(False)  # noqa: FBT003 - the name of the method says it

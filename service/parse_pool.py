@@ -49,7 +49,7 @@ class _LaneOfProcesses:
     def feed(self) -> None:
         """Send what waits to the processes with the least to do."""
         while len(self._channels) + len(self._starting) < self.count and not self._closed:
-            process, ours = start_process(self._memory_mib, self._niceness)
+            process, ours = start_process(self._memory_mib, self._niceness, self._timeout_s)
             channel = Channel(process, self._timeout_s, self)
             starting = asyncio.get_running_loop().create_task(channel.connect(ours))
             self._starting[starting] = channel

@@ -5,10 +5,12 @@ file has taken over cannot take over who reads its answers.
 """
 
 import ctypes
+import math
 import os
 import resource
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -22,6 +24,7 @@ from service.collector import tame_collector
 from service.parsing import Parsed, from_document, parse, to_document
 
 LENGTH = struct.Struct("<II")  # of the JSON, of the bytes after it
+CPU_SPARE_S = 2  # beyond the wall time, at which whoever started the process kills it
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000  # flags of unshare(2)
 
 
@@ -60,8 +63,8 @@ def unpack_result(head: bytes, content: bytes) -> Parsed:
     return from_document(document, contents)
 
 
-def serve(connection: socket.socket, memory_mib: int, niceness: int) -> None:
-    """The life of a parse process: until the other end closes the socket."""
+def serve(connection: socket.socket, memory_mib: int, niceness: int, timeout_s: float) -> None:
+    """The life of a parse process: until the other end closes the socket, or a file that loops outlives who sent it."""
     _confine(memory_mib, niceness)
     tame_collector()
     with connection, connection.makefile("rb", buffering=1 << 16) as stream:
@@ -69,6 +72,7 @@ def serve(connection: socket.socket, memory_mib: int, niceness: int) -> None:
         while lengths := stream.read(LENGTH.size):
             head_size, content_size = LENGTH.unpack(lengths)
             head, content = stream.read(head_size), stream.read(content_size)
+            _limit_time(timeout_s)
             connection.sendall(_result(orjson.loads(head), content))
 
 
@@ -97,3 +101,10 @@ def _confine(memory_mib: int, niceness: int) -> None:
     unshare = getattr(ctypes.CDLL(None), "unshare", None)
     if unshare is not None:
         unshare(_NEW_USER | _NEW_NET)  # refused by some systems, which then say so with -1
+
+
+def _limit_time(timeout_s: float) -> None:
+    """The processor time that the next file may take; the hard limit stays, so that one after it may have more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    most = math.ceil(time.process_time() + timeout_s) + CPU_SPARE_S
+    resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -144,6 +145,39 @@ def test_bulk_files_have_processes_of_their_own_and_lower_priority() -> None:
         assert not waiting.done()
         bulk.resume()
         assert (await waiting).n_atoms == 12
+
+    with_pool(scenario)
+
+
+LOOPS = """
+import socket
+from service import parse_process
+
+def loop(*_, **__):
+    while True:
+        pass
+
+parse_process.parse = loop
+ours, theirs = socket.socketpair()
+ours.sendall(parse_process.pack_task(b"", "auto", (), named=False))
+parse_process.serve(theirs, 4096, 0, 0.1)
+"""
+
+
+def test_a_process_that_loops_ends_although_nobody_is_left_to_kill_it() -> None:
+    """Who started it may have been killed before it could look at the clock."""
+    done = subprocess.run([sys.executable, "-c", LOOPS], check=False, timeout=120)
+    assert done.returncode == -signal.SIGXCPU
+
+
+def test_processor_time_is_limited_anew_for_each_file() -> None:
+    async def scenario(pool: ParsePool) -> None:
+        [process] = parse_processes()
+        await pool.parse(CIF, "cif", CONFIGS)
+        soft, hard = process.rlimit(psutil.RLIMIT_CPU)
+        used = sum(process.cpu_times()[:2])
+        assert 30 < soft < used + 30 + 4
+        assert hard == resource.getrlimit(resource.RLIMIT_CPU)[1]
 
     with_pool(scenario)
 
