@@ -131,11 +131,12 @@ def test_a_thousand_slow_clients(house: House) -> None:
 
 def test_a_thousand_that_close_at_once(house: House) -> None:
     async def fleeting() -> None:
-        for sent in (b"", HEAD[:60], HEAD + CIF[:100], POST):
-            async with crowd(house) as gathered:
+        async with crowd(house) as gathered:
+            for sent in (b"", HEAD[:60], HEAD + CIF[:100], POST):
                 await gathered.join(MANY // 4, sent)
-                await gathered.leave()
-            await answered(house)
+            assert len(gathered.members) == MANY
+            await gathered.leave()
+        await answered(house)
 
     survives(house, fleeting())
 
