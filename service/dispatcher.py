@@ -108,13 +108,13 @@ class Dispatcher:
                 each.future.set_exception(draining())
 
     def go_on(self) -> None:
-        """Return if there is time to begin with a crystal.
-
-        Raises:
-            ServiceError: 503 the process ends.
-        """
+        """Return if there is time to begin with a crystal, else raise the 503 of a process that ends."""
         if self.draining:
             raise draining()
+
+    async def worker_metrics(self) -> dict[str, str]:
+        """What each worker has counted."""
+        return await self._queue.worker_metrics()
 
     def check(self, lane: Lane) -> None:
         """Return if a request that comes now is let in.

@@ -1,9 +1,21 @@
 """Prometheus metrics, in base units; each process serves its own."""
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from prometheus_client import Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    Metric,
+    ProcessCollector,
+    generate_latest,
+    start_http_server,
+)
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from deepergatgnn import __version__
 from service.work_queue import Delivery
@@ -12,6 +24,7 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _LAGS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _RATIOS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
 PORTS_TRIED = 64
+OF_WORKER = CollectorRegistry()  # what a worker counts; the API has it from the broker
 
 BUILD = Info("deepergatgnn_build", "Version of the package")
 BUILD.info({"version": __version__})
@@ -34,19 +47,39 @@ READY = Gauge("deepergatgnn_ready", "1 while the broker is reachable and a worke
 WORKERS = Gauge("deepergatgnn_workers", "Workers that are alive, as this API process sees them")
 
 BATCH_STRUCTURES = Histogram(
-    "deepergatgnn_batch_structures", "Crystals in a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+    "deepergatgnn_batch_structures",
+    "Crystals in a batch",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    registry=OF_WORKER,
 )
-BATCH_SECONDS = Histogram("deepergatgnn_batch_seconds", "Time of a batch on the device", buckets=_SECONDS)
-BATCH_FILL = Histogram("deepergatgnn_batch_cost_ratio", "Predicted time of a batch over its budget", buckets=_RATIOS)
+BATCH_SECONDS = Histogram(
+    "deepergatgnn_batch_seconds", "Time of a batch on the device", buckets=_SECONDS, registry=OF_WORKER
+)
+BATCH_FILL = Histogram(
+    "deepergatgnn_batch_cost_ratio", "Predicted time of a batch over its budget", buckets=_RATIOS, registry=OF_WORKER
+)
 COST_ERROR = Histogram(
-    "deepergatgnn_batch_prediction_ratio", "Measured over predicted time of a batch", buckets=_RATIOS
+    "deepergatgnn_batch_prediction_ratio",
+    "Measured over predicted time of a batch",
+    buckets=_RATIOS,
+    registry=OF_WORKER,
 )
-EXPIRED = Counter("deepergatgnn_expired_total", "Entries dropped because their deadline had passed")
-WITHDRAWN = Counter("deepergatgnn_withdrawn_total", "Entries dropped because nobody waited for them any more")
-TAKEN_OVER = Counter("deepergatgnn_taken_over_total", "Entries taken over from a worker that was gone")
-DEAD_LETTERS = Counter("deepergatgnn_dead_letters_total", "Entries given up after several deliveries")
-OUT_OF_MEMORY = Counter("deepergatgnn_out_of_memory_total", "Batches that the device's memory did not hold")
-LOAD_FAILURES = Counter("deepergatgnn_load_failures_total", "Promoted versions that were not sound", ["model"])
+EXPIRED = Counter("deepergatgnn_expired_total", "Entries dropped because their deadline had passed", registry=OF_WORKER)
+WITHDRAWN = Counter(
+    "deepergatgnn_withdrawn_total", "Entries dropped because nobody waited for them any more", registry=OF_WORKER
+)
+TAKEN_OVER = Counter(
+    "deepergatgnn_taken_over_total", "Entries taken over from a worker that was gone", registry=OF_WORKER
+)
+DEAD_LETTERS = Counter(
+    "deepergatgnn_dead_letters_total", "Entries given up after several deliveries", registry=OF_WORKER
+)
+OUT_OF_MEMORY = Counter(
+    "deepergatgnn_out_of_memory_total", "Batches that the device's memory did not hold", registry=OF_WORKER
+)
+LOAD_FAILURES = Counter(
+    "deepergatgnn_load_failures_total", "Promoted versions that were not sound", ["model"], registry=OF_WORKER
+)
 
 
 def observe_batch(deliveries: Sequence[Delivery], fill: float, predicted: float, measured: float) -> None:
@@ -57,13 +90,45 @@ def observe_batch(deliveries: Sequence[Delivery], fill: float, predicted: float,
     COST_ERROR.observe(measured / max(predicted, 1e-6))
 
 
+def worker_report() -> bytes:
+    """What this worker has counted, as text for `with_workers`."""
+    return generate_latest(OF_WORKER)
+
+
+class _Reports(Collector):
+    """Reports of workers as one, each sample with the name of its worker."""
+
+    def __init__(self, reports: Mapping[str, str]) -> None:
+        self._reports = reports
+
+    def collect(self) -> Iterable[Metric]:
+        """All families."""
+        families: dict[str, Metric] = {}
+        for worker, text in self._reports.items():
+            for family in text_string_to_metric_families(text):
+                if family.name.startswith("deepergatgnn_") and not family.name.endswith("_created"):
+                    fresh = Metric(family.name, family.documentation, family.type)
+                    known = families.setdefault(family.name, fresh)
+                    for sample in family.samples:
+                        known.add_sample(sample.name, sample.labels | {"worker": worker}, sample.value)
+        return families.values()
+
+
+def with_workers(reports: Mapping[str, str]) -> bytes:
+    """The metrics of this API process, and those of the workers by name."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Reports(reports))
+    return generate_latest() + generate_latest(registry)
+
+
 def serve_worker_metrics(port: int | None) -> None:
     """Serve this process's metrics on loopback; the next free port where several workers share a host."""
     if port is None:
         return
+    ProcessCollector(registry=OF_WORKER)
     for candidate in range(port, port + PORTS_TRIED):
         try:
-            start_http_server(candidate, addr="127.0.0.1")
+            start_http_server(candidate, addr="127.0.0.1", registry=OF_WORKER)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise

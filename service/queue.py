@@ -11,6 +11,7 @@ Only commands that Redis 7 and Valkey 8 share. The rules that keep every entry:
 - The API asks from time to time whether what it waits for is still there, and adds what a broker has lost anew.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from service.entries import LANES, Answer, Entry, Lane
 
@@ -28,8 +29,10 @@ DEAD = "deepergatgnn:dead"
 ANSWERS = "deepergatgnn:answers:"
 WORKERS = "deepergatgnn:workers:"
 REPLICAS = "deepergatgnn:replicas:"
+COUNTED = "deepergatgnn:metrics:"
 WITHDRAWN = "deepergatgnn:withdrawn"  # a channel
 GROUP = "workers"
+SCRAPE_S = 1.0
 log = structlog.get_logger("queue")
 
 
@@ -96,6 +99,17 @@ class RequestQueue:
     async def workers(self) -> list[dict[str, Any]]:
         """Heartbeats of the workers that are alive."""
         return await self._alive(WORKERS)
+
+    async def worker_metrics(self) -> dict[str, str]:
+        """What each worker that is alive has counted, by its name; nothing while the broker is out of reach."""
+        try:
+            async with asyncio.timeout(SCRAPE_S):
+                keys: list[Any] = [key async for key in self._client.scan_iter(match=COUNTED + "*", count=1000)]
+                texts: list[Any] = await self._client.mget(keys) if keys else []
+        except (RedisError, OSError):
+            return {}
+        found = zip(keys, texts, strict=True)
+        return {key.decode().removeprefix(COUNTED): text.decode() for key, text in found if text is not None}
 
     async def replicas(self) -> list[dict[str, Any]]:
         """Reports of the API processes that are alive."""

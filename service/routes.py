@@ -6,11 +6,12 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import ClientDisconnect
 
 from deepergatgnn.errors import DeeperGATGNNError
 from deepergatgnn.manifest import Manifest
+from service import metrics
 from service.catalogue import Catalogue
 from service.errors import counted, service_error
 from service.intake import ClientGoneError, patience_s, read_posted, unless_gone
@@ -163,9 +164,10 @@ async def readyz(request: Request) -> Readiness:
 
 
 @router.get("/metrics", response_class=PlainTextResponse, summary="What Prometheus reads")
-async def show_metrics() -> Response:
-    """Prometheus text."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+async def show_metrics(request: Request) -> Response:
+    """Prometheus text: of this API process, and of the workers by name."""
+    reports = await state_of(request).dispatcher.worker_metrics()
+    return Response(metrics.with_workers(reports), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/", include_in_schema=False)

@@ -81,7 +81,7 @@ class Upkeep:
                 else:
                     hung = 0.0
                     await worker.clock.measure(worker.client)
-                    await worker.queue.beat(self._status(), 3 * self._settings.heartbeat_s)
+                    await worker.queue.beat(self._status(), metrics.worker_report(), 3 * self._settings.heartbeat_s)
                     if time.monotonic() - renewed > self._settings.lease_s / 3:
                         await worker.queue.renew(list(worker.held.values()))
                         renewed = time.monotonic()

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from service.entries import LANES, Answer, Entry, Lane
-from service.queue import ANSWERS, DEAD, GROUP, STREAMS, WITHDRAWN, WORKERS
+from service.queue import ANSWERS, COUNTED, DEAD, GROUP, STREAMS, WITHDRAWN, WORKERS
 
 ANSWERS_KEPT_S = 120
 DEAD_KEPT = 1000
@@ -170,13 +170,17 @@ class WorkQueue:
         await self._client.xadd(DEAD, note, maxlen=DEAD_KEPT)
         await self.answer([(delivery, answer)])
 
-    async def beat(self, status: Mapping[str, object], lifetime_s: float) -> None:
-        """Say that this worker is alive."""
-        await self._client.set(WORKERS + self._worker, orjson.dumps(status), px=int(lifetime_s * 1000))
+    async def beat(self, status: Mapping[str, object], counted: bytes, lifetime_s: float) -> None:
+        """Say that this worker is alive, and what it has counted."""
+        lifetime_ms = int(lifetime_s * 1000)
+        async with self._client.pipeline(transaction=False) as pipe:
+            pipe.set(WORKERS + self._worker, orjson.dumps(status), px=lifetime_ms)
+            pipe.set(COUNTED + self._worker, counted, px=lifetime_ms)
+            await pipe.execute()
 
     async def leave(self) -> None:
         """Stop counting as alive; entries still held are taken over when their lease runs out."""
-        await self._client.delete(WORKERS + self._worker)
+        await self._client.delete(WORKERS + self._worker, COUNTED + self._worker)
         for stream in STREAMS.values():
             # Deleting a consumer discards what is pending with it, so only one with nothing pending goes.
             if not await self._client.xpending_range(stream, GROUP, "-", "+", 1, consumername=self._worker):

@@ -64,6 +64,12 @@ class BrokerServer:
         assert self._process is not None
         self._process.send_signal(number)
 
+    @property
+    def pid(self) -> int:
+        """Of the server."""
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         """End it, with its data."""
         if self._process is not None:

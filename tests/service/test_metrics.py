@@ -12,7 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import metrics
-from tests.conftest import COMMAND, ROOT, running
+from tests.conftest import COMMAND, ROOT, running, until
 
 TABLE = re.compile(r"^\| `(deepergatgnn_\w+)` \| (API|worker) \| (.*?) \| (.*?) \|$", re.MULTILINE)
 POSCAR = Path("examples/ZnO.POSCAR").read_text("utf-8")
@@ -59,6 +59,11 @@ def scraped(address: str) -> dict[str, dict[tuple[str, ...], float]]:
     return samples
 
 
+def batches(samples: dict[str, dict[tuple[str, ...], float]]) -> float:
+    """Crystals that went through batches, of all workers."""
+    return sum(samples["deepergatgnn_batch_structures_sum"].values())
+
+
 def test_the_processes_serve_what_the_table_says_and_count_what_happens() -> None:
     """One service of its own, with logs of requests and a port for the worker's metrics."""
     environment = {"DEEPERGATGNN_LOG_LEVEL": "info", "DEEPERGATGNN_DRAIN_GRACE_S": "0"}
@@ -72,7 +77,10 @@ def test_the_processes_serve_what_the_table_says_and_count_what_happens() -> Non
             assert httpx.post(f"{address}/predict", json=body, timeout=60).status_code == 200
         bad = httpx.post(f"{address}/predict", json={"structure": "x"}, timeout=60)
         assert bad.status_code == 422
-        api, worker = scraped(address), scraped("http://127.0.0.1:39100")
+        worker = scraped("http://127.0.0.1:39100")
+        until(lambda: batches(scraped(address)) == batches(worker) == 3, "the worker's beat has told the API", 10)
+        api = scraped(address)
+    assert {name for name in worker if not name.startswith("process_") and not name.endswith("_created")} <= api.keys()
     for name, (process, _, _) in documented().items():
         base = name + "_count" if isinstance(defined()[name], Histogram) else name
         assert defined()[name]._labelnames or base in (api if process == "API" else worker), name
