@@ -1,6 +1,5 @@
 """The door of a running service: keys and their rates, rotation, names, other pages, headers, and no way out."""
 
-import asyncio
 import base64
 import hashlib
 import re
@@ -10,11 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from pydantic import ValidationError
 
-from service.app import create_app
 from service.keys import digest_of
-from service.settings import Settings
 from tests.conftest import service, until
 
 CIF = Path("examples/ZrO2.cif").read_text("utf-8")
@@ -229,43 +225,6 @@ def test_a_page_may_run_what_it_holds_and_nothing_else(client: httpx.Client, pat
         assert url in sources["script-src"] or url.startswith("/")
     for url in re.findall(r"<link[^>]* href=\"(.*?\.css)\"", answer.text):
         assert url in sources["style-src"] or url.startswith("/")
-
-
-def asked_of(settings: Settings, path: str, **headers: str) -> int:
-    """Status of one request to the application of these settings."""
-
-    async def ask() -> int:
-        transport = httpx.ASGITransport(create_app(settings, "unix:///nowhere"))
-        async with httpx.AsyncClient(transport=transport, base_url="http://crystals.example.org") as client:
-            return (await client.get(path, headers=headers)).status_code
-
-    return asyncio.run(ask())
-
-
-def test_metrics_may_be_opened() -> None:
-    assert asked_of(Settings(api_keys=("k",)), "/metrics") == 401
-    assert asked_of(Settings(api_keys=("k",), metrics_open=True), "/metrics") == 200
-    assert asked_of(Settings(api_keys=("k",), metrics_open=True), "/models") == 401
-
-
-def test_names_may_be_given() -> None:
-    assert asked_of(Settings(), "/metrics") == 421
-    assert asked_of(Settings(allowed_hosts="other.example.org, crystals.example.org"), "/metrics") == 200
-    named = Settings(api_keys=("k",), allowed_hosts="other.example.org", metrics_open=True)
-    assert asked_of(named, "/metrics") == 421
-    assert (
-        asked_of(named, "/metrics", Host="localhost:1") == asked_of(named, "/metrics", Host="Other.Example.org") == 200
-    )
-
-
-@pytest.mark.parametrize(
-    "origin", ["*", "https://*.example.org", "https://lab.example.org/", "lab.example.org", "null"]
-)
-def test_an_origin_is_no_pattern(origin: str) -> None:
-    with pytest.raises(ValidationError, match="is not allowed here: write scheme, name and port"):
-        Settings(cors_origins=origin)
-    with pytest.raises(ValidationError, match="is not allowed here: write a name or address"):
-        Settings(allowed_hosts=f"{origin}*/")
 
 
 def test_nothing_that_is_posted_makes_the_service_connect_anywhere(client: httpx.Client) -> None:

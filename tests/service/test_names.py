@@ -1,0 +1,61 @@
+"""What the door asks of names, origins and of who reads the metrics; on applications whose broker is out of reach."""
+
+import asyncio
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from model_store import ModelStore
+from service.app import create_app
+from service.cache import ResultCache
+from service.catalogue import Catalogue
+from service.dispatcher import Dispatcher
+from service.parse_pool import ParsePool
+from service.prediction import Oracle
+from service.settings import Settings
+from service.state import State
+from service.tracing import Tracing
+
+NOWHERE = "unix:///nowhere"
+
+
+def asked_of(settings: Settings, path: str, **headers: str) -> int:
+    """Status of one request to the application of these settings, whose broker is out of reach."""
+
+    async def ask() -> int:
+        app, dispatcher = create_app(settings, NOWHERE), Dispatcher(settings, NOWHERE)
+        catalogue = Catalogue(ModelStore(), lambda: dispatcher.loaded)
+        oracle = Oracle(catalogue, ParsePool(1, 1.0, 512), dispatcher, ResultCache(0))
+        app.state.parts = State(settings, catalogue, dispatcher, oracle, Tracing(None))
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://crystals.example.org") as client:
+            return (await client.get(path, headers=headers)).status_code
+
+    return asyncio.run(ask())
+
+
+def test_metrics_may_be_opened() -> None:
+    assert asked_of(Settings(api_keys=("k",)), "/metrics") == 401
+    assert asked_of(Settings(api_keys=("k",), metrics_open=True), "/metrics") == 200
+    assert asked_of(Settings(api_keys=("k",), metrics_open=True), "/models") == 401
+
+
+def test_names_may_be_given() -> None:
+    assert asked_of(Settings(), "/metrics") == 421
+    assert asked_of(Settings(allowed_hosts="other.example.org, crystals.example.org"), "/metrics") == 200
+    named = Settings(api_keys=("k",), allowed_hosts="other.example.org", metrics_open=True)
+    assert asked_of(named, "/metrics") == 421
+    assert (
+        asked_of(named, "/metrics", Host="localhost:1") == asked_of(named, "/metrics", Host="Other.Example.org") == 200
+    )
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "https://*.example.org", "https://lab.example.org/", "lab.example.org", "null"]
+)
+def test_an_origin_is_no_pattern(origin: str) -> None:
+    with pytest.raises(ValidationError, match="is not allowed here: write scheme, name and port"):
+        Settings(cors_origins=origin)
+    with pytest.raises(ValidationError, match="is not allowed here: write a name or address"):
+        Settings(allowed_hosts=f"{origin}*/")
