@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -135,6 +136,13 @@ def test_a_version_that_does_not_give_its_golden_values_never_answers(served: Se
     assert set(under_load(served, change).versions) == {OLD}
 
 
+def point(pointer: Path, version: str) -> None:
+    """At once, as the store does it: whoever reads sees one version or the other."""
+    new = pointer.with_name("pointed")
+    new.write_text(version, "utf-8")
+    new.replace(pointer)
+
+
 def test_a_version_with_a_changed_byte_is_not_promoted_and_never_answers(served: Served) -> None:
     publish_tampered(served.store)
     before = served.failures()
@@ -143,9 +151,9 @@ def test_a_version_with_a_changed_byte_is_not_promoted_and_never_answers(served:
     async def change(made: Load) -> None:
         assert await served.models("promote", f"{MODEL}@{TAMPERED}") == 1
         assert served.store.production(MODEL) == OLD
-        await asyncio.to_thread(pointer.write_text, TAMPERED, "utf-8")  # past the command that checks
+        await asyncio.to_thread(point, pointer, TAMPERED)  # past the command that checks
         await asyncio.to_thread(until, lambda: served.failures() > before, "the worker refuses it")
         await made.more(10)
-        await asyncio.to_thread(pointer.write_text, OLD, "utf-8")
+        await asyncio.to_thread(point, pointer, OLD)
 
     assert set(under_load(served, change).versions) == {OLD}
