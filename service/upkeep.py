@@ -26,9 +26,7 @@ IDLE_CANARY_S = 1.0
 STORE_S = 1.0
 RETRY_LOAD_S = 30.0
 PATIENCE = 5.0  # times the predicted seconds of a batch, beside `stuck_s`
-LONGEST_S = (
-    6.0  # of that patience, so that a hung worker is found within ten seconds, but for a batch that should take it
-)
+LONGEST_S = 6.0  # of that patience: a hung worker is found within ten seconds, but for a batch that should take longer
 DEAD_AFTER = 6.0  # times `stuck_s`; a process whose thread hangs in a device cannot be ended more gently
 EX_SOFTWARE = 70
 log = structlog.get_logger("worker")
