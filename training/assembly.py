@@ -76,13 +76,16 @@ def assemble(config: TrainingConfig) -> Assembly:
         notes["extra_rows"] = len(dataset) - main
         added = np.arange(main, len(dataset))
         split = Split(np.concatenate([split.train, added]), split.validation, split.calibration, split.test)
-    notes |= describe_split(dataset, split)
     truth = dataset.values([target.key for target in config.targets])
     scalers = tuple(
         _scaler(target, column, dataset, split) for target, column in zip(config.targets, truth.T, strict=True)
     )
     scaled = np.stack([scale(column, scaler) for column, scaler in zip(truth.T, scalers, strict=True)], axis=1)
     truth = np.where(np.isfinite(scaled), truth, np.nan)
+    # What has no number teaches nothing and costs as much as what has one.
+    learned = split.train[np.isfinite(truth[split.train]).any(axis=1)]
+    split = Split(learned, split.validation, split.calibration, split.test)
+    notes |= describe_split(dataset, split)
     return Assembly(dataset, split, truth, scalers, scaled.astype(np.float32), notes)
 
 

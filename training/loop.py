@@ -12,12 +12,13 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from deepergatgnn.batch import collate, cut, edges_at_once
+from deepergatgnn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.network import DeeperGATGNN, NetworkOutput
 from training.batches import Batches, Examples, collated, draw_batches, share_out
 from training.distributed import check_agreement, rank, ranks, sum_gradients, sum_over_ranks
+from training.faithfulness import EVERY, attention_loss
 from training.optimization import OptimizationConfig, one_cycle, plateau
 from training.state import Progress, RunState, TrainingError
 
@@ -100,8 +101,9 @@ def train(
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 output = forward(graph.to(device))
             loss, spread_loss = _losses(output, targets.to(device), loss_weights, config)
+            further = _attention_part(network, graph.to(device), output, index, config)
             optimizer.zero_grad()
-            (loss + spread_loss).backward()  # type: ignore[no-untyped-call]
+            (loss + spread_loss + further).backward()  # type: ignore[no-untyped-call]
             total += sum_gradients(network, loss)
             for parameters in _heads_and_body(network):
                 torch.nn.utils.clip_grad_norm_(parameters, config.clip)
@@ -226,6 +228,15 @@ def _losses(
     total = sum_over_ranks(share.sum()).clamp_min(1e-12)
     spread = (values - truth).abs().detach() * torch.exp(-log_spreads) + log_spreads
     return (each * share).sum() / total, (spread * share).sum() / total
+
+
+def _attention_part(
+    network: DeeperGATGNN, graph: GraphBatch, output: NetworkOutput, index: int, config: OptimizationConfig
+) -> Tensor | float:
+    """The weighted loss of the attention, in the batches that have it."""
+    if not config.attention_weight or index % EVERY:
+        return 0.0
+    return config.attention_weight * attention_loss(network, graph, output.attention)
 
 
 def _freeze(network: DeeperGATGNN, layers: int) -> list[nn.Module]:

@@ -33,6 +33,8 @@ class OptimizationConfig:
         frozen_layers: of a run that starts from a published version: this many AGAT layers from below, and the
             embeddings with them, are not changed. 0 changes everything.
         layer_decay: likewise: each layer learns this much more slowly than the one above it.
+        attention_weight: of the loss that ties the attention of atoms to what taking them away does to the prediction
+            (`training.faithfulness`); 0 leaves the attention to the pooling alone.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -55,6 +57,7 @@ class OptimizationConfig:
     compile: bool = False
     frozen_layers: int = 0
     layer_decay: float = 1.0
+    attention_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_range("epochs", self.epochs, least=1)
@@ -71,6 +74,7 @@ class OptimizationConfig:
         check_range("ema", self.ema, least=0, below=1)
         check_range("frozen_layers", self.frozen_layers, least=0)
         check_range("layer_decay", self.layer_decay, above=0, most=1)
+        check_range("attention_weight", self.attention_weight, least=0)
 
 
 def one_cycle(done: float, config: OptimizationConfig) -> float:

@@ -35,6 +35,10 @@ class SplitConfig(BaseModel):
         test_field: column with official folds; the rows of `test_fold` are then the test part. With several
             columns, because targets have folds of their own, the rows that are in that fold of any of them.
         test_fold: value of that column.
+        apart_field: column of official folds of another target: its rows of `test_fold` that are not test rows here go
+            to the training part and are not drawn for any other. The parts that are drawn are then those of a run with
+            both columns, and a run that starts from such a network is not validated on what that network learned.
+        apart_ids: likewise rows that an earlier run did not have.
         folds: number of parts of equal size, drawn with the run's seed, of which `fold` is the test part.
         fold: from 0.
         lists: ids of each part, or a JSON file of them.
@@ -51,6 +55,8 @@ class SplitConfig(BaseModel):
 
     test_field: str | tuple[str, ...] | None = None
     test_fold: int | str | None = None
+    apart_field: str | None = None
+    apart_ids: tuple[str, ...] = ()
     folds: int | None = Field(default=None, ge=2)
     fold: int = Field(default=0, ge=0)
     lists: Lists | str | None = None
@@ -80,6 +86,8 @@ class SplitConfig(BaseModel):
     def _one_way(self) -> Self:
         if (self.test_field is None) != (self.test_fold is None):
             raise ValueError("give both test_field and test_fold, or neither")
+        if (self.apart_field or self.apart_ids) and self.test_field is None:
+            raise ValueError("apart_field and apart_ids have no meaning without test_field")
         ways = [name for name in ("test_field", "folds", "lists", "seeds") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise ValueError(f"give only one of {' and '.join(ways)}")
@@ -94,6 +102,8 @@ class SplitConfig(BaseModel):
             unused |= {"test_fraction", "test_rows"}
         if not self.folds:
             unused.add("fold")
+        if not self.apart_ids:
+            unused.add("apart_ids")
         unused |= {
             f"{part}_fraction" for part in ("test", "validation", "calibration") if getattr(self, f"{part}_rows")
         }

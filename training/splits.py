@@ -46,14 +46,16 @@ def split_rows(dataset: PreparedDataset, config: SplitConfig, seed: int) -> Spli
     Raises:
         ConfigError: if a part would be empty, the fold column is not there, or lists do not fit the rows.
     """
-    rng = np.random.default_rng(seed)
+    rng, apart = np.random.default_rng(seed), np.empty(0, dtype=np.int64)
     groups = _groups(dataset, config)
     given: Mapping[str, Indices] = {}
     if config.lists is not None:
         given = _listed(dataset, config)
         test, rest = given["test"], np.sort(np.concatenate([given["train"], given["validation"], given["calibration"]]))
     elif config.test_field is not None:
-        test, rest = _official(dataset, config)
+        test, rest = _official(dataset, config, fold_fields(config))
+        apart = np.intersect1d(_apart(dataset, config), rest)
+        rest = np.setdiff1d(rest, apart)
     elif config.folds is not None:
         test, rest = _fold(groups, config.folds, config.fold, rng)
     else:
@@ -66,7 +68,7 @@ def split_rows(dataset: PreparedDataset, config: SplitConfig, seed: int) -> Spli
         else:
             size = getattr(config, f"{part}_rows") or round(getattr(config, f"{part}_fraction") * len(rest))
             parts[part], left = _draw(groups, left, size, rng)
-    split = Split(left, parts["validation"], parts["calibration"], test)
+    split = Split(np.sort(np.concatenate([left, apart])), parts["validation"], parts["calibration"], test)
     if empty := [name for name, size in split.sizes().items() if size == 0]:
         raise ConfigError(f"split leaves no rows for {', '.join(empty)}: {dataset.name} has {len(groups)} rows")
     return split
@@ -109,15 +111,25 @@ def _groups(dataset: PreparedDataset, config: SplitConfig) -> Indices:
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
-def _official(dataset: PreparedDataset, config: SplitConfig) -> tuple[Indices, Indices]:
-    """Rows of an official fold, and all others."""
+def _official(dataset: PreparedDataset, config: SplitConfig, columns: Sequence[str]) -> tuple[Indices, Indices]:
+    """Rows of an official fold in any of some columns, and all others."""
     is_test = np.zeros(len(dataset), dtype=bool)
-    for field in fold_fields(config):
+    for field in columns:
         folds = dataset.fields.get(field, ())
         if all(fold is None for fold in folds):
             raise ConfigError(f"no row of {dataset.name} has a field {field!r}")
         is_test |= np.array([fold == config.test_fold for fold in folds])
     return np.flatnonzero(is_test), np.flatnonzero(~is_test)
+
+
+def _apart(dataset: PreparedDataset, config: SplitConfig) -> Indices:
+    """Rows that go to the training part without being drawn, unless they are test rows."""
+    if unknown := set(config.apart_ids) - set(dataset.ids):
+        raise ConfigError(f"apart_ids: {dataset.name} has no row {_some(sorted(unknown))}")
+    named = np.flatnonzero(np.isin(dataset.ids, config.apart_ids)) if config.apart_ids else np.empty(0, dtype=np.int64)
+    if config.apart_field is None:
+        return named
+    return np.union1d(named, _official(dataset, config, (config.apart_field,))[0])
 
 
 def fold_fields(config: SplitConfig) -> tuple[str, ...]:

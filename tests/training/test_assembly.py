@@ -93,6 +93,22 @@ def test_targets_are_standardised_by_the_training_part(tmp_path: Path) -> None:
         np.testing.assert_allclose(back, assembly.truth[:, index], rtol=1e-5, atol=1e-5)
 
 
+def test_rows_without_any_target_are_not_learned(tmp_path: Path) -> None:
+    rows = documents(120)
+    for number, row in enumerate(rows):
+        row["targets"]["log10_K_VRH"] = None if number % 3 == 0 else row["targets"]["log10_K_VRH"]
+        row["targets"]["log10_G_VRH"] = None if number % 2 == 0 else row["targets"]["log10_G_VRH"]
+    data = written(tmp_path, rows)
+    targets = [{"model": key[6].lower(), "key": key, "unit": "log10(GPa)"} for key in ("log10_K_VRH", "log10_G_VRH")]
+    both, one = assemble(changed(data=data, targets=targets)), assemble(changed(data=data, targets=targets[:1]))
+    assert np.isfinite(both.truth[both.split.train]).any(axis=1).all()
+    assert np.isnan(both.truth[both.split.train]).any()
+    assert np.isfinite(one.truth[one.split.train]).all()
+    assert len(one.split.train) < len(both.split.train)
+    assert one.notes["rows_left_out"] > both.notes["rows_left_out"] > 0
+    np.testing.assert_array_equal(one.split.validation, both.split.validation)
+
+
 def test_what_the_split_shares_is_counted_for_every_pair_of_parts() -> None:
     assembly = assemble(changed())
     parts = {part: {assembly.dataset.formulas[row] for row in getattr(assembly.split, part)} for part in PARTS}

@@ -186,6 +186,30 @@ def test_an_official_fold_is_the_test_part_whatever_the_seed() -> None:
         assert split_rows(dataset(), CONFIGS["official"], seed=seed).test.tolist() == wanted
 
 
+def test_rows_set_apart_are_learned_and_change_no_other_draw() -> None:
+    """A run that starts from a network with two targets is validated on the rows that this one was validated on."""
+    rows = range(len(dataset()))
+    fields = {"one": [row % 5 for row in rows], "two": [row % 7 for row in rows]}
+    late, kept = [dataset().ids[row] for row in (11, 12, 35)], [row for row in rows if row not in {11, 12, 35}]
+    before = replace(
+        dataset(),
+        ids=[dataset().ids[row] for row in kept],
+        formulas=[dataset().formulas[row] for row in kept],
+        fields={name: [column[row] for row in kept] for name, column in fields.items()},
+    )
+    both = split_rows(before, SplitConfig(test_field=("one", "two"), test_fold=0), seed=3)
+    config = SplitConfig(test_field="one", test_fold=0, apart_field="two", apart_ids=tuple(late))
+    split = split_rows(replace(dataset(), fields=fields), config, seed=3)
+    for part in ("validation", "calibration"):
+        assert getattr(split, part).tolist() == [kept[row] for row in getattr(both, part)]
+    assert split.test.tolist() == [row for row in rows if row % 5 == 0]
+    assert {11, 12} <= set(split.train.tolist())
+    assert sum(split.sizes().values()) == len(dataset())
+    assert config.record().items() >= {"apart_field": "two", "apart_ids": late}.items()
+    with pytest.raises(ConfigError, match=r"apart_ids: .* has no row 'nobody'"):
+        split_rows(replace(dataset(), fields=fields), config.model_copy(update={"apart_ids": ("nobody",)}), seed=3)
+
+
 def test_an_official_fold_may_be_text() -> None:
     named = replace(dataset(), fields={"split": ["test" if row % 3 == 0 else "train" for row in range(len(dataset()))]})
     split = split_rows(named, SplitConfig(test_field="split", test_fold="test"), seed=0)
@@ -229,6 +253,7 @@ def test_no_part_depends_on_the_values() -> None:
         ({"lists": "missing.json"}, "missing.json: No such file"),
         ({"lists": {"train": ["a"]}}, "lists"),
         ({"by": "luck"}, "by"),
+        ({"apart_field": "fold"}, "no meaning without test_field"),
         ({"test_rows": 0}, "test_rows"),
         ({"calibration_fraction": 0}, "calibration_fraction"),
     ],
