@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.load.bench import Bench, Model, UnavailableError, cpu_ms, interleaved, median, ratio
 from benchmarks.load.crystals import BATCH, write_batches
 from benchmarks.load.driver import Helper, Result
-from benchmarks.load.servers import ENVIRONMENT, Server, rival, service
+from benchmarks.load.servers import ENVIRONMENT, Server, resting, rival, service
 
 BATCHES_TRIED = (64, 128, 256)
 ATTENTION = {"": "none", "_with_attention": "global"}
@@ -87,7 +87,7 @@ def against_litserve(bench: Bench, server: Server, model: Model, *, path: str, s
     start = partial(_litserve, bench, model, path)
 
     def rate(settings: tuple[float, ...]) -> float:
-        with start(settings) as theirs:
+        with start(settings) as theirs, resting([server]):
             return bench.single(theirs, model).rate
 
     best: tuple[float, ...] = FIRST
@@ -116,8 +116,13 @@ def _litserve(bench: Bench, model: Model, path: str, settings: tuple[float, ...]
 
 
 def _compared(bench: Bench, model: Model, servers: dict[str, Server]) -> dict[str, Any]:
-    """Ours over theirs in answers a second; the best of ours, where there are several."""
-    sides = {name: partial(bench.single, server, model) for name, server in servers.items()}
+    """Ours over theirs in answers a second; the best of ours, where there are several. One at a time, others rest."""
+
+    def alone(name: str) -> Result:
+        with resting([server for other, server in servers.items() if other != name]):
+            return bench.single(servers[name], model)
+
+    sides = {name: partial(alone, name) for name in servers}
     results = interleaved(sides, bench.rounds)
     rates = {name: [result.rate for result in each] for name, each in results.items()}
     p99 = {name: [result.quantile_ms(0.99) or float("inf") for result in each] for name, each in results.items()}
