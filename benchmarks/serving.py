@@ -15,8 +15,9 @@ it anywhere (`pip install --target PATH litserve`). The last line is one JSON ob
   of refusals that are 429 with Retry-After; `overload_p99_ratio`: p99 of those admitted over that at 0.8 times.
 - `bulk_interference`: p99 of rare single requests with a bulk stream beside them over that without.
 - `idle_overhead_ms`: median of a lone request's total minus parse, graph and inference.
-- `scale_ratio`: two workers over one, all models, batches of the largest crystals; `machine_scale`: what two processes
-  without a server do more than one on this machine; `duplicates`: with the result cache over without.
+- `scale_ratio`: two workers over one, all models, batches of the crystals that are dearest to compute;
+  `machine_scale`: what two processes without a server do more than one on this machine; `duplicates`: with the result
+  cache over without.
 
 What could not be measured is null, and `skipped` says why.
 """

@@ -6,7 +6,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepergatgnn.structures import crystal_to_pymatgen
+from deepergatgnn.crystal_graph import GraphConfig
+from deepergatgnn.equivalence import merge_equivalent
+from deepergatgnn.graph import build_graph
+from deepergatgnn.structures import crystal_to_pymatgen, read_structure
 from training.datasets import read_dataset
 
 BATCH = 256
@@ -19,6 +22,15 @@ def texts(data: str) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen's and spglib's, of every file
         return [str(crystal_to_pymatgen(row.crystal).to(fmt="cif")) for row in rows]
+
+
+def dearest(some: Sequence[str], count: int) -> list[str]:
+    """Those with the most edges after merging: the most to compute for what there is to parse."""
+
+    def edges(text: str) -> int:
+        return merge_equivalent(build_graph(read_structure(text), GraphConfig())).n_links
+
+    return sorted(some, key=edges)[-count:]
 
 
 def write_singles(path: Path, some: Sequence[str], models: Sequence[str], attention: str) -> Path:

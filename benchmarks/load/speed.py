@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.load.bench import Bench, Model, UnavailableError, cpu_ms, interleaved, median, ratio
-from benchmarks.load.crystals import BATCH, write_batches
+from benchmarks.load.crystals import BATCH, dearest, write_batches
 from benchmarks.load.driver import Helper, Result
 from benchmarks.load.servers import ENVIRONMENT, Server, resting, rival, service
 
@@ -147,7 +147,7 @@ def environment(bench: Bench, model: Model, **settings: str) -> dict[str, str]:
 
 
 def with_two_workers(bench: Bench, one: Server, models: list[str]) -> dict[str, Any]:
-    """`scale_ratio`: two workers over one, each one thread, fed by batches of the largest crystals.
+    """`scale_ratio`: two workers over one, each one thread, fed by batches of the crystals that are dearest to compute.
 
     What two processes can do more than one on this machine is measured beside it: `machine_scale`, the pipeline
     without a server twice at once over once.
@@ -157,8 +157,7 @@ def with_two_workers(bench: Bench, one: Server, models: list[str]) -> dict[str, 
         one: a service with one worker.
         models: so many that computing, not parsing, is what there is to do.
     """
-    heaviest = sorted(bench.texts, key=len)[-BATCH:]
-    bodies = write_batches(bench.folder / "heaviest-batch.jsonl", heaviest, models)
+    bodies = write_batches(bench.folder / "dearest-batch.jsonl", dearest(bench.texts, BATCH), models)
 
     def run(server: Server) -> float:
         result = bench.load.run(server.address, "/predict/batch", bodies, **bench.whole_batches)
