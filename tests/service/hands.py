@@ -1,10 +1,17 @@
-"""A worker of which every step is a test's: the real queue and backlog, answers that say of which graph they are."""
+"""A worker of which every step is a test's: the real queue and backlog, answers that say of which graph they are.
+
+Beside it what a client asked, and what may become of that.
+"""
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.graph import build_graph
@@ -18,6 +25,8 @@ from service.work_queue import Delivery, WorkQueue
 from tests.fixtures import some_crystals
 
 LEASE_S = 0.02
+DELIVERIES = 3
+MODELS = ("bulk-modulus@1.0.0", "shear-modulus@1.0.0")
 
 
 def packed(count: int) -> list[PackedGraph]:
@@ -47,12 +56,64 @@ class HandWorker:
                 self.backlog.add(delivery, 0.01)
 
 
+@contextmanager
+def unless_forgotten() -> Iterator[None]:
+    """As `Worker` and `Upkeep` do: that a broker has forgotten its groups ends no worker."""
+    try:
+        yield
+    except ResponseError as error:
+        if not str(error).startswith("NOGROUP"):
+            raise
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request, and what became of it.
+
+    Attributes:
+        graph: of the crystal.
+        poison: whether the crystal ends the worker that computes it.
+        task: the client.
+        down: whether there was no broker when the client asked.
+        withdrawn: whether the client left.
+        alone: times that it was computed after it had been taken over.
+    """
+
+    graph: PackedGraph
+    poison: bool
+    task: "asyncio.Task[list[Answer]]"
+    down: bool = False
+    withdrawn: bool = False
+    alone: int = 0
+
+    def judge(self) -> None:
+        """Its own answer, or the one error that fits what happened."""
+        if self.task.cancelled():
+            assert self.withdrawn
+            return
+        error = self.task.exception()
+        if error is None:
+            [found] = self.task.result()
+            assert tuple(p.model for p in found.predictions) == MODELS
+            assert {p.value for p in found.predictions} == {len(self.graph.content)}
+            assert not self.poison
+            assert not self.down
+            return
+        assert isinstance(error, ServiceError)
+        if self.down:
+            assert (error.status, error.code) == (503, "broker_unavailable")
+        elif error.code == "prediction_failed":
+            assert self.alone >= DELIVERIES - 1, "given up without having been tried"
+        else:
+            assert (error.status, error.code) == (504, "deadline_passed")
+
+
 async def asked_until(dispatcher: Dispatcher, graph: PackedGraph, request_id: str, lane: Lane, deadline: float) -> Any:
     """As `Oracle.answer` does: the deadline ends the wait."""
     try:
         async with asyncio.timeout(deadline - time.time()):
             return await dispatcher.ask(
-                [(graph, ("bulk-modulus@1.0.0", "shear-modulus@1.0.0"))],
+                [(graph, MODELS)],
                 deadline=time.monotonic() + deadline - time.time(),
                 request_id=request_id,
                 attention=False,

@@ -104,10 +104,12 @@ class Load:
 
     Attributes:
         replies: what came back.
+        spans: `time.monotonic()` of the question and of the answer, of each reply.
         broken: what did not come back.
     """
 
     replies: list[httpx.Response] = field(default_factory=list)
+    spans: list[tuple[float, float]] = field(default_factory=list)
     broken: list[httpx.HTTPError] = field(default_factory=list)
     stopping: bool = False
 
@@ -131,8 +133,10 @@ class Load:
     async def post_on(self, client: httpx.AsyncClient) -> None:
         """What one client does."""
         while not self.stopping:
+            asked = time.monotonic()
             try:
                 self.replies.append(await post(client))
+                self.spans.append((asked, time.monotonic()))
             except httpx.HTTPError as error:
                 self.broken.append(error)
                 await asyncio.sleep(0.1)

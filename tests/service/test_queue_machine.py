@@ -1,264 +1,128 @@
-"""Every admitted crystal gets one answer or one documented error, whatever workers and clients do, on real servers.
+"""Every admitted crystal gets one answer or one documented error, on real servers, whatever workers and clients do.
 
-The API's side is the real `Dispatcher`, twice; a worker is the real `WorkQueue` and `Backlog` with its hands in sight.
+And whatever happens to the servers: they are killed and come back with all their data, with none, or with what they had
+saved a while before.
 """
 
 import asyncio
-import time
-from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from service.batching import Budget
-from service.dispatcher import Dispatcher
-from service.entries import LANES, Answer, Lane
-from service.errors import ServiceError
-from service.parsing import PackedGraph
-from service.queue import DEAD, GROUP, STREAMS, connect
-from service.settings import Settings
-from tests.service.brokers import BROKERS, broker
-from tests.service.hands import LEASE_S, HandWorker, answer_for, asked_until, packed
+from service import dispatcher as dispatching
+from service.entries import LANES
+from service.queue import STREAMS
+from tests.service.brokers import BROKERS, BrokerServer, broker_server
+from tests.service.hands import packed
+from tests.service.machine import Machine
 
-T = TypeVar("T")
-DELIVERIES = 3
-REFUSED = (500, "prediction_failed", "workers failed on this crystal several times")
+RESTARTS = 3  # in one run, at most
 
 
-@pytest.fixture(scope="module", params=BROKERS)
-def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    with broker(request.param) as url:
-        yield url
+class Restarting(Machine):
+    """Save, and restart the broker.
 
+    Attributes:
+        server: the broker.
+        dump: where it saves its data, and from where it takes them when it starts.
+        saved: entries given up in there.
+        restarts: how many there were.
+        whole: whether the broker has all that it was given, as far as is known.
+    """
 
-@dataclass(eq=False)
-class Asked:
-    """A request, and what became of it."""
-
-    graph: PackedGraph
-    poison: bool
-    task: "asyncio.Task[list[Answer]]"
-    withdrawn: bool = False
-    alone: int = 0  # times that it was computed after it had been taken over
-
-
-class Machine(RuleBasedStateMachine):
-    """Submit, read, compute, answer, crash, take over, renew, withdraw, pass the deadline."""
-
-    url = ""
-    graphs: list[PackedGraph]
-    workers = Bundle("workers")
+    server: BrokerServer
+    dump: Path
 
     def __init__(self) -> None:
         super().__init__()
-        self.runner = asyncio.Runner()
-        self.requests: dict[str, Asked] = {}
-        self.born = self.buried = 0
+        self.saved = self.restarts = 0
+        self.whole = True
+        self.dump.unlink(missing_ok=True)  # of the run before
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
+    @rule()
+    def save(self) -> None:
+        self.run(self.saved_now())
 
-    async def start(self) -> None:
-        self.client = connect(self.url)
-        await self.client.flushall()
-        self.replicas = [Dispatcher(Settings(), self.url) for _ in range(2)]
+    async def saved_now(self) -> None:
+        await self.client.save()
+        self.saved = self.buried
+
+    @precondition(lambda self: self.restarts < RESTARTS)
+    @rule(asked=st.integers(0, 2))
+    def restart_with_its_data(self, asked: int) -> None:
+        async def restarted() -> None:
+            streams = await self.client.exists(*STREAMS.values())
+            await self.saved_now()
+            await self.restarted(asked)
+            assert await self.client.exists(*STREAMS.values()) == streams
+
+        self.run(restarted())
+
+    @precondition(lambda self: self.restarts < RESTARTS)
+    @rule(asked=st.integers(0, 2))
+    def restart_empty(self, asked: int) -> None:
+        self.dump.unlink(missing_ok=True)
+        self.saved = 0
+        self.run(self.restarted(asked))
+
+    @precondition(lambda self: self.restarts < RESTARTS and self.dump.exists())
+    @rule(asked=st.integers(0, 2))
+    def restart_with_what_it_had_saved(self, asked: int) -> None:
+        """What came since is lost, what was answered since is back."""
+        self.run(self.restarted(asked))
+
+    async def restarted(self, asked: int) -> None:
+        """Killed and started; whoever asks in between is told."""
+        self.restarts += 1
+        await asyncio.to_thread(self.server.stop)
+        await self.submitted(asked % 2, asked, "interactive", down=True)
+        await asyncio.to_thread(self.server.start)
+        self.buried, self.whole = self.saved, False
+
+    @precondition(lambda self: not self.whole)
+    @rule()
+    def have_it_added_again(self) -> None:
+        self.run(self.added_again())
+
+    async def added_again(self) -> None:
+        """The API's time to see what the broker has lost."""
+        async with asyncio.timeout(20):
+            while await self.lost():  # noqa: ASYNC110 - who adds it again tells nobody
+                await asyncio.sleep(0.02)
+        self.whole = True
+
+    async def lost(self) -> list[bytes]:
+        """Stream ids of what somebody waits for and the broker does not have."""
+        lost: list[bytes] = []
         for replica in self.replicas:
-            await replica.start()
-
-    def new_worker(self) -> HandWorker:
-        self.born += 1
-        return HandWorker(self.client, f"worker-{self.born}")
-
-    @initialize(target=workers)
-    def begin(self) -> HandWorker:
-        self.run(self.start())
-        first = self.new_worker()
-        self.run(first.queue.create_groups())
-        self.submit(0, 6, "interactive", 2, brief=False)
-        self.submit(1, 6, "bulk", 11, brief=True)
-        return first
-
-    @rule(target=workers)
-    def join(self) -> HandWorker:
-        return self.new_worker()
-
-    @rule(
-        replica=st.integers(0, 1),
-        count=st.integers(1, 6),
-        lane=st.sampled_from(LANES),
-        poison=st.integers(0, 11),
-        brief=st.booleans(),
-    )
-    def ask(self, replica: int, count: int, lane: Lane, poison: int, brief: bool) -> None:
-        self.submit(replica, count, lane, poison, brief)
-
-    def submit(self, replica: int, count: int, lane: Lane, poison: int, brief: bool) -> None:
-        async def submitted() -> None:
-            asks, names = self.replicas[replica], []
-            for number in range(count):
-                name = f"{len(self.requests)}"
-                graph = self.graphs[len(self.requests) % len(self.graphs)]
-                deadline = time.time() + (0.05 if brief and number == 0 else 60)
-                work = asked_until(asks, graph, name, lane, deadline)
-                self.requests[name] = Asked(graph, number == poison, asyncio.create_task(work))
-                names.append(name)
-            added: set[str] = set()
-            async with asyncio.timeout(10):
-                while not all(name in added or self.requests[name].task.done() for name in names):
-                    await asyncio.sleep(0.001)
-                    added = {each.entry.request_id for each in asks._waiting.values() if each.stream_id}
-
-        self.run(submitted())
-
-    @rule(worker=workers, lane=st.sampled_from(LANES), count=st.integers(1, 8))
-    def read(self, worker: HandWorker, lane: Lane, count: int) -> None:
-        worker.accept(self.run(worker.queue.read(lane, count, 0.001)))
-
-    @rule(worker=workers, replaced=consumes(workers), target=workers)
-    def crash(self, worker: HandWorker, replaced: HandWorker) -> HandWorker:
-        """What it held and had computed is forgotten; another one starts."""
-        del worker, replaced
-        return self.new_worker()
-
-    @rule(worker=consumes(workers), crystals=st.integers(1, 4), target=workers)
-    def compute(self, worker: HandWorker, crystals: int) -> HandWorker:
-        return self.run(self.computed(worker, crystals))
-
-    async def computed(self, worker: HandWorker, crystals: int) -> HandWorker:
-        """The worker, or the one that came in its place because it died of a crystal."""
-        if not worker.backlog:
-            return worker
-        batch = worker.backlog.take(Budget(0.01 * crystals, 0.01, 10**9))
-        assert len(batch) == 1 or all(delivery.times == 1 for delivery in batch), "a suspect is computed alone"
-        live = [delivery for delivery in batch if delivery.entry.deadline >= time.time()]
-        for delivery in live:
-            if delivery.times > 1:
-                self.requests[delivery.entry.request_id].alone += 1
-                await worker.queue.attempt(delivery)
-        if any(self.requests[delivery.entry.request_id].poison for delivery in live):
-            return self.new_worker()
-        worker.computed += [(d, answer_for(d.entry) if d in live else None) for d in batch]
-        return worker
-
-    @rule(worker=workers)
-    def answer(self, worker: HandWorker) -> None:
-        self.run(self.answered(worker))
-
-    async def answered(self, worker: HandWorker) -> None:
-        await worker.queue.answer(worker.computed)
-        for delivery, _ in worker.computed:
-            worker.held.pop(delivery.place, None)
-        worker.computed = []
-        await asyncio.sleep(0.002)  # the API's turn
-
-    @rule(worker=workers)
-    def take_over(self, worker: HandWorker) -> None:
-        self.run(self.taken_over(worker))
-
-    async def taken_over(self, worker: HandWorker) -> None:
-        await asyncio.sleep(1.2 * LEASE_S)
-        for delivery in await worker.queue.take_over(100):
-            if delivery.place in worker.held:
-                continue
-            if delivery.times > DELIVERIES:
-                self.buried += 1
-                await worker.queue.bury(delivery, Answer(delivery.entry.id, error=REFUSED))
-            else:
-                worker.accept([delivery])
-
-    @rule(worker=workers)
-    def renew(self, worker: HandWorker) -> None:
-        self.run(worker.queue.renew(list(worker.held.values())))
-
-    @rule(number=st.integers(0, 60))
-    def withdraw(self, number: int) -> None:
-        """A client leaves."""
-
-        async def left() -> None:
-            asked = self.requests.get(str(number))
-            if asked is not None and not asked.task.done():
-                asked.withdrawn = True
-                asked.task.cancel()
-                await asyncio.gather(asked.task, return_exceptions=True)
-
-        self.run(left())
-
-    def teardown(self) -> None:
-        try:
-            self.run(self.finished())
-            for asked in self.requests.values():
-                self.judge(asked)
-        finally:
-            self.run(self.stopped())
-            assert not self.run(self.still_running()), "a task outlives its dispatcher"
-            self.runner.close()
-
-    async def finished(self) -> None:
-        """The last worker does what is left."""
-        last = self.new_worker()
-        async with asyncio.timeout(15):
-            while await self.left() or not all(asked.task.done() for asked in self.requests.values()):
-                for lane in LANES:
-                    last.accept(await last.queue.read(lane, 100, 0.001))
-                await self.taken_over(last)
-                while last.backlog:
-                    last = await self.computed(last, 8)
-                await self.answered(last)
-
-    async def left(self) -> int:
-        """Entries in the streams, and those pending."""
-        left = 0
-        for stream in STREAMS.values():
-            left += await self.client.xlen(stream) + (await self.client.xpending(stream, GROUP))["pending"]
-        return left
-
-    async def still_running(self) -> list[str]:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        return [task.get_coro().__qualname__ for task in tasks if not task.done()]  # type: ignore[union-attr]
-
-    async def stopped(self) -> None:
-        assert await self.client.xlen(DEAD) == self.buried
-        for replica in self.replicas:
-            assert not replica._waiting
-            await replica.stop()
-        await self.client.aclose()
-
-    def judge(self, asked: Asked) -> None:
-        """Its own answer, or the one error that fits what happened."""
-        if asked.task.cancelled():
-            assert asked.withdrawn
-            return
-        error = asked.task.exception()
-        if error is None:
-            [found] = asked.task.result()
-            assert [p.model for p in found.predictions] == ["bulk-modulus@1.0.0", "shear-modulus@1.0.0"]
-            assert {p.value for p in found.predictions} == {len(asked.graph.content)}
-            assert not asked.poison
-            return
-        assert isinstance(error, ServiceError)
-        if error.code == "prediction_failed":
-            assert asked.alone >= DELIVERIES - 1, "given up without having been tried"
-        else:
-            assert (error.status, error.code) == (504, "deadline_passed")
+            for lane in LANES:
+                waiting = [each for each in replica._waiting.values() if each.entry.lane == lane and each.stream_id]
+                if waiting:
+                    lost += await replica._queue.missing(lane, [each.stream_id for each in waiting])
+        return lost
 
 
-def test_every_request_ends_once(server: str) -> None:
-    class OnServer(Machine):
-        url = server
-        graphs = packed(12)
+@pytest.mark.parametrize("kind", BROKERS)
+def test_every_request_ends_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "OVERDUE_S", 0.1)
+    with broker_server("--dir", str(tmp_path), kind=kind) as made:
 
-    run_state_machine_as_test(
-        OnServer,
-        settings=settings(
-            max_examples=8,
-            stateful_step_count=30,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            database=None,
-            phases=(Phase.generate,),  # to shrink what takes this long takes too long
-        ),
-    )
+        class OnServer(Restarting):
+            server, url = made, made.url
+            dump = tmp_path / "dump.rdb"
+            graphs = packed(12)
+
+        run_state_machine_as_test(
+            OnServer,
+            settings=settings(
+                max_examples=11,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                database=None,
+                phases=(Phase.generate,),  # to shrink what takes this long takes too long
+            ),
+        )

@@ -1,50 +1,15 @@
 """Versions change under load: no request fails, and what is not sound never answers."""
 
 import asyncio
-import hashlib
-import json
-import subprocess
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-import httpx
 import pytest
-import safetensors.torch
 
 from model_store import ModelStore
-from tests.conftest import COMMAND, running, until
+from tests.conftest import running, until
 from tests.service.brokers import free_port
 from tests.service.processes import MODEL, NEW, OLD, Load, load, small_store
-
-UNSOUND, TAMPERED = "1.2.0", "1.3.0"
-
-
-@dataclass
-class Served:
-    """A service on a store that a test may change."""
-
-    address: str
-    store: ModelStore
-    metrics: str
-
-    async def models(self, *arguments: str) -> int:
-        """Exit status of a `models` command, which others do not wait for."""
-        command = [*COMMAND, "models", *arguments, "--store", str(self.store.root)]
-        process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return await process.wait()
-
-    def failures(self) -> float:
-        """Promoted versions that the worker found unsound."""
-        for line in httpx.get(self.metrics).text.splitlines():
-            if line.startswith(f'deepergatgnn_load_failures_total{{model="{MODEL}"}}'):
-                return float(line.rpartition(" ")[2])
-        return 0.0
-
-    def summary(self) -> tuple[str, str]:
-        """Version in production, version that answers."""
-        said = httpx.get(f"{self.address}/models/{MODEL}").json()
-        return said["production"], said["live"]
+from tests.service.versions import TAMPERED, UNSOUND, Served, point, publish_tampered, publish_unsound
 
 
 @pytest.fixture(scope="module")
@@ -54,32 +19,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     environment = {"DEEPERGATGNN_MODEL_STORE": str(store), "DEEPERGATGNN_METRICS_PORT": str(port)}
     with running("serve", "--port", "0", ready="^ready on ", **environment) as (_, line):
         yield Served(line.removeprefix("ready on "), ModelStore(store), f"http://127.0.0.1:{port}/metrics")
-
-
-def copied(store: ModelStore, version: str) -> dict[str, bytes]:
-    """The files of the new version under another number."""
-    files = {path.name: path.read_bytes() for path in store.folder(f"{MODEL}@{NEW}").iterdir()}
-    document = json.loads(files["manifest.json"]) | {"version": version}
-    return files | {"manifest.json": json.dumps(document).encode()}
-
-
-def publish_unsound(store: ModelStore) -> None:
-    """A version whose every sha256 is right, but whose weights are not those that gave its golden values."""
-    files = copied(store, UNSOUND)
-    tensors = safetensors.torch.load(files["model.safetensors"])
-    files["model.safetensors"] = safetensors.torch.save({name: tensor * 1.25 for name, tensor in tensors.items()})
-    document = json.loads(files["manifest.json"])
-    document["files"]["model.safetensors"] = hashlib.sha256(files["model.safetensors"]).hexdigest()
-    files["manifest.json"] = json.dumps(document).encode()
-    store.publish(MODEL, UNSOUND, files)
-
-
-def publish_tampered(store: ModelStore) -> None:
-    """A version in which one byte changed after it was published."""
-    weights = store.publish(MODEL, TAMPERED, copied(store, TAMPERED)) / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-100] ^= 1
-    weights.write_bytes(content)
 
 
 def under_load(served: Served, change: Callable[[Load], Awaitable[None]]) -> Load:
@@ -134,13 +73,6 @@ def test_a_version_that_does_not_give_its_golden_values_never_answers(served: Se
         await made.more(10)
 
     assert set(under_load(served, change).versions) == {OLD}
-
-
-def point(pointer: Path, version: str) -> None:
-    """At once, as the store does it: whoever reads sees one version or the other."""
-    new = pointer.with_name("pointed")
-    new.write_text(version, "utf-8")
-    new.replace(pointer)
 
 
 def test_a_version_with_a_changed_byte_is_not_promoted_and_never_answers(served: Served) -> None:
