@@ -56,7 +56,8 @@ def create_app(settings: Settings, broker_url: str) -> FastAPI:
         dispatcher = Dispatcher(settings, broker_url)
         catalogue = Catalogue(ModelStore(settings.model_store), lambda: dispatcher.loaded)
         tracing = Tracing(otlp_exporter() if settings.tracing else None)
-        app.state.parts = State(settings, catalogue, dispatcher, Oracle(catalogue, pool, dispatcher, cache), tracing)
+        oracle = Oracle(catalogue, pool, dispatcher, cache)
+        app.state.parts = State(settings, catalogue, dispatcher, pool, oracle, tracing)
         try:
             await dispatcher.start()
             await pool.warm()

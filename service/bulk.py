@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import NamedTuple
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -14,11 +14,12 @@ from starlette.requests import ClientDisconnect
 from deepergatgnn.errors import DeeperGATGNNError
 from service.admission import Ticket
 from service.errors import ServiceError, counted
-from service.intake import ClientGoneError, JsonLimit, patience_s, read_json, unless_gone, validated
+from service.intake import ClientGoneError, patience_s, read_documents, unless_gone
+from service.json_bodies import Contents, Fields, source_of
 from service.openapi import DEADLINE, refer
 from service.prediction import Posted
 from service.routes import CLIENT_GONE, ERRORS
-from service.schemas import BulkItem, BulkRequest, BulkResponse
+from service.schemas import BulkRequest, BulkResponse
 from service.state import State, state_of
 
 NDJSON = "application/x-ndjson"
@@ -54,21 +55,26 @@ async def predict_batch(request: Request) -> Response:
             raise ServiceError(415, "unknown_media_type", f"media type {media_type[:80]!r}: post application/json")
         deadline = time.monotonic() + patience_s(request, state.settings.bulk_deadline_s)
         request.state.caller.spend(1)  # for reading the body, whatever is in it
-        body = validated(BulkRequest, read_json(await request.body(), JsonLimit.BULK))
-        most = state.settings.max_bulk
-        if len(body.structures) > most:
-            raise ServiceError(413, "too_many_structures", f"{len(body.structures)} structures, {most} may be posted")
-        request.state.caller.spend(len(body.structures), paid=1)
-        state.catalogue.resolve(body.models)
+        body = _Body(*await read_documents(request, "bulk", {"most": state.settings.max_bulk}))
+        count = len(body.contents)
+        request.state.caller.spend(count, paid=1)
+        state.catalogue.resolve(body.fields["models"])
         results = _results(state, body, request, deadline)
         if NDJSON in request.headers.get("accept", ""):
             first = await unless_gone(request, _first(results))  # from here on what is refused is a result
             return StreamingResponse(_lines(first, results), media_type=NDJSON)
-        return await unless_gone(request, _collected(results, len(body.structures)))
+        return await unless_gone(request, _collected(results, count))
     except (ClientGoneError, ClientDisconnect):
         return Response(status_code=CLIENT_GONE)
     except DeeperGATGNNError as error:
         raise counted(error) from error
+
+
+class _Body(NamedTuple):
+    """What was posted, as `read_body` tells it."""
+
+    fields: Fields
+    contents: Contents
 
 
 Result = tuple[int, bytes]
@@ -94,19 +100,19 @@ async def _collected(results: AsyncGenerator[Result], count: int) -> Response:
     return Response(b'{"results":[' + b",".join(contents) + b"]}", media_type="application/json")
 
 
-async def _results(state: State, body: BulkRequest, request: Request, deadline: float) -> AsyncGenerator[Result]:
+async def _results(state: State, body: _Body, request: Request, deadline: float) -> AsyncGenerator[Result]:
     """Index and JSON of each result, as they are ready; some crystals are under way at once, the others wait here."""
     admission = state.dispatcher.admission
     least, most = WINDOW
     at_once = int(min(most, max(least, WINDOW_S / max(admission.typical, 1e-6))))
-    with admission.admit("bulk", len(body.structures)) as ticket:
+    with admission.admit("bulk", len(body.contents)) as ticket:
         ready: asyncio.Queue[asyncio.Task[Result]] = asyncio.Queue()
-        waiting = iter(enumerate(body.structures))
+        waiting = iter(range(len(body.contents)))
         under_way: set[asyncio.Task[Result]] = set()
         try:
             while True:
                 while len(under_way) < at_once and (following := next(waiting, None)) is not None:
-                    work = _result(state, body, *following, request, deadline, ticket)
+                    work = _result(state, body, following, request, deadline, ticket)
                     task = asyncio.create_task(work)
                     task.add_done_callback(ready.put_nowait)
                     under_way.add(task)
@@ -122,15 +128,14 @@ async def _results(state: State, body: BulkRequest, request: Request, deadline: 
             await asyncio.gather(*under_way, return_exceptions=True)
 
 
-async def _result(
-    state: State, body: BulkRequest, index: int, item: Any, request: Request, deadline: float, ticket: Ticket
-) -> Result:
+async def _result(state: State, body: _Body, index: int, request: Request, deadline: float, ticket: Ticket) -> Result:
     """One crystal, answered or refused."""
-    name = item.get("id") if isinstance(item, dict) else None
-    name = name if isinstance(name, str) else str(index)
+    asked, item = body.fields, body.fields["items"][index]
     try:
-        parsed = validated(BulkItem, item)
-        posted = Posted(parsed.structure, parsed.format, body.models, body.attention != "none", name)
+        if "refused" in item:
+            raise ServiceError(422, *item["refused"])
+        source = source_of(item, body.contents[index])
+        posted = Posted(source, item["format"], asked["models"], asked["attention"] != "none", item["id"])
         answer = await state.oracle.answer(
             posted,
             request_id=request.state.request_id,
@@ -143,4 +148,4 @@ async def _result(
         return index, orjson.dumps(answer)
     except DeeperGATGNNError as error:
         refused = counted(error)
-        return index, orjson.dumps({"id": name, "error": {"code": refused.code, "detail": refused.detail}})
+        return index, orjson.dumps({"id": item["id"], "error": {"code": refused.code, "detail": refused.detail}})

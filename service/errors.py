@@ -8,25 +8,22 @@ from fastapi.responses import JSONResponse
 
 from deepergatgnn.errors import DeeperGATGNNError, ModelNotFoundError, StructureError
 from service import metrics
+from service.refusals import ServiceError
 
+__all__ = [
+    "PROBLEM_JSON",
+    "ServiceError",
+    "broker_unavailable",
+    "counted",
+    "draining",
+    "problem",
+    "problem_document",
+    "problem_headers",
+    "service_error",
+]
 PROBLEM_JSON = "application/problem+json"
 LATER = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 TOO_LARGE = frozenset({"too_many_atoms", "too_many_edges", "too_many_bytes"})
-
-
-class ServiceError(DeeperGATGNNError):
-    """An answer that is not a prediction.
-
-    Attributes:
-        status: HTTP status.
-        code: machine-readable reason.
-        detail: one sentence that says what to change.
-        retry_after_s: when to come again, for 429 and 503.
-    """
-
-    def __init__(self, status: int, code: str, detail: str, retry_after_s: float | None = None) -> None:
-        super().__init__(detail)
-        self.status, self.code, self.detail, self.retry_after_s = status, code, detail, retry_after_s
 
 
 def draining() -> ServiceError:

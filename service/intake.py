@@ -3,35 +3,27 @@
 import asyncio
 import re
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import aclosing
-from enum import IntEnum
 from typing import Any, TypeVar
 
-import orjson
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.errors import ServiceError
+from service.json_bodies import Contents, Fields, Kind, Options, read_body_in_turns, source_of
 from service.prediction import Posted
-from service.schemas import Attention, Format, PredictRequest
+from service.schemas import Attention, Format
+from service.state import state_of
 
 PLAIN = frozenset({"chemical/x-cif", "text/plain", "application/octet-stream"})
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 LEAST_MS = 0.001
+SHORT_JSON = 128 * 1024  # bytes that the event loop reads itself, in a few milliseconds
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252"})
 T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
-
-
-class JsonLimit(IntEnum):
-    """Most brackets, braces and colons of a JSON body: each may become an object, which holds up everybody."""
-
-    SINGLE = 100_000  # a site of pymatgen's has 13, or 15 with properties
-    BULK = 1_250_000  # 16 MiB of pymatgen's structures have about as many
 
 
 class _Form(MultiPartParser):
@@ -50,16 +42,18 @@ async def read_posted(
     """The request in its one form, from any of the three it may be posted in.
 
     Raises:
+        ClientGoneError: the client left.
         ServiceError: 400 malformed, 413 too much JSON, 415 unknown media type.
+        StructureError: if what JSON holds is refused unread.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    source: bytes | str
     if media_type == "application/json":
-        document = read_json(await request.body(), JsonLimit.SINGLE)
-        for key, value in (("format", file_format), ("models", models), ("attention", attention)):
-            if value is not None:
-                document.setdefault(key, value)
-        body = validated(PredictRequest, document)
-        return Posted(body.structure, body.format, body.models, body.attention != "none", body.id)
+        given = {"format": file_format, "models": models, "attention": attention}
+        options = {key: value for key, value in given.items() if value is not None}
+        body, [content] = await read_documents(request, "single", options)
+        source = source_of(body, content)
+        return Posted(source, body["format"], body["models"], body["attention"] != "none", body["id"])
     if media_type in PLAIN:
         source = await request.body()
     elif media_type == "multipart/form-data":
@@ -75,38 +69,18 @@ async def read_posted(
     )
 
 
-def validated(schema: type[M], document: object) -> M:
-    """The document as its schema.
+async def read_documents(request: Request, kind: Kind, options: Options) -> tuple[Fields, Contents]:
+    """What a JSON body asks for, see `read_body`; a long one is read in a parse process, not by the event loop.
 
     Raises:
-        ServiceError: 400, with the first place that does not fit.
+        ClientGoneError: the client left.
+        ServiceError, StructureError: as `read_body`; the latter also if reading it broke or outlasted its process.
     """
-    try:
-        return schema.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ServiceError(400, "malformed", f"{where}: {first['msg']}") from None
-
-
-def read_json(body: bytes, limit: JsonLimit) -> dict[str, Any]:
-    """The object that a body is.
-
-    Raises:
-        ServiceError: 400, if it is none; 413, if reading it would take too long.
-    """
-    marks = sum(body.count(mark) for mark in b"[{:") if len(body) > limit else 0
-    if marks > limit:
-        what = "fewer structures at once" if limit is JsonLimit.BULK else "the structure alone"
-        detail = f"the JSON has {marks:,} brackets, braces and colons, and {limit:,} may be posted: post {what}"
-        raise ServiceError(413, "too_many_bytes", detail)
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise ServiceError(400, "malformed", f"the body is not JSON: {error}") from None
-    if not isinstance(document, Mapping):
-        raise ServiceError(400, "malformed", 'the body is not a JSON object: post {"structure": "..."}')
-    return dict(document)
+    async with aclosing(request.stream()) as stream:
+        pieces = [piece async for piece in stream if piece]
+    if sum(map(len, pieces)) <= SHORT_JSON:
+        return await read_body_in_turns(kind, b"".join(pieces), options)
+    return await unless_gone(request, state_of(request).pool.read(kind, pieces, options))
 
 
 async def _uploaded(request: Request) -> bytes:

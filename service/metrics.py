@@ -41,7 +41,11 @@ RATE = Gauge("deepergatgnn_rate_ratio", "Measured over predicted speed of all wo
 ABANDONED = Counter("deepergatgnn_abandoned_total", "Crystals given up before the answer, by cause", ["cause"])
 RESUBMITTED = Counter("deepergatgnn_resubmitted_total", "Entries that the broker had lost and that were added anew")
 PARSE_KILLED = Counter("deepergatgnn_parse_killed_total", "Parse processes killed or dead, by cause", ["cause"])
-CACHE = Counter("deepergatgnn_cache_total", "Look-ups in the result cache", ["result"])
+CACHE = Counter(
+    "deepergatgnn_cache_total",
+    "Results found (hit), awaited from an identical crystal (shared), asked for (miss)",
+    ["result"],
+)
 LOOP_LAG = Histogram("deepergatgnn_event_loop_lag_seconds", "Delay of the API's event loop", buckets=_LAGS)
 READY = Gauge("deepergatgnn_ready", "1 while the broker is reachable and a worker is alive")
 WORKERS = Gauge("deepergatgnn_workers", "Workers that are alive, as this API process sees them")

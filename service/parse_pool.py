@@ -16,9 +16,10 @@ from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import StructureFormat
 from service import metrics
-from service.entries import LANES, Lane
-from service.parse_channel import Channel, File, start_process, stop_fork_server
-from service.parse_process import pack_task, unpack_result
+from service.entries import Lane
+from service.json_bodies import Fields, Kind, Options
+from service.parse_channel import Answer, Channel, File, start_process, stop_fork_server
+from service.parse_process import pack_reading, pack_task, unpack_reading, unpack_result
 from service.parsing import Parsed
 
 FILES_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stays small
@@ -26,16 +27,16 @@ AT_ONCE = 4  # files sent to a process: it goes on to the next while the event l
 WARM_UP = b'{"lattice": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]], "species": ["Na"], "frac_coords": [[0, 0, 0]]}'
 WARM_UP_S = 120.0
 BULK_NICENESS = 15  # below a CPU worker, which single files wait for too
+BODY_NICENESS = 5  # of bulk bodies: one takes half a second of the processor, of which the least would be long
 BULK_PATIENCE = 8  # times the wall time of a single file: who gives way to everybody waits for the processor
 
 
 class _LaneOfProcesses:
     """The processes of one lane and the files that wait for them, oldest first."""
 
-    def __init__(self, lane: Lane, count: int, timeout_s: float, memory_mib: int) -> None:
+    def __init__(self, count: int, timeout_s: float, memory_mib: int, niceness: int = 0) -> None:
         self.count = count
-        self._timeout_s, self._memory_mib = timeout_s, memory_mib
-        self._niceness = BULK_NICENESS if lane == "bulk" else 0
+        self._timeout_s, self._memory_mib, self._niceness = timeout_s, memory_mib, niceness
         self._waiting: deque[File] = deque()
         self._channels: set[Channel] = set()
         self._starting: dict[asyncio.Task[None], Channel] = {}
@@ -112,12 +113,16 @@ class ParsePool:
 
     def __init__(self, processes: int, timeout_s: float, memory_mib: int, *, named: bool = False) -> None:
         self._named = named
-        times = {"interactive": timeout_s, "bulk": BULK_PATIENCE * timeout_s}
-        self._lanes = {lane: _LaneOfProcesses(lane, processes, times[lane], memory_mib) for lane in LANES}
+        patience_s = BULK_PATIENCE * timeout_s
+        self._lanes: dict[Lane, _LaneOfProcesses] = {
+            "interactive": _LaneOfProcesses(processes, timeout_s, memory_mib),
+            "bulk": _LaneOfProcesses(processes, patience_s, memory_mib, BULK_NICENESS),
+        }
+        self._bodies = _LaneOfProcesses(1, patience_s, memory_mib, BODY_NICENESS)
 
     async def warm(self) -> None:
         """Start the processes of single files and let each import what it needs."""
-        first = _LaneOfProcesses("interactive", 1, WARM_UP_S, 4096)  # the fork server imports for all
+        first = _LaneOfProcesses(1, WARM_UP_S, 4096)  # the fork server imports for all
         try:
             await self._parse(WARM_UP, "json", (GraphConfig(),), first)
         finally:
@@ -160,18 +165,36 @@ class ParsePool:
         lane: _LaneOfProcesses,
         rounds: int = 0,
     ) -> Parsed:
-        file = File(pack_task(source, file_format, configs, rounds))
+        return unpack_result(*await self._answer(pack_task(source, file_format, configs, rounds), lane))
+
+    async def read(self, kind: Kind, pieces: Sequence[bytes], options: Options) -> tuple[Fields, list[memoryview]]:
+        """Read a JSON body in the pool; those of bulk requests one after the other, in a process of their own.
+
+        Args:
+            kind: of the request.
+            pieces: of the body.
+            options: as of `read_body`.
+
+        Raises:
+            ServiceError: as `read_body`.
+            StructureError: as `read_body`, and if the body broke or outlasted its process.
+        """
+        lane = self._bodies if kind == "bulk" else self._lanes["interactive"]
+        return unpack_reading(*await self._answer(pack_reading(kind, pieces, options), lane))
+
+    async def _answer(self, frame: Sequence[bytes], lane: _LaneOfProcesses) -> Answer:
+        file = File(frame)
         lane.submit(file)
         try:
             head, content = await file.future
         finally:
             del file  # else its error, which knows this frame, would keep itself and the content alive
         if not head:
-            raise StructureError("unreadable", content.decode())
-        return unpack_result(head, content)
+            raise StructureError("unreadable", str(content, "utf-8"))
+        return head, content
 
     def close(self) -> None:
         """Stop all processes now."""
-        for lane in self._lanes.values():
+        for lane in (*self._lanes.values(), self._bodies):
             lane.close()
         stop_fork_server()

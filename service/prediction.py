@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from deepergatgnn.crystal_graph import GraphConfig
@@ -11,7 +12,7 @@ from deepergatgnn.manifest import Manifest
 from deepergatgnn.structures import StructureFormat
 from service import metrics
 from service.admission import Ticket
-from service.cache import ResultCache
+from service.cache import Flight, Part, ResultCache
 from service.catalogue import Catalogue
 from service.dispatcher import Dispatcher
 from service.entries import Lane, ModelAnswer
@@ -40,6 +41,34 @@ class Posted:
     models: Sequence[str]
     attention: bool
     id: str | None
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A crystal on its way to its answers.
+
+    Attributes:
+        parts: a graph and the versions that read it, for each featuriser.
+        attention: whether the weights of atoms are wanted.
+        request_id, deadline, lane, ticket: of the request.
+        follows: whether it may wait for what others have asked for.
+        said: what each version says, so far.
+        inference_ms, held_ms: that the workers took for it, on the device and before.
+    """
+
+    parts: Sequence[Part]
+    attention: bool
+    request_id: str
+    deadline: float
+    lane: Lane
+    ticket: Ticket
+    follows: bool = True
+    said: dict[str, ModelAnswer] = field(default_factory=dict)
+    inference_ms: float = 0.0
+    held_ms: float = 0.0
+
+
+_Followed = list[tuple[Flight, PackedGraph, str]]
 
 
 class Oracle:
@@ -89,13 +118,13 @@ class Oracle:
         except BaseException:
             ticket.refused()
             raise
-        asked = time.perf_counter()
-        said, inference_ms, held_ms = await self._ask(
-            list(zip(parsed.graphs, by_config.values(), strict=True)), posted, request_id, deadline, lane, ticket
-        )
+        began = time.perf_counter()
+        parts = list(zip(parsed.graphs, by_config.values(), strict=True))
+        asked = _Asked(parts, posted.attention or self._cache.enabled, request_id, deadline, lane, ticket)
+        await self._ask(asked)
         now = time.perf_counter()
-        waited_ms = (now - asked) * 1000
-        inference_ms = min(waited_ms, inference_ms)
+        waited_ms = (now - began) * 1000
+        inference_ms = min(waited_ms, asked.inference_ms)
         latency = {
             "parse": round(parsed.parse_ms, 3),
             "graph": round(parsed.graph_ms, 3),
@@ -104,10 +133,10 @@ class Oracle:
             "total": round((now - started) * 1000 + 0.002, 3),
         }
         predictions = [
-            _prediction(manifest, said[manifest.reference], parsed, attention=posted.attention)
+            _prediction(manifest, asked.said[manifest.reference], parsed, attention=posted.attention)
             for manifest in manifests
         ]
-        _count(parsed, predictions, latency, held_ms)
+        _count(parsed, predictions, latency, asked.held_ms)
         return {
             "id": posted.id or request_id,
             "formula": parsed.formula,
@@ -120,47 +149,94 @@ class Oracle:
             "latency_ms": latency,
         }
 
-    async def _ask(
-        self,
-        parts: Sequence[tuple[PackedGraph, Sequence[str]]],
-        posted: Posted,
-        request_id: str,
-        deadline: float,
-        lane: Lane,
-        ticket: Ticket,
-    ) -> tuple[dict[str, ModelAnswer], float, float]:
-        """What each version says: of the cache where it knows, of the workers for the rest; ms computed and held."""
-        said: dict[str, ModelAnswer] = {}
-        wanted: list[tuple[PackedGraph, list[str]]] = []
-        for graph, references in parts:
-            kept = {reference: self._cache.get(graph, reference) for reference in references}
-            said |= {reference: answer for reference, answer in kept.items() if answer is not None}
-            if unknown := [reference for reference, answer in kept.items() if answer is None]:
-                wanted.append((graph, unknown))
-        admission = self._dispatcher.admission
-        price = sum(admission.price(models, graph.n_links, graph.n_nodes) for graph, models in wanted)
-        ticket.priced(price)
-        if not wanted:
-            ticket.answered(price)
-            return said, 0.0, 0.0
+    async def _ask(self, asked: _Asked) -> None:
+        """Have each version say something: of the cache where it knows, of who asked before, of the workers."""
+        wanted, followed = self._look_up(asked)
+        price = self._price(wanted)
+        asked.ticket.priced(price)
         try:
+            await self._compute(asked, wanted)
+            while not await self._follow(asked, followed):
+                wanted, followed = self._look_up(asked)
+                with self._costing(asked.lane, self._price(wanted)):
+                    await self._compute(asked, wanted)
+        except BaseException:
+            asked.ticket.failed(price)
+            raise
+        asked.ticket.answered(price)
+
+    def _look_up(self, asked: _Asked) -> tuple[list[Part], _Followed]:
+        """Note what the cache knows; what of the rest nobody has asked for, and what somebody has.
+
+        Before others have their turn `_compute` must begin with the former, lest two ask for it.
+        """
+        wanted: list[Part] = []
+        followed: _Followed = []
+        for graph, references in asked.parts:
+            unknown = []
+            for reference in references:
+                if reference in asked.said:
+                    continue
+                if (answer := self._cache.get(graph, reference)) is not None:
+                    asked.said[reference] = answer
+                    continue
+                flight = self._cache.under_way(graph, reference, asked.lane, asked.deadline) if asked.follows else None
+                if flight is None:
+                    unknown.append(reference)
+                else:
+                    followed.append((flight, graph, reference))
+            if unknown:
+                wanted.append((graph, unknown))
+        return wanted, followed
+
+    def _price(self, wanted: Sequence[Part]) -> float:
+        price = self._dispatcher.admission.price
+        return sum(price(references, graph.n_links, graph.n_nodes) for graph, references in wanted)
+
+    @contextmanager
+    def _costing(self, lane: Lane, seconds: float) -> Iterator[None]:
+        """Count the work of a crystal that was admitted as one that costs nothing, and has to be computed after all."""
+        admission = self._dispatcher.admission
+        admission.change(lane, 0, seconds)
+        try:
+            yield
+        finally:
+            admission.change(lane, 0, -seconds)
+        admission.completed(seconds)
+
+    async def _compute(self, asked: _Asked, wanted: Sequence[Part]) -> None:
+        """Ask the workers, and let others wait for the same."""
+        if not wanted:
+            return
+        with self._cache.leading(wanted, asked.lane, asked.deadline) as flight:
             answers = await self._dispatcher.ask(
                 wanted,
-                deadline=deadline,
-                request_id=request_id,
-                attention=posted.attention or self._cache.enabled,
-                lane=lane,
-                more=ticket.unparsed > 0,
+                deadline=asked.deadline,
+                request_id=asked.request_id,
+                attention=asked.attention,
+                lane=asked.lane,
+                more=asked.ticket.unparsed > 0,
             )
-        except BaseException:
-            ticket.failed(price)
-            raise
-        ticket.answered(price)
-        for (graph, _), answer in zip(wanted, answers, strict=True):
-            for prediction in answer.predictions:
-                said[prediction.model] = prediction
-                self._cache.put(graph, prediction)
-        return said, max(answer.inference_ms for answer in answers), max(answer.held_ms for answer in answers)
+            for (graph, _), answer in zip(wanted, answers, strict=True):
+                for prediction in answer.predictions:
+                    asked.said[prediction.model] = prediction
+                    self._cache.put(graph, prediction, flight)
+        asked.inference_ms += max(answer.inference_ms for answer in answers)
+        asked.held_ms += max(answer.held_ms for answer in answers)
+
+    async def _follow(self, asked: _Asked, followed: _Followed) -> bool:
+        """Wait for what others have asked for; whether all of it came.
+
+        Where a leader gave up, who followed looks for another or becomes it. Where it was told an error, each asks by
+        itself, as if nobody had led: following one after the other into the same error would take too long.
+        """
+        for flight, graph, reference in followed:
+            answer = await flight.result(graph, reference)
+            if answer is not None:
+                asked.said[reference] = answer
+            elif flight.failed or flight.results:  # with results, but none for these atoms
+                asked.follows = False
+        return all(reference in asked.said for _, _, reference in followed)
 
 
 def _prediction(manifest: Manifest, answer: ModelAnswer, parsed: Parsed, *, attention: bool) -> Document:

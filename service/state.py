@@ -7,6 +7,7 @@ from fastapi import Request
 
 from service.catalogue import Catalogue
 from service.dispatcher import Dispatcher
+from service.parse_pool import ParsePool
 from service.prediction import Oracle
 from service.settings import Settings
 from service.tracing import Tracing
@@ -19,6 +20,7 @@ class State:
     settings: Settings
     catalogue: Catalogue
     dispatcher: Dispatcher
+    pool: ParsePool
     oracle: Oracle
     tracing: Tracing
 

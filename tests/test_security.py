@@ -10,7 +10,7 @@ from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.structures.limits import StructureLimits
 from service.authentication import HEALTH_PATHS, OPEN_PATHS
 from service.connections import Connection
-from service.intake import JsonLimit
+from service.json_bodies import JsonLimit
 from service.rates import BURST_S
 from service.settings import LOOPBACK, Settings
 

@@ -7,7 +7,7 @@ import pytest
 from pymatgen.core import Structure
 
 from service.errors import ServiceError
-from service.intake import JsonLimit, read_json
+from service.json_bodies import JsonLimit, read_json
 from service.settings import Settings
 
 MIB = 1 << 20

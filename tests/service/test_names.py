@@ -26,8 +26,9 @@ def asked_of(settings: Settings, path: str, **headers: str) -> int:
     async def ask() -> int:
         app, dispatcher = create_app(settings, NOWHERE), Dispatcher(settings, NOWHERE)
         catalogue = Catalogue(ModelStore(), lambda: dispatcher.loaded)
-        oracle = Oracle(catalogue, ParsePool(1, 1.0, 512), dispatcher, ResultCache(0))
-        app.state.parts = State(settings, catalogue, dispatcher, oracle, Tracing(None))
+        pool = ParsePool(1, 1.0, 512)
+        oracle = Oracle(catalogue, pool, dispatcher, ResultCache(0))
+        app.state.parts = State(settings, catalogue, dispatcher, pool, oracle, Tracing(None))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://crystals.example.org") as client:
             return (await client.get(path, headers=headers)).status_code

@@ -159,7 +159,7 @@ def loop(*_, **__):
 
 parse_process.parse = loop
 ours, theirs = socket.socketpair()
-ours.sendall(parse_process.pack_task(b"", "auto", (), 0))
+ours.sendall(b"".join(parse_process.pack_task(b"", "auto", (), 0)))
 parse_process.serve(theirs, 4096, 0, 0.1)
 """
 
