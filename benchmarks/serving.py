@@ -9,8 +9,9 @@ it anywhere (`pip install --target PATH litserve`). The last line is one JSON ob
 
 - `single_ratio` (64 clients), `batch_ratio` (batches of 256), both without attention, and both `_with_attention`:
   answers/s over crystals/s of the pipeline in one process, in its best batch size.
-- `litserve_ratio`, `litserve_ratio_small` (a network as small as can be): answers/s over LitServe's with its best
-  settings; `litserve_p99_ratio`, `litserve_p99_ratio_small`; `naive_ratio`: over FastAPI that predicts one by one.
+- `litserve_ratio`, `litserve_ratio_small` (a network as small as can be): answers/s over LitServe's in its best batch
+  size and timeout, one worker on each side; `litserve_p99_ratio`, `litserve_p99_ratio_small`;
+  `litserve_two_workers_ratio`: the same with two on each side; `naive_ratio`: over FastAPI that predicts one by one.
 - `overload_goodput`: answers/s at 5 times the capacity over those at 1 time, in an open loop; `overload_told`: share
   of refusals that are 429 with Retry-After; `overload_p99_ratio`: p99 of those admitted over that at 0.8 times.
 - `bulk_interference`: p99 of rare single requests with a bulk stream beside them over that without.
@@ -27,7 +28,7 @@ import subprocess
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,10 @@ FIGURES = (
     "batch_with_attention_ratio",
     "litserve_ratio",
     "litserve_p99_ratio",
+    "litserve_two_workers_ratio",
     "litserve_ratio_small",
     "litserve_p99_ratio_small",
+    "litserve_two_workers_ratio_small",
     "naive_ratio",
     "overload_goodput",
     "overload_told",
@@ -108,13 +111,16 @@ def train_small(folder: Path) -> Model:
 class Report:
     """Figures as they come, and why some do not."""
 
-    def __init__(self) -> None:
+    def __init__(self, only: Sequence[str] = ()) -> None:
+        self.only = only
         self.figures: dict[str, Any] = dict.fromkeys(FIGURES)
         self.details: dict[str, Any] = {}
         self.skipped: dict[str, str] = {}
 
     def take(self, names: str, measure: Callable[[], dict[str, Any]]) -> None:
-        """Run a measure; note its figures, or why there are none."""
+        """Run a measure, if it is wanted; note its figures, or why there are none."""
+        if self.only and not set(names.split(", ")) & set(self.only):
+            return
         started_at = time.perf_counter()
         try:
             found = measure()
@@ -144,13 +150,14 @@ def litserve(bench: Bench, options: Namespace, server: Server, model: Model) -> 
     return {
         f"litserve_ratio{suffix}": found.pop("ratio"),
         f"litserve_p99_ratio{suffix}": found.pop("p99_ratio"),
+        f"litserve_two_workers_ratio{suffix}": found.pop("two_workers_ratio"),
         f"litserve{suffix}": found,
     }
 
 
 def measure(bench: Bench, options: Namespace) -> Report:
     """Everything, in turn."""
-    report = Report()
+    report = Report(options.only)
     with service(1, **speed.environment(bench, SHIPPED)) as server:
         report.take("idle_overhead_ms", lambda: pressure.lone(bench, server, SHIPPED))
         report.take("single_ratio, batch_ratio", lambda: speed.against_pipeline(bench, server, SHIPPED))
@@ -172,6 +179,7 @@ def measure(bench: Bench, options: Namespace) -> Report:
 def main() -> None:
     """Run and print."""
     options = parser(__doc__)
+    options.add_argument("--only", nargs="+", default=[], metavar="NAME", help="measure these figures only")
     options.add_argument("--data", default="elastic_tensor_2015", help="data set of the crystals")
     options.add_argument("--device", default="cpu", help="of every server: cpu, cuda, cuda:N")
     options.add_argument("--litserve", default="", metavar="PATH", help="folder that LitServe was installed into")

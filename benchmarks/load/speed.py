@@ -1,7 +1,6 @@
 """How fast: against the pipeline without a server, against other servers, with two workers, with repeated crystals."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -12,9 +11,9 @@ from benchmarks.load.servers import ENVIRONMENT, Server, resting, rival, service
 
 BATCHES_TRIED = (64, 128, 256)
 ATTENTION = {"": "none", "_with_attention": "global"}
-# LitServe: batch size, timeout in seconds, workers. In the whole run the best of each column in turn; else the first.
-FIRST = (64, 0.005, 1)
-COLUMNS: tuple[tuple[float, ...], ...] = ((32, 128), (0.0, 0.001, 0.02), (2,))
+# LitServe: batch size, timeout in seconds. In the whole run the best of each column in turn; else the first.
+FIRST = (64, 0.005)
+COLUMNS: tuple[tuple[float, ...], ...] = ((32, 128), (0.0, 0.001, 0.02))
 
 
 def against_pipeline(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def against_litserve(bench: Bench, server: Server, model: Model, *, path: str, s
         search: for its settings; else those that usually are the best.
 
     Returns:
-        `ratio`, `p99_ratio` and what they are of. Where two workers are better for LitServe, ours has the choice too.
+        `ratio`, `p99_ratio`, of one worker on each side, `two_workers_ratio`, and what they are of.
     """
     start = partial(_litserve, bench, model, path)
 
@@ -99,38 +98,36 @@ def against_litserve(bench: Bench, server: Server, model: Model, *, path: str, s
                 settings = (*best[:column], value, *best[column + 1 :])
                 tried[settings] = rate(settings)
             best = max(tried, key=lambda each: tried[each])
-    with ExitStack() as stack:
-        servers = {"ours": server, "theirs": stack.enter_context(start(best))}
-        if best[2] > 1:
-            servers["ours_2_workers"] = stack.enter_context(service(2, **environment(bench, model)))
-        report = _compared(bench, model, servers)
+    with start(best) as theirs:
+        report = _compared(bench, model, {"ours": server, "theirs": theirs})
+    with resting([server]), start(best, workers=2) as theirs, service(2, **environment(bench, model)) as ours:
+        two = _compared(bench, model, {"ours": ours, "theirs": theirs})
     return report | {
-        "litserve": dict(zip(("batch", "timeout_s", "workers"), best, strict=True)),
+        "two_workers_ratio": two.pop("ratio"),
+        "two_workers": two,
+        "litserve": dict(zip(("batch", "timeout_s"), best, strict=True)),
         "tried": {"/".join(f"{value:g}" for value in settings): round(each) for settings, each in tried.items()},
     }
 
 
-def _litserve(bench: Bench, model: Model, path: str, settings: tuple[float, ...]) -> Any:
-    arguments = [model.store, model.name, bench.device, *(f"{value:g}" for value in settings)]
+def _litserve(bench: Bench, model: Model, path: str, settings: tuple[float, ...], workers: int = 1) -> Any:
+    arguments = [model.store, model.name, bench.device, *(f"{value:g}" for value in settings), str(workers)]
     return rival("batching_rival", *arguments, **({"PYTHONPATH": path} if path else {}))
 
 
 def _compared(bench: Bench, model: Model, servers: dict[str, Server]) -> dict[str, Any]:
-    """Ours over theirs in answers a second; the best of ours, where there are several. One at a time, others rest."""
+    """Ours over theirs in answers a second; one at a time, while the other rests."""
 
     def alone(name: str) -> Result:
         with resting([server for other, server in servers.items() if other != name]):
             return bench.single(servers[name], model)
 
-    sides = {name: partial(alone, name) for name in servers}
-    results = interleaved(sides, bench.rounds)
+    results = interleaved({name: partial(alone, name) for name in servers}, bench.rounds)
     rates = {name: [result.rate for result in each] for name, each in results.items()}
     p99 = {name: [result.quantile_ms(0.99) or float("inf") for result in each] for name, each in results.items()}
-    ours = max((name for name in servers if name != "theirs"), key=lambda name: ratio(rates[name], rates["theirs"]))
     return {
-        "ratio": ratio(rates[ours], rates["theirs"]),
-        "p99_ratio": ratio(p99[ours], p99["theirs"]),
-        "ours": ours,
+        "ratio": ratio(rates["ours"], rates["theirs"]),
+        "p99_ratio": ratio(p99["ours"], p99["theirs"]),
         "answers_per_s": {name: median(each) for name, each in rates.items()},
         "p99_ms": {name: median(each) for name, each in p99.items()},
         "refused": {name: [result.refused for result in each if result.refused] for name, each in results.items()},
