@@ -21,7 +21,10 @@ def spreads(
     """
     features = spread_features(log_spreads, outputs, scores)
     weights = [spread.constant, spread.learned, spread.ensemble, spread.distance]
-    result: NDArray[np.float64] = np.exp(features @ np.array(weights))
+    exponents: NDArray[np.float64] = features @ np.array(weights)
+    if spread.most is not None:
+        exponents = np.minimum(exponents, np.log(spread.most))
+    result: NDArray[np.float64] = np.exp(exponents)
     return result
 
 

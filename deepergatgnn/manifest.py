@@ -50,13 +50,14 @@ class Spread(_Record):
 
     log(spread) = constant + learned * a + ensemble * log(b) + distance * log(1 + c), with a the mean over members of
     the network's own log-spread, b the standard deviation over members of its output, c the domain score. All zero:
-    the same for all crystals.
+    the same for all crystals. No spread is larger than `most`: far from the training set the formula says nothing.
     """
 
     constant: float = 0.0
     learned: float = 0.0
     ensemble: float = 0.0
     distance: float = 0.0
+    most: float | None = None
 
 
 class Calibration(_Record):

@@ -94,6 +94,16 @@ def calibration(*edges: float) -> Calibration:
     return Calibration(n=1000, edges=edges, factors=factors)
 
 
+def test_no_spread_is_larger_than_the_largest() -> None:
+    log_spreads, outputs, scores = said(0, 3)
+    free = spreads(log_spreads, outputs, scores, Spread(learned=1, distance=6))
+    most = float(np.median(free))
+    capped = spreads(log_spreads, outputs, scores, Spread(learned=1, distance=6, most=most))
+    np.testing.assert_allclose(capped, np.minimum(free, most))
+    far = spreads(log_spreads, outputs, np.full_like(scores, 1e200), Spread(distance=6, most=most))
+    np.testing.assert_allclose(far, most)
+
+
 def test_a_class_of_spread_has_its_own_factor_and_an_edge_belongs_to_the_class_above() -> None:
     spread = np.array([0.1, 0.5, 0.7, 2.0, 9.0])
     np.testing.assert_allclose(

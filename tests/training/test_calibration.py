@@ -192,7 +192,10 @@ def test_no_other_optimiser_does_better(real: Real) -> None:
 
 def test_a_fitted_spread_is_right_on_average_and_larger_where_residuals_are(real: Real) -> None:
     found = fit_spread(real.log_spreads, real.outputs, real.scores, real.residuals)
-    spread, off = spreads(real.log_spreads, real.outputs, real.scores, found), np.abs(real.residuals)
+    capped = spreads(real.log_spreads, real.outputs, real.scores, found)
+    free = found.model_copy(update={"most": None})
+    spread, off = spreads(real.log_spreads, real.outputs, real.scores, free), np.abs(real.residuals)
+    np.testing.assert_allclose(capped, np.minimum(spread, np.quantile(spread, 0.99)), rtol=1e-4)
     assert (off / spread).mean() == pytest.approx(1, abs=1e-6)
     easy, hard = off[spread < np.median(spread)], off[spread >= np.median(spread)]
     assert hard.mean() > 1.2 * easy.mean()
