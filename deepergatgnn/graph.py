@@ -1,17 +1,18 @@
 """Structure → crystal graph: pure, numpy only, the same graph for every cell of the same crystal."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.errors import StructureError
-from deepergatgnn.surroundings import angular_surroundings
+from deepergatgnn.neighbours import Cells, Edges, Found, nearest_neighbours
+from deepergatgnn.parts import cut_whole
+from deepergatgnn.surroundings import angular_surroundings, surroundings_size
 
-_EXPECTED = 2.0  # times the neighbours, in the sphere that is searched first
-_SAME_SITE = 1e-8  # Å; closer than this is the atom itself
+_ELEMENTS = 1000  # more than there are
 
 
 class HasCell(Protocol):
@@ -44,128 +45,130 @@ def build_graph(crystal: HasCell, config: GraphConfig) -> CrystalGraph:
         StructureError: `too_sparse` where an atom has no neighbour within the cutoff, `too_many_edges`,
             `unknown_element` for an element beyond the composition vector.
     """
-    numbers = crystal.atomic_numbers
-    if len(numbers) == 0:
-        raise StructureError("no_structure", "the structure has no atoms: post a crystal with at least one site")
-    unknown = (numbers < 1) | (numbers > config.max_atomic_number)
-    if unknown.any():
-        first = int(numbers[unknown][0])
-        raise StructureError("unknown_element", f"atomic number {first} is outside 1 to {config.max_atomic_number}")
-    edges, kept = _nearest_neighbours(crystal, config)
-    if len(kept) > config.max_edges:
-        raise StructureError(
-            "too_many_edges", f"the crystal has {len(kept)} edges, the limit is {config.max_edges}: post a smaller cell"
-        )
-    receivers, senders = edges.receivers[kept], edges.senders[kept]
-    degrees = np.bincount(receivers, minlength=len(numbers))
-    distances = _levelled(
-        _pairs(numbers[receivers], numbers[senders]), edges.distances[kept], config.distance_resolution
-    )
-    return CrystalGraph(
-        atomic_numbers=np.asarray(numbers, dtype=np.int64),
-        senders=senders.astype(np.int32),
+    (graph,) = build_graphs([crystal], config)
+    if isinstance(graph, StructureError):
+        raise graph
+    return graph
+
+
+def build_graphs(crystals: Sequence[HasCell], config: GraphConfig) -> list[CrystalGraph | StructureError]:
+    """Build the graphs of several crystals at once, which for small ones costs less than one by one.
+
+    Args:
+        crystals: any number of checked structures; they are not changed. The edges of all are in memory together.
+        config: the constants.
+
+    Returns:
+        In their order what `build_graph` gives of each alone, to the bit: a graph, or the error that it raises.
+        Arrays of a graph may be views into those of all.
+    """
+    if not crystals:
+        return []
+    numbers = [crystal.atomic_numbers for crystal in crystals]
+    refusals: list[StructureError | None] = [None] * len(numbers)
+    if not (all(map(len, numbers)) and _known(np.concatenate(numbers), config)):
+        refusals = [_element_refusal(own, config) for own in numbers]
+    accepted = [crystal for crystal, refusal in zip(crystals, refusals, strict=True) if not refusal]
+    built = iter(_built(accepted, config) if accepted else ())
+    return [refusal or next(built) for refusal in refusals]
+
+
+def _known(numbers: NDArray[np.int64], config: GraphConfig) -> bool:
+    """Whether the composition vector has all of at least one element."""
+    return bool(np.minimum.reduce(numbers) >= 1 and np.maximum.reduce(numbers) <= config.max_atomic_number)
+
+
+def _element_refusal(numbers: NDArray[np.int64], config: GraphConfig) -> StructureError | None:
+    """What is wrong with the elements of a crystal, if anything."""
+    if not len(numbers):
+        return StructureError("no_structure", "the structure has no atoms: post a crystal with at least one site")
+    if _known(numbers, config):
+        return None
+    first = int(numbers[(numbers < 1) | (numbers > config.max_atomic_number)][0])
+    return StructureError("unknown_element", f"atomic number {first} is outside 1 to {config.max_atomic_number}")
+
+
+def _built(crystals: Sequence[HasCell], config: GraphConfig) -> list[CrystalGraph | StructureError]:
+    """Graphs of at least one crystal of known elements, or what is wrong with its edges."""
+    cells = Cells.of([crystal.lattice for crystal in crystals], [crystal.frac_coords for crystal in crystals])
+    numbers = np.concatenate([crystal.atomic_numbers for crystal in crystals]).astype(np.int64, copy=False)
+    found = nearest_neighbours(cells, config, images=config.angles > 0)
+    edges = found.edges
+    degrees = np.bincount(edges.receivers, minlength=len(numbers))
+    links = np.add.reduceat(degrees, cells.starts).tolist()
+    refusals = _edge_refusals(cells, found, links, config)
+    if any(refusals):
+        accepted = np.array([not refusal for refusal in refusals])
+        edges, degrees = edges.of(accepted.repeat(links)), degrees * accepted.repeat(cells.sizes)
+        links = (links * accepted).tolist()
+    kinds = numbers + _ELEMENTS * cells.firsts  # no two crystals share one
+    pairs = _pairs(kinds[edges.receivers], kinds[edges.senders + cells.firsts[edges.receivers]])
+    distances = _levelled(pairs, edges.distances, config.distance_resolution)
+    whole = CrystalGraph(
+        atomic_numbers=numbers,
+        senders=edges.senders.astype(np.int32),
         degrees=degrees.astype(np.int32),
         distances=distances.astype(np.float32),
-        volume=float(abs(np.linalg.det(crystal.lattice))),
+        volume=sum(cells.volumes),
         multiplicities=np.ones(len(numbers), dtype=np.int32),
-        counts=np.ones(len(kept), dtype=np.int32),
-        classes=np.arange(len(numbers), dtype=np.int32),
-        surroundings=_surroundings(numbers, edges.vectors(crystal, kept), distances, degrees, config)
+        counts=np.ones(len(distances), dtype=np.int32),
+        classes=(np.arange(len(numbers)) - cells.firsts).astype(np.int32),
+        surroundings=_surroundings(cells, edges, kinds, distances, degrees, config)
         if config.angles
         else np.empty((len(numbers), 0), dtype=np.float32),
     )
+    graphs = cut_whole(whole, cells.sizes, links, cells.sizes, cells.volumes)
+    return [refusal or graph for refusal, graph in zip(refusals, graphs, strict=True)]
 
 
-class _Edges(NamedTuple):
-    """Edges in any order, [E] each; `images` [E, 3] are the cells of the senders."""
-
-    receivers: NDArray[np.int64]
-    senders: NDArray[np.int64]
-    distances: NDArray[np.float64]
-    images: NDArray[np.float64]
-
-    def vectors(self, crystal: HasCell, kept: NDArray[np.int64]) -> NDArray[np.float64]:
-        """From receiver to sender, [kept, 3], Å."""
-        coords = crystal.frac_coords % 1.0
-        steps = coords[self.senders[kept]] + self.images[kept] - coords[self.receivers[kept]]
-        result: NDArray[np.float64] = steps @ crystal.lattice
-        return result
+def _edge_refusals(
+    cells: Cells, found: Found, links: Sequence[int], config: GraphConfig
+) -> list[StructureError | None]:
+    """For each crystal what is wrong with its edges, if anything."""
+    refusals: list[StructureError | None] = [None] * len(links)
+    for index, (fewest, count) in enumerate(zip(found.fewest, links, strict=True)):
+        if not fewest:
+            start = cells.starts[index]
+            lonely = int(found.numbers[start : start + cells.sizes[index]].argmin())
+            refusals[index] = StructureError(
+                "too_sparse", f"site {lonely} has no neighbour within {config.cutoff:g} Å: post a cell without vacuum"
+            )
+        elif count > config.max_edges:
+            refusals[index] = StructureError(
+                "too_many_edges",
+                f"the crystal has {count} edges, the limit is {config.max_edges}: post a smaller cell",
+            )
+    return refusals
 
 
 def _surroundings(
-    numbers: NDArray[np.int64],
-    vectors: NDArray[np.float64],
+    cells: Cells,
+    edges: Edges,
+    kinds: NDArray[np.int64],
     distances: NDArray[np.float64],
     degrees: NDArray[np.int64],
     config: GraphConfig,
 ) -> NDArray[np.float32]:
     """Angles around each atom [N, A], those of like atoms levelled as their distances are."""
-    found = angular_surroundings(vectors, distances, degrees, config.angles, config.neighbours)
-    like = numbers[:, None] * found.shape[1] + np.arange(found.shape[1])
+    senders = edges.senders + cells.firsts[edges.receivers]
+    steps = cells.coords[senders] + edges.images - cells.coords[edges.receivers]
+    found = np.zeros((len(kinds), surroundings_size(config.angles)))
+    first_edge = 0
+    for start, size, lattice in zip(cells.starts.tolist(), cells.sizes, cells.lattices, strict=True):
+        own = degrees[start : start + size]
+        part = slice(first_edge, first_edge := first_edge + int(own.sum()))
+        if part.start < part.stop:  # Crystal by crystal: what a product of matrices rounds to depends on their shapes.
+            found[start : start + size] = angular_surroundings(
+                steps[part] @ lattice, distances[part], own, config.angles, config.neighbours
+            )
+    like = kinds[:, None] * found.shape[1] + np.arange(found.shape[1])
     levelled = _levelled(like.ravel(), found.ravel(), config.angle_resolution)
     return levelled.reshape(found.shape).astype(np.float32)
 
 
-def _nearest_neighbours(crystal: HasCell, config: GraphConfig) -> tuple[_Edges, NDArray[np.int64]]:
-    """Some edges, and the indices of those to keep, by receiver, then by distance."""
-    n_atoms = len(crystal.atomic_numbers)
-    # A sphere in which a few times the neighbours are expected holds the last shell of almost every crystal.
-    sphere = _EXPECTED * config.neighbours * abs(np.linalg.det(crystal.lattice)) / n_atoms
-    radius = float(np.cbrt(sphere * 3 / (4 * np.pi)))
-    if radius < config.cutoff:
-        edges = _neighbours_within(crystal, radius)
-        kept, reach = _nearest_shells(edges.receivers, edges.distances, n_atoms, config)
-        if reach < radius - _SAME_SITE:
-            return edges, kept
-    edges = _neighbours_within(crystal, config.cutoff)
-    kept, _ = _nearest_shells(edges.receivers, edges.distances, n_atoms, config)
-    if not len(kept):
-        lonely = int(np.argmin(np.bincount(edges.receivers, minlength=n_atoms)))
-        raise StructureError(
-            "too_sparse", f"site {lonely} has no neighbour within {config.cutoff:g} Å: post a cell without vacuum"
-        )
-    return edges, kept
-
-
-def _neighbours_within(crystal: HasCell, radius: float) -> _Edges:
-    """All edges within a radius in Å, without the atom itself."""
-    lattice = np.ascontiguousarray(crystal.lattice, dtype=np.float64)
-    # Wrapped, so that a translated copy meets the same rounding as the original.
-    positions = np.ascontiguousarray((crystal.frac_coords % 1.0) @ lattice)
-    receivers, senders, images, distances = find_points_in_spheres(
-        positions,
-        positions,
-        r=radius,
-        pbc=np.ones(3, dtype=np.int64),
-        lattice=lattice,
-        tol=_SAME_SITE,
-    )
-    other = distances > _SAME_SITE
-    return _Edges(receivers[other], senders[other], distances[other], images[other])
-
-
-def _nearest_shells(
-    receivers: NDArray[np.int64], distances: NDArray[np.float64], n_atoms: int, config: GraphConfig
-) -> tuple[NDArray[np.int64], float]:
-    """Edges to keep, by receiver, then by distance, none if an atom has none; and the radius that surely has them all.
-
-    The radius is infinite if an atom has fewer neighbours than are wanted.
-    """
-    found = np.bincount(receivers, minlength=n_atoms)
-    fewest = int(found.min())
-    if fewest == 0:
-        return np.empty(0, dtype=np.int64), np.inf
-    order = np.lexsort((distances, receivers))
-    ordered = distances[order]
-    last = np.cumsum(found) - found + np.minimum(found, config.neighbours) - 1
-    reach = ordered[last] + config.shell_tolerance
-    kept = order[ordered <= np.repeat(reach, found)]
-    return kept, float(reach.max()) if fewest >= config.neighbours else np.inf
-
-
 def _pairs(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A number for each pair of elements, in either order."""
-    result: NDArray[np.int64] = np.minimum(first, second) * 1000 + np.maximum(first, second)
+    """A number for each pair of kinds, in either order; the thousands of both tell the crystal."""
+    result: NDArray[np.int64] = np.minimum(first, second) * _ELEMENTS + np.maximum(first, second)
     return result
 
 
@@ -177,12 +180,14 @@ def _levelled(like: NDArray[np.int64], values: NDArray[np.float64], resolution: 
     """
     order = np.lexsort((values, like))
     ordered, kinds = values[order], like[order]
-    begins = np.ones(len(ordered), dtype=bool)
-    begins[1:] = (ordered[1:] - ordered[:-1] > resolution) | (kinds[1:] != kinds[:-1])
-    starts = np.flatnonzero(begins)
-    lengths = np.diff(np.append(starts, len(ordered)))
+    bounds = np.empty(len(ordered) + 1, dtype=bool)
+    bounds[0] = bounds[-1] = True
+    bounds[1:-1] = (ordered[1:] - ordered[:-1] > resolution) | (kinds[1:] != kinds[:-1])
+    places = bounds.nonzero()[0]
+    starts, ends = places[:-1], places[1:]
+    lengths = ends - starts
     means = np.add.reduceat(ordered, starts) / lengths
-    spans = ordered[starts + lengths - 1] - ordered[starts]
+    blurred = ordered[ends - 1] - ordered[starts] <= 4 * resolution
     levelled = np.empty(len(values), dtype=np.float64)
-    levelled[order] = np.where(np.repeat(spans <= 4 * resolution, lengths), np.repeat(means, lengths), ordered)
+    levelled[order] = np.where(blurred.repeat(lengths), means.repeat(lengths), ordered)
     return levelled
