@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -43,6 +44,8 @@ class GraphBatch:
 
     def to(self, device: torch.device | str, *, dtype: torch.dtype | None = None) -> "GraphBatch":
         """The same batch on a device, real numbers in `dtype`."""
+        if dtype is None and self.n_atoms.device == torch.device(device):
+            return self
         moved = {field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)}
         if dtype is not None:
             moved |= {name: value.to(dtype) for name, value in moved.items() if value.is_floating_point()}
@@ -63,6 +66,11 @@ _FILLER = CrystalGraph(
 )
 
 
+@cache
+def _filler(n_angles: int) -> CrystalGraph:
+    return replace(_FILLER, surroundings=np.zeros((_FILLER.n_nodes, n_angles), dtype=np.float32))
+
+
 def collate(graphs: Sequence[CrystalGraph], *, filled: bool = False) -> GraphBatch:
     """Put graphs side by side, nodes renumbered, in the given order.
 
@@ -75,12 +83,11 @@ def collate(graphs: Sequence[CrystalGraph], *, filled: bool = False) -> GraphBat
         The batch, on the CPU.
     """
     if filled:
-        nothing = np.zeros((_FILLER.n_nodes, graphs[0].surroundings.shape[1]), dtype=np.float32)
-        graphs = [*graphs, replace(_FILLER, surroundings=nothing)]
-    n_nodes = np.array([graph.n_nodes for graph in graphs], dtype=np.int64)
-    n_links = np.array([graph.n_links for graph in graphs], dtype=np.int64)
+        graphs = [*graphs, _filler(graphs[0].surroundings.shape[1])]
+    sizes = np.array([(graph.n_nodes, graph.n_links, graph.n_atoms) for graph in graphs], dtype=np.int64)
+    n_nodes, n_links, n_atoms = sizes.T
     first_node = np.cumsum(n_nodes) - n_nodes
-    senders = np.concatenate([graph.senders for graph in graphs]).astype(np.int64) + np.repeat(first_node, n_links)
+    senders = np.concatenate([graph.senders for graph in graphs]) + np.repeat(first_node, n_links)
     degrees = np.concatenate([graph.degrees for graph in graphs])
     return GraphBatch(
         atomic_numbers=torch.from_numpy(np.concatenate([graph.atomic_numbers for graph in graphs])),
@@ -90,7 +97,7 @@ def collate(graphs: Sequence[CrystalGraph], *, filled: bool = False) -> GraphBat
         crystals=torch.from_numpy(np.repeat(np.arange(len(graphs), dtype=np.int64), n_nodes)),
         multiplicities=torch.from_numpy(np.concatenate([graph.multiplicities for graph in graphs])).float(),
         counts=torch.from_numpy(np.concatenate([graph.counts for graph in graphs])).float(),
-        n_atoms=torch.tensor([graph.n_atoms for graph in graphs], dtype=torch.float32),
+        n_atoms=torch.from_numpy(n_atoms.astype(np.float32)),
         surroundings=torch.from_numpy(np.concatenate([graph.surroundings for graph in graphs])),
     )
 

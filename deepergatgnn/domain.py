@@ -1,8 +1,7 @@
 """Is a crystal like those the checkpoint was trained on? Nothing here depends on the cell it was posted in."""
 
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.elements import element_symbol
@@ -10,8 +9,7 @@ from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.manifest import Domain
 
 
-@dataclass(frozen=True)
-class DomainJudgement:
+class DomainJudgement(NamedTuple):
     """The verdict on one crystal.
 
     Attributes:
@@ -27,16 +25,27 @@ class DomainJudgement:
 
 
 def judge(graph: CrystalGraph, distance: float, domain: Domain) -> DomainJudgement:
-    """Compare a crystal with the training set.
+    """Compare a crystal with the training set, see `judge_all`."""
+    return judge_all([graph], [distance], domain)[0]
+
+
+def judge_all(graphs: Sequence[CrystalGraph], distances: Iterable[float], domain: Domain) -> list[DomainJudgement]:
+    """Compare crystals with the training set.
 
     Args:
-        graph: of the crystal; equivalent atoms may be merged, the verdict is the same.
-        distance: Mahalanobis distance of its crystal vector from those of the training part.
+        graphs: of the crystals; equivalent atoms may be merged, the verdicts are the same.
+        distances: Mahalanobis distance of each crystal vector from those of the training part.
         domain: what the checkpoint remembers of its training part.
     """
+    elements = frozenset(domain.elements)
+    return [_judge(graph, far, domain, elements) for graph, far in zip(graphs, distances, strict=True)]
+
+
+def _judge(graph: CrystalGraph, distance: float, domain: Domain, elements: frozenset[int]) -> DomainJudgement:
     reasons = []
-    if unseen := sorted(set(np.unique(graph.atomic_numbers).tolist()) - set(domain.elements)):
-        names = ", ".join(element_symbol(number) for number in unseen)
+    numbers = graph.atomic_numbers.tolist()
+    if not elements >= set(numbers):
+        names = ", ".join(element_symbol(number) for number in sorted(set(numbers) - elements))
         reasons.append(f"no crystal with {names} was in the training set")
     low, high = domain.volume_per_atom
     volume = graph.volume / graph.n_atoms

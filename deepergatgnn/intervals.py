@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 from deepergatgnn.manifest import Calibration, Scaler, Spread
 
 _SMALLEST = 1e-6  # of a standard deviation over members, so that its logarithm is finite
+_SIDES = np.array([-1.0, 1.0]).reshape(2, 1, 1)
 
 
 def spreads(
@@ -32,23 +33,31 @@ def spread_features(
     log_spreads: NDArray[np.float64], outputs: NDArray[np.float64], scores: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """What the logarithm of the spread is a linear function of: [n, 4], see `Spread`."""
-    deviation = outputs.std(axis=0, ddof=1) if len(outputs) > 1 else np.ones(outputs.shape[1])
-    return np.stack(
-        [
-            np.ones(outputs.shape[1]),
-            log_spreads.mean(axis=0),
-            np.log(np.maximum(deviation, _SMALLEST)),
-            np.log1p(scores),
-        ],
-        axis=1,
-    )
+    features = np.empty((outputs.shape[1], 4))
+    features[:, 0] = 1
+    features[:, 1] = log_spreads.mean(axis=0)
+    features[:, 2] = np.log(np.maximum(outputs.std(axis=0, ddof=1), _SMALLEST)) if len(outputs) > 1 else 0
+    features[:, 3] = np.log1p(scores)
+    return features
 
 
-def half_widths(spread: NDArray[np.float64], calibration: Calibration, level: str) -> NDArray[np.float64]:
-    """Half widths [n] of the intervals of a level, in the network's units."""
-    classes = np.searchsorted(np.array(calibration.edges), spread, side="right")
-    result: NDArray[np.float64] = np.array(calibration.factors[level])[classes] * spread
+def half_widths(spread: NDArray[np.float64], calibration: Calibration, level: str | None = None) -> NDArray[np.float64]:
+    """Half widths of the intervals of a level [n], or of every level [L, n], in the network's units."""
+    factors = list(calibration.factors.values()) if level is None else calibration.factors[level]
+    classes = np.searchsorted(calibration.edges, spread, side="right")
+    result: NDArray[np.float64] = np.array(factors)[..., classes] * spread
     return result
+
+
+def interval_ends(
+    middle: NDArray[np.float64], spread: NDArray[np.float64], calibration: Calibration, scaler: Scaler
+) -> NDArray[np.float64]:
+    """Ends of the intervals around outputs [n], in the target's unit.
+
+    Returns:
+        [2, L, n]: low and high, for every level in the order of `calibration.factors`.
+    """
+    return unscale(middle + _SIDES * half_widths(spread, calibration), scaler)
 
 
 def scale(values: ArrayLike, scaler: Scaler) -> NDArray[np.float64]:

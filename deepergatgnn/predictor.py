@@ -15,18 +15,19 @@ from torch import Tensor
 from deepergatgnn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.compilation import compile_network
 from deepergatgnn.crystal_graph import CrystalGraph
-from deepergatgnn.domain import DomainJudgement, judge
+from deepergatgnn.domain import DomainJudgement, judge_all
 from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.graph import HasCell, build_graph
-from deepergatgnn.intervals import half_widths, spreads, unscale
+from deepergatgnn.intervals import interval_ends, spreads, unscale
 from deepergatgnn.manifest import Manifest
 from deepergatgnn.network import DeeperGATGNN, NetworkOutput
 from deepergatgnn.weights import load_artifact
 
 Forward = Callable[[GraphBatch], NetworkOutput]
+_NOT_WANTED = np.empty(0, dtype=np.float32)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: that would take several times as long to make
 class Prediction:
     """The answer for one crystal.
 
@@ -36,7 +37,7 @@ class Prediction:
         intervals: ends at every calibrated level, by level such as "0.5".
         spread: what the widths scale with, in the network's units.
         domain: whether the crystal is like the training set, and why not.
-        attention: float32 [N], weight of each atom, >= 0, sums to 1.
+        attention: float32 [N], weight of each atom, >= 0, sums to 1; [0] where it was not wanted.
     """
 
     value: float
@@ -129,39 +130,58 @@ class Predictor:
         return [
             prediction
             for part in cut(graphs, max_edges or edges_at_once(self.device))
-            for prediction in self._predict(part, collate(part, filled=True))
+            for prediction in self.predict_collated(part, collate(part, filled=True))
         ]
 
-    def predict_collated(self, graphs: Sequence[CrystalGraph], batch: GraphBatch) -> list[Prediction]:
-        """Predict graphs that were collated before, filled or not, so that several checkpoints share one batch."""
-        return self._predict(graphs, batch)
+    def predict_collated(
+        self, graphs: Sequence[CrystalGraph], batch: GraphBatch, *, attention: Sequence[bool] | None = None
+    ) -> list[Prediction]:
+        """Predict graphs that were collated before, so that several checkpoints share one batch.
+
+        Args:
+            graphs: in the order of the batch.
+            batch: of these graphs, filled or not.
+            attention: of which of them it is wanted; where not, that of the prediction is empty. All, if None.
+        """
+        return self._predict(graphs, batch, [True] * len(graphs) if attention is None else attention)
 
     @torch.inference_mode()
-    def _predict(self, graphs: Sequence[CrystalGraph], batch: GraphBatch) -> list[Prediction]:
+    def _predict(self, graphs: Sequence[CrystalGraph], batch: GraphBatch, wanted: Sequence[bool]) -> list[Prediction]:
         n, manifest, moved = len(graphs), self.manifest, batch.to(self.device)
         said = [forward(moved) for forward in self._forwards]
         offsets = (said[0].crystal_vectors[:n] - self._domain["mean"]) @ self._domain["whitening"]
-        distances = torch.linalg.vector_norm(offsets, dim=-1).cpu().double().numpy()
-        attention = torch.stack([output.attention for output in said]).mean(dim=0) / moved.multiplicities
-        by_crystal = np.split(attention.cpu().numpy(), np.cumsum([graph.n_nodes for graph in graphs]))
-        outputs = torch.stack([output.values[:n, 0] for output in said]).cpu().double().numpy()
-        log_spreads = torch.stack([output.log_spreads[:n, 0] for output in said]).cpu().double().numpy()
+        rows = [output.values[:n, 0] for output in said] + [output.log_spreads[:n, 0] for output in said]
+        rows.append(torch.linalg.vector_norm(offsets, dim=-1))
+        numbers = torch.stack(rows).cpu().double().numpy()  # at once: a GPU is waited for at every transfer
+        outputs, log_spreads, distances = numbers[: len(said)], numbers[len(said) : -1], numbers[-1]
+        calibration, domain, scaler = manifest.calibration, manifest.domain, manifest.scaler
         middle = outputs.mean(axis=0)
-        calibration = manifest.calibration
-        spread = spreads(log_spreads, outputs, distances / manifest.domain.distance_limit, calibration.spread)
-        ends = {}
-        for level in calibration.factors:
-            half = half_widths(spread, calibration, level)
-            ends[level] = unscale(np.stack([middle - half, middle + half], axis=1), manifest.scaler).tolist()
-        return [
-            Prediction(
-                value=value,
-                low=ends["0.9"][index][0],
-                high=ends["0.9"][index][1],
-                intervals={level: tuple(pairs[index]) for level, pairs in ends.items()},
-                spread=float(spread[index]),
-                domain=judge(graph, float(distances[index]), manifest.domain),
-                attention=by_crystal[index][graph.classes],
-            )
-            for index, (graph, value) in enumerate(zip(graphs, unscale(middle, manifest.scaler).tolist(), strict=True))
-        ]
+        spread = spreads(log_spreads, outputs, distances / domain.distance_limit, calibration.spread)
+        lows, highs = interval_ends(middle, spread, calibration, scaler).tolist()  # each [L][n]
+        by_level = [zip(low, high, strict=True) for low, high in zip(lows, highs, strict=True)]
+        levels = list(calibration.factors)
+        fields = (
+            unscale(middle, scaler).tolist(),
+            lows[levels.index("0.9")],
+            highs[levels.index("0.9")],
+            [dict(zip(levels, ends, strict=True)) for ends in zip(*by_level, strict=True)],
+            spread.tolist(),
+            judge_all(graphs, distances.tolist(), domain),
+            _by_crystal(graphs, moved, said, wanted),
+        )
+        return [Prediction(*of_crystal) for of_crystal in zip(*fields, strict=True)]
+
+
+def _by_crystal(
+    graphs: Sequence[CrystalGraph], batch: GraphBatch, said: Sequence[NetworkOutput], wanted: Sequence[bool]
+) -> list[NDArray[np.float32]]:
+    """Mean attention of the members over the atoms of each graph, [N] where it is wanted and [0] elsewhere."""
+    if not any(wanted):
+        return [_NOT_WANTED] * len(graphs)
+    mean = torch.stack([output.attention for output in said]).mean(dim=0) / batch.multiplicities
+    weights, first, found = mean.cpu().numpy(), 0, []
+    for graph, asked in zip(graphs, wanted, strict=True):
+        last = first + graph.n_nodes
+        found.append(weights[first:last][graph.classes] if asked else _NOT_WANTED)
+        first = last
+    return found

@@ -228,13 +228,14 @@ class Engine:
             for part, batch in shared[rows]:
                 graphs = [entries[row].graph for row in part]
                 started = time.perf_counter()
-                predictions = predictor.predict_collated(graphs, batch)
+                attention = [entries[row].attention for row in part]
+                predictions = predictor.predict_collated(graphs, batch, attention=attention)
                 edges, atoms = sum(g.n_links for g in graphs), sum(g.n_nodes for g in graphs)
                 costs = self._costs.get(reference)
                 if costs is not None:  # else forgotten meanwhile, to make room
                     costs.observe(edges, atoms, len(graphs), time.perf_counter() - started)
                 for row, prediction in zip(part, predictions, strict=True):
-                    answers[row][reference] = _model_answer(reference, prediction, attention=entries[row].attention)
+                    answers[row][reference] = _model_answer(reference, prediction)
         return [
             [of_entry[reference] for reference in entry.models]
             for entry, of_entry in zip(entries, answers, strict=True)
@@ -268,6 +269,8 @@ class Engine:
 
 def _wanted(entries: Sequence[Entry]) -> dict[str, tuple[int, ...]]:
     """The entries, by their places, that want each version."""
+    if all(entry.models == entries[0].models for entry in entries):
+        return dict.fromkeys(entries[0].models, tuple(range(len(entries)))) if entries else {}
     references = dict.fromkeys(reference for entry in entries for reference in entry.models)
     return {
         reference: tuple(i for i, entry in enumerate(entries) if reference in entry.models) for reference in references
@@ -278,7 +281,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _model_answer(reference: str, prediction: Prediction, *, attention: bool) -> ModelAnswer:
+def _model_answer(reference: str, prediction: Prediction) -> ModelAnswer:
     if not math.isfinite(prediction.value):
         raise ValueError(f"{reference} gives {prediction.value}")
     return ModelAnswer(
@@ -289,5 +292,5 @@ def _model_answer(reference: str, prediction: Prediction, *, attention: bool) ->
         in_domain=prediction.domain.in_domain,
         score=prediction.domain.score,
         reasons=prediction.domain.reasons,
-        attention=tuple(prediction.attention.tolist()) if attention else (),
+        attention=tuple(prediction.attention.tolist()),
     )

@@ -53,7 +53,7 @@ class Crystal:
     @property
     def symbols(self) -> tuple[str, ...]:
         """Element symbol of each atom, in the posted order."""
-        return tuple(SYMBOLS[number] for number in self.atomic_numbers)
+        return tuple([SYMBOLS[number] for number in self.atomic_numbers.tolist()])
 
     @property
     def composition(self) -> Composition:

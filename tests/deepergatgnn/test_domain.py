@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepergatgnn.crystal_graph import CrystalGraph
-from deepergatgnn.domain import judge
+from deepergatgnn.domain import judge, judge_all
 from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.manifest import Domain
 from deepergatgnn.structures import Crystal
@@ -102,6 +102,14 @@ def test_inequivalent_atoms_are_those_of_the_crystal_not_of_its_cell_or_graph(
 def test_every_reason_is_given(domain: Domain) -> None:
     far = judge(sodium(1.7, atomic_numbers=np.array([10])), 2 * domain.distance_limit, domain)
     assert len(far.reasons) == 3
+
+
+def test_crystals_judged_together_have_the_verdicts_they_have_alone(domain: Domain) -> None:
+    graphs = [sodium(), sodium(1.7), sodium(atomic_numbers=np.array([10])), *graphs_of(some_crystals(4))]
+    distances = [2.0 * index for index in range(len(graphs))]
+    alone = [judge(graph, distance, domain) for graph, distance in zip(graphs, distances, strict=True)]
+    assert judge_all(graphs, distances, domain) == alone
+    assert judge_all([], [], domain) == []
 
 
 def test_the_cell_does_not_matter(domain: Domain) -> None:

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from deepergatgnn.intervals import half_widths, scale, spread_features, spreads, unscale
+from deepergatgnn.intervals import half_widths, interval_ends, scale, spread_features, spreads, unscale
 from deepergatgnn.manifest import Calibration, Scaler, Spread
 
 Array = NDArray[np.float64]
@@ -109,6 +109,19 @@ def test_a_class_of_spread_has_its_own_factor_and_an_edge_belongs_to_the_class_a
     np.testing.assert_allclose(
         half_widths(spread, calibration(0.5, 2.0), "0.5"), spread * 0.5 * np.array([2, 3, 3, 4, 4])
     )
+
+
+@pytest.mark.parametrize("scaler", SCALERS, ids=["plain", "shifted", "log10"])
+@pytest.mark.parametrize("edges", [(), (0.5, 1.0)], ids=["one class", "three classes"])
+def test_all_levels_at_once_are_what_each_is_alone(scaler: Scaler, edges: tuple[float, ...]) -> None:
+    log_spreads, outputs, scores = said(6, 2)
+    spread, middle = spreads(log_spreads, outputs, scores, Spread(learned=1)), outputs.mean(axis=0)
+    lows, highs = interval_ends(middle, spread, calibration(*edges), scaler)
+    assert len(lows) == len(highs) == len(LEVELS)
+    for level, low, high in zip(LEVELS, lows, highs, strict=True):
+        half = half_widths(spread, calibration(*edges), level)
+        assert low.tolist() == unscale(middle - half, scaler).tolist()
+        assert high.tolist() == unscale(middle + half, scaler).tolist()
 
 
 @pytest.mark.parametrize("scaler", SCALERS, ids=["plain", "shifted", "log10"])

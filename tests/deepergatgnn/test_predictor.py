@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deepergatgnn.batch import collate, cut
+from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.errors import ArtifactError, StructureError
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.structures import Crystal, crystal_from_arrays
@@ -58,6 +59,29 @@ def test_a_batch_made_elsewhere_gives_the_same(predictor: Predictor) -> None:
         predictor.predict_collated(graphs, collate(graphs)), predictor.predict_graphs(graphs), strict=True
     ):
         assert_same(one, other)
+
+
+@pytest.mark.parametrize("some", ["none", "every other", "all"])
+def test_attention_is_empty_where_it_is_not_wanted_and_nothing_else_changes(predictor: Predictor, some: str) -> None:
+    graphs = [merge_equivalent(graph) for graph in graphs_of(CRYSTALS)]
+    wanted = [some == "all" or (some == "every other" and index % 2 == 0) for index in range(len(graphs))]
+    batch = collate(graphs, filled=True)
+    for one, other, asked in zip(
+        predictor.predict_collated(graphs, batch, attention=wanted),
+        predictor.predict_collated(graphs, batch),
+        wanted,
+        strict=True,
+    ):
+        assert one.attention.dtype == np.float32
+        assert one.attention.tolist() == (other.attention.tolist() if asked else [])
+        assert len(other.attention) > 0
+        assert replace(one, attention=other.attention).__dict__ == other.__dict__
+
+
+def test_attention_is_asked_of_each_graph(predictor: Predictor) -> None:
+    graphs = graphs_of(CRYSTALS[:3])
+    with pytest.raises(ValueError, match="shorter"):
+        predictor.predict_collated(graphs, collate(graphs), attention=[True, False])
 
 
 def test_loading_twice_gives_the_same_to_the_bit(tiny: Published, predictor: Predictor) -> None:

@@ -64,6 +64,21 @@ def test_an_entry_that_breaks_its_batch_fails_alone(engine: Engine, entries: lis
         assert [p.value for p in ours.predictions] == pytest.approx([p.value for p in theirs.predictions], abs=1e-5)
 
 
+def test_attention_is_for_the_entries_of_a_batch_that_want_it(engine: Engine, entries: list[Entry]) -> None:
+    """Even where they want other models than their neighbours do."""
+    few = entries[0].models[:1]
+    asked = [
+        replace(entry, attention=index % 3 == 0, models=few if index % 2 else entry.models)
+        for index, entry in enumerate(entries[:9])
+    ]
+    everything = engine.answer([replace(entry, attention=True) for entry in asked]).answers
+    for entry, ours, theirs in zip(asked, engine.answer(asked).answers, everything, strict=True):
+        assert [p.model for p in ours.predictions] == list(entry.models)
+        for one, other in zip(ours.predictions, theirs.predictions, strict=True):
+            assert len(other.attention) == entry.graph.n_atoms
+            assert one == replace(other, attention=other.attention if entry.attention else ())
+
+
 def test_a_batch_that_does_not_fit_is_split_and_answered(
     engine: Engine, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
