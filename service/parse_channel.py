@@ -1,4 +1,8 @@
-"""One parse process and the socket to it: files go in, answers come out in the same order."""
+"""One parse process and the socket to it: files go in, answers come out in the same order.
+
+A process reads a few files before it answers them together. If it then dies, or takes long, nobody can tell over which
+of them: all go to other processes, each to be read alone there, and one that is alone with its process answers for it.
+"""
 
 import asyncio
 import multiprocessing
@@ -11,7 +15,8 @@ from multiprocessing.context import ForkServerProcess
 from typing import Protocol, cast
 
 from service import metrics
-from service.parse_process import LENGTH, serve
+from service.frames import LENGTHS, framed
+from service.parse_process import serve
 
 SLOW_S = 0.1  # a file that takes longer does not keep those behind it waiting
 LARGEST_ANSWER = 256 * 1024 * 1024
@@ -22,11 +27,12 @@ class File:
     """A file on its way through the pool.
 
     Args:
-        frame: its bytes in pieces, which are not joined: to copy 16 MiB holds the event loop for long.
+        head, content: of its frame.
+        alone: whether it must not share a process's attention with others.
     """
 
-    def __init__(self, frame: Sequence[bytes]) -> None:
-        self.frame = frame
+    def __init__(self, head: bytes, content: Sequence[bytes], *, alone: bool = False) -> None:
+        self.head, self.content, self.alone = head, content, alone
         self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.came = time.perf_counter()
         self.sent: float | None = None
@@ -64,6 +70,7 @@ class Channel(asyncio.Protocol):
         self.files = 0
         self._process, self._timeout_s, self._owner = process, timeout_s, owner
         self._received = bytearray()
+        self._shared = False
         self._transport: asyncio.Transport | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._slow = False
@@ -83,8 +90,7 @@ class Channel(asyncio.Protocol):
         self.files += 1
         self.pending.append(file)
         if self._transport is not None:
-            for piece in file.frame:
-                self._transport.write(piece)
+            self._transport.writelines(framed(file.head, file.content, alone=file.alone))
         if len(self.pending) == 1:
             self._watch()
 
@@ -103,17 +109,20 @@ class Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Part of asyncio's protocol: answers, or parts of them."""
         self._received += data
-        while len(self._received) >= LENGTH.size and not self._gone:
-            head_size, content_size = LENGTH.unpack_from(self._received)
-            end = LENGTH.size + head_size + content_size
+        answered = False
+        while len(self._received) >= LENGTHS.size and not self._gone:
+            _, head_size, content_size = LENGTHS.unpack_from(self._received)
+            end = LENGTHS.size + head_size + content_size
             if end > LARGEST_ANSWER or not self.pending:
                 self._lose("died", "reading the file broke the process that read it: post a plainer one")
                 return
             if len(self._received) < end:
-                return
-            answer, self._received = memoryview(self._received)[LENGTH.size : end], self._received[end:]
-            self._quiet()
+                break
+            answer, self._received = memoryview(self._received)[LENGTHS.size : end], self._received[end:]
             self.pending.popleft().answer(bytes(answer[:head_size]), answer[head_size:])
+            answered = True
+        if answered:
+            self._quiet()
             if self.pending:
                 self._watch()
             self._owner.finished(self)
@@ -127,22 +136,35 @@ class Channel(asyncio.Protocol):
         self._alarm = asyncio.get_running_loop().call_later(min(SLOW_S, self._timeout_s), self._slow_down)
 
     def _quiet(self) -> None:
-        self._slow = False
+        self._slow = self._shared = False
         if self._alarm is not None:
             self._alarm.cancel()
 
     def _slow_down(self) -> None:
-        """The file that the process is at takes long: those behind it go elsewhere too."""
-        self._slow = True
+        """The file that the process is at takes long: the others go elsewhere too; all, if nobody knows which it is."""
+        self._slow, self._shared = True, self._may_share
         left = max(0.0, self._timeout_s - SLOW_S)
         detail = f"reading the file took more than {self._timeout_s:g} s: post a plain, smaller cell"
         self._alarm = asyncio.get_running_loop().call_later(left, self._lose, "time", detail)
-        self._owner.delayed(list(self.pending)[1:])
+        if self._shared:
+            self._set_apart()
+        self._owner.delayed(list(self.pending)[0 if self._shared else 1 :])
+
+    @property
+    def _may_share(self) -> bool:
+        """Whether the process may be at several files at once."""
+        return len(self.pending) > 1 and not self.pending[0].alone
+
+    def _set_apart(self) -> None:
+        for file in self.pending:
+            file.alone = True
 
     def _lose(self, cause: str, detail: str) -> None:
         metrics.PARSE_KILLED.labels(cause).inc()
         self.kill()
-        if self.pending:
+        if self._shared or self._may_share:
+            self._set_apart()
+        elif self.pending:
             self.pending.popleft().answer(b"", memoryview(detail.encode()))
         self._owner.lost(self)
 

@@ -23,7 +23,7 @@ from service.parse_process import pack_reading, pack_task, unpack_reading, unpac
 from service.parsing import Parsed
 
 FILES_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stays small
-AT_ONCE = 4  # files sent to a process: it goes on to the next while the event loop is busy with something else
+AT_ONCE = 16  # files sent to a process: it goes on to the next while the event loop is busy with something else
 WARM_UP = b'{"lattice": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]], "species": ["Na"], "frac_coords": [[0, 0, 0]]}'
 WARM_UP_S = 120.0
 BULK_NICENESS = 15  # below a CPU worker, which single files wait for too
@@ -55,8 +55,8 @@ class _LaneOfProcesses:
             starting = asyncio.get_running_loop().create_task(channel.connect(ours))
             self._starting[starting] = channel
             starting.add_done_callback(self._started)
-        while self._waiting and self._channels:
-            channel = min(self._channels, key=lambda each: each.load)
+        while self._waiting and (lasting := [each for each in self._channels if each.files < FILES_PER_PROCESS]):
+            channel = min(lasting, key=lambda each: each.load)
             if channel.load >= AT_ONCE:
                 return
             file = self._waiting.popleft()
@@ -64,7 +64,7 @@ class _LaneOfProcesses:
                 continue
             if file.sent is None:
                 file.sent = time.perf_counter()
-                metrics.PHASE.labels("parse_wait").observe(file.sent - file.came)
+                metrics.phase("parse_wait").observe(file.sent - file.came)
             channel.send(file)
 
     def _started(self, starting: "asyncio.Task[None]") -> None:
@@ -165,7 +165,7 @@ class ParsePool:
         lane: _LaneOfProcesses,
         rounds: int = 0,
     ) -> Parsed:
-        return unpack_result(*await self._answer(pack_task(source, file_format, configs, rounds), lane))
+        return unpack_result(*await self._answer(File(*pack_task(source, file_format, configs, rounds)), lane))
 
     async def read(self, kind: Kind, pieces: Sequence[bytes], options: Options) -> tuple[Fields, list[memoryview]]:
         """Read a JSON body in the pool; those of bulk requests one after the other, in a process of their own.
@@ -180,10 +180,9 @@ class ParsePool:
             StructureError: as `read_body`, and if the body broke or outlasted its process.
         """
         lane = self._bodies if kind == "bulk" else self._lanes["interactive"]
-        return unpack_reading(*await self._answer(pack_reading(kind, pieces, options), lane))
+        return unpack_reading(*await self._answer(File(*pack_reading(kind, pieces, options), alone=True), lane))
 
-    async def _answer(self, frame: Sequence[bytes], lane: _LaneOfProcesses) -> Answer:
-        file = File(frame)
+    async def _answer(self, file: File, lane: _LaneOfProcesses) -> Answer:
         lane.submit(file)
         try:
             head, content = await file.future

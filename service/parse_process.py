@@ -1,7 +1,6 @@
 """A parse process: files come in through a socket, graphs go out; it can be killed at any moment.
 
-Frames, both ways: two lengths, JSON, then bytes. Nothing is unpickled, so that a parser that a
-file has taken over cannot take over who reads its answers.
+Files that are at hand together are read one by one and get their graphs at once, which costs less than one by one.
 """
 
 import ctypes
@@ -9,29 +8,35 @@ import math
 import os
 import resource
 import socket
-import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
 from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.errors import StructureError
+from deepergatgnn.structures import StructureFormat
 from service.collector import tame_collector
+from service.frames import Frame, Frames, framed
 from service.json_bodies import Fields, Kind, Options, read_body
-from service.parsing import Parsed, from_document, parse, to_document
+from service.parsing import Parsed, ReadFile, from_document, read_file, to_document, with_graphs
 from service.refusals import ServiceError
 
-LENGTH = struct.Struct("<II")  # of the JSON, of the bytes after it
+TOGETHER = 8  # files whose graphs are built at once
+TOGETHER_ATOMS = 256  # of them, beyond which no other file joins
+TOGETHER_S = 0.01  # of reading, likewise
 CPU_SPARE_S = 2  # beyond the wall time, at which whoever started the process kills it
+T = TypeVar("T")
+Task = tuple[bytes, Sequence[bytes]]  # head and content of a frame
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000  # flags of unshare(2)
 
 
-def pack_task(source: bytes | str, file_format: str, configs: Sequence[GraphConfig], rounds: int) -> list[bytes]:
-    """A file to parse as a frame in pieces; `rounds` as of `parse`."""
+def pack_task(source: bytes | str, file_format: str, configs: Sequence[GraphConfig], rounds: int) -> Task:
+    """A file to parse; `rounds` as of `parse`."""
     content = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
     head = orjson.dumps(
         {
@@ -41,13 +46,12 @@ def pack_task(source: bytes | str, file_format: str, configs: Sequence[GraphConf
             "rounds": rounds,
         }
     )
-    return [LENGTH.pack(len(head), len(content)) + head, content]
+    return head, [content]
 
 
-def pack_reading(kind: Kind, pieces: Sequence[bytes], options: Options) -> list[bytes]:
-    """A JSON body to read as a frame in pieces; the arguments as of `read_body`."""
-    head = orjson.dumps({"reads": kind, "options": options})
-    return [LENGTH.pack(len(head), sum(map(len, pieces))) + head, *pieces]
+def pack_reading(kind: Kind, pieces: Sequence[bytes], options: Options) -> Task:
+    """A JSON body to read; the arguments as of `read_body`."""
+    return orjson.dumps({"reads": kind, "options": options}), pieces
 
 
 @lru_cache(maxsize=64)
@@ -92,41 +96,98 @@ def serve(connection: socket.socket, memory_mib: int, niceness: int, timeout_s: 
     """The life of a parse process: until the other end closes the socket, or a file that loops outlives who sent it."""
     _confine(memory_mib, niceness)
     tame_collector()
-    with connection, connection.makefile("rb", buffering=1 << 16) as stream:
+    with connection:
         connection.setblocking(True)  # noqa: FBT003 - the name of the method says it
-        while lengths := stream.read(LENGTH.size):
-            head_size, content_size = LENGTH.unpack(lengths)
-            head, content = stream.read(head_size), stream.read(content_size)
-            _limit_time(timeout_s)
-            connection.sendall(_result(orjson.loads(head), content))
+        frames = Frames(connection)
+        while (frame := frames.wait()) is not None:
+            begun = [_begun(frame, timeout_s)]
+            until = time.monotonic() + TOGETHER_S
+            while not frame.alone and _may_grow(begun, until) and (following := frames.at_hand()) is not None:
+                begun.append(_begun(following, timeout_s))
+            connection.sendall(b"".join(_ended(begun)))
 
 
-def _result(head: dict[str, Any], content: bytes) -> bytes:
-    document: dict[str, Any]
-    contents: list[bytes]
+def _may_grow(begun: Sequence[ReadFile | bytes], until: float) -> bool:
+    """Whether one more file may join: who came first waits for all."""
+    atoms = sum(each.crystal.n_atoms for each in begun if isinstance(each, ReadFile))
+    return len(begun) < TOGETHER and atoms < TOGETHER_ATOMS and time.monotonic() < until
+
+
+class _Order(NamedTuple):
+    """What the head of a frame asks for: to read a JSON body of some kind, or to parse a file."""
+
+    reads: Kind | None
+    options: Options
+    format: StructureFormat
+    text: bool
+    configs: tuple[GraphConfig, ...]
+    rounds: int
+
+
+@lru_cache(maxsize=64)
+def _order(head: bytes) -> _Order:
+    asked: dict[str, Any] = orjson.loads(head)
+    configs = tuple(GraphConfig(**config) for config in asked.pop("configs", ()))
+    return _Order(
+        **{"reads": None, "options": {}, "format": "auto", "text": False, "rounds": 0} | asked, configs=configs
+    )
+
+
+def _begun(frame: Frame, timeout_s: float) -> ReadFile | bytes:
+    """A file as it was read, or the answer, where there is one already."""
+    _limit_time(timeout_s)
+    return _unless_refused(partial(_read, _order(frame.head), frame.content))
+
+
+def _read(order: _Order, content: bytes) -> ReadFile | bytes:
+    if order.reads is not None:
+        fields, contents = read_body(order.reads, content, order.options)
+        return _packed({"fields": fields}, contents)
+    source = content.decode("utf-8", "surrogatepass") if order.text else content
+    return read_file(source, order.format, order.configs, order.rounds)
+
+
+def _ended(begun: Sequence[ReadFile | bytes]) -> list[bytes]:
+    """The answers, in their order."""
+    graphs = iter(_with_graphs([each for each in begun if isinstance(each, ReadFile)]))
+    return [next(graphs) if isinstance(each, ReadFile) else each for each in begun]
+
+
+def _with_graphs(files: Sequence[ReadFile]) -> list[bytes]:
+    if len(files) > 1:
+        with suppress(MemoryError, RecursionError):  # else each by itself, to see whose fault it is
+            return [_result(found) for found in with_graphs(files)]
+    return [_unless_refused(partial(_with_graph, file)) for file in files]
+
+
+def _with_graph(file: ReadFile) -> bytes:
+    [found] = with_graphs([file])
+    return _result(found)
+
+
+def _result(found: Parsed | StructureError) -> bytes:
+    if isinstance(found, StructureError):
+        return _packed({"refused": [found.code, found.detail]})
+    return _packed(*to_document(found))
+
+
+def _unless_refused(work: Callable[[], T]) -> T | bytes:
+    """What comes of it, or the answer that says why nothing does."""
     try:
-        document, contents = _read(head, content) if "reads" in head else _parsed(head, content)
+        return work()
     except ServiceError as error:
-        document, contents = {"answered": [error.status, error.code, error.detail]}, []
+        return _packed({"answered": [error.status, error.code, error.detail]})
     except StructureError as error:
-        document, contents = {"refused": [error.code, error.detail]}, []
+        return _packed({"refused": [error.code, error.detail]})
     except (MemoryError, RecursionError):
-        detail = "reading the file took too much memory: post a smaller, plainer one"
-        document, contents = {"refused": ["unreadable", detail]}, []
+        return _packed(
+            {"refused": ["unreadable", "reading the file took too much memory: post a smaller, plainer one"]}
+        )
+
+
+def _packed(document: dict[str, Any], contents: Sequence[bytes] = ()) -> bytes:
     document["sizes"] = [len(part) for part in contents]
-    packed = orjson.dumps(document)
-    return LENGTH.pack(len(packed), sum(document["sizes"])) + packed + b"".join(contents)
-
-
-def _read(head: dict[str, Any], content: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    fields, contents = read_body(head["reads"], content, head["options"])
-    return {"fields": fields}, contents
-
-
-def _parsed(head: dict[str, Any], content: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    configs = [GraphConfig(**config) for config in head["configs"]]
-    source = content.decode("utf-8", "surrogatepass") if head["text"] else content
-    return to_document(parse(source, head["format"], configs, head["rounds"]))
+    return b"".join(framed(orjson.dumps(document), contents))
 
 
 def _confine(memory_mib: int, niceness: int) -> None:

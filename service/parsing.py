@@ -1,19 +1,21 @@
 """What a parse process does with one file: text → structure → graphs, as JSON and bytes that need no unpickling."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import mul
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.graph import build_graph
-from deepergatgnn.structures import StructureFormat, read_structure
+from deepergatgnn.equivalence import merge_all
+from deepergatgnn.errors import StructureError
+from deepergatgnn.graph import build_graphs
+from deepergatgnn.structures import Crystal, StructureFormat, read_structure
 from service.canonical import crystal_digest, node_colours
 from service.graph_bytes import pack_graph
+
+CELL = ("a", "b", "c", "alpha", "beta", "gamma", "volume")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class PackedGraph:
     n_links: int
     n_edges: int
     digest: str = ""
-    colours: tuple[str, ...] = ()
+    colours: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,17 @@ class Parsed:
         cell: lengths a, b, c in Å, angles alpha, beta, gamma in degrees, volume in Å³.
         warnings: what the reader dropped or changed.
         graphs: one for each featuriser asked for.
-        parse_ms, graph_ms: measured in the process.
+        parse_ms: to read it.
+        graph_ms: to build the graphs, of all files that were at hand together: each waited for them.
     """
 
     formula: str
     reduced_formula: str
-    symbols: tuple[str, ...]
-    frac_coords: tuple[tuple[float, float, float], ...]
+    symbols: Sequence[str]
+    frac_coords: Sequence[Sequence[float]]
     cell: dict[str, float]
-    warnings: tuple[str, ...]
-    graphs: tuple[PackedGraph, ...]
+    warnings: Sequence[str]
+    graphs: Sequence[PackedGraph]
     parse_ms: float
     graph_ms: float
 
@@ -64,6 +67,23 @@ class Parsed:
     def n_atoms(self) -> int:
         """Atoms of the posted cell."""
         return len(self.symbols)
+
+
+@dataclass(frozen=True, eq=False)
+class ReadFile:
+    """A file that was read, and what is wanted of it.
+
+    Attributes:
+        crystal: that it holds.
+        configs: a graph is built for each.
+        rounds: as of `parse`.
+        parse_ms: that reading took.
+    """
+
+    crystal: Crystal
+    configs: tuple[GraphConfig, ...]
+    rounds: int
+    parse_ms: float
 
 
 def parse(source: bytes | str, file_format: StructureFormat, configs: Sequence[GraphConfig], rounds: int = 0) -> Parsed:
@@ -78,21 +98,69 @@ def parse(source: bytes | str, file_format: StructureFormat, configs: Sequence[G
     Raises:
         StructureError: if the structure is refused.
     """
+    [found] = with_graphs([read_file(source, file_format, tuple(configs), rounds)])
+    if isinstance(found, StructureError):
+        raise found
+    return found
+
+
+def read_file(
+    source: bytes | str, file_format: StructureFormat, configs: tuple[GraphConfig, ...], rounds: int
+) -> ReadFile:
+    """The first half of `parse`.
+
+    Raises:
+        StructureError: if the structure is refused.
+    """
     started = time.perf_counter()
     crystal = read_structure(source, file_format)
-    read = time.perf_counter()
-    graphs = tuple(_packed(merge_equivalent(build_graph(crystal, config)), rounds) for config in configs)
-    built = time.perf_counter()
+    return ReadFile(crystal, configs, rounds, (time.perf_counter() - started) * 1000)
+
+
+def with_graphs(files: Sequence[ReadFile]) -> list[Parsed | StructureError]:
+    """The second half of `parse`, for several files at once; each is answered or refused by itself.
+
+    `graph_ms` is what it took for all of them, as each has waited for.
+    """
+    started = time.perf_counter()
+    built: list[dict[GraphConfig, CrystalGraph | StructureError]] = [{} for _ in files]
+    for config in dict.fromkeys(config for file in files for config in file.configs):
+        rows = [row for row, file in enumerate(files) if config in file.configs]
+        for row, graph in zip(rows, _graphs([files[row].crystal for row in rows], config), strict=True):
+            built[row][config] = graph
+    graph_ms = (time.perf_counter() - started) * 1000
+    return [
+        _parsed(file, [of_file[config] for config in file.configs], graph_ms)
+        for file, of_file in zip(files, built, strict=True)
+    ]
+
+
+def _graphs(crystals: Sequence[Crystal], config: GraphConfig) -> list[CrystalGraph | StructureError]:
+    """The graph of each crystal, equivalent atoms merged, or why it has none."""
+    found = build_graphs(crystals, config)
+    merged = iter(merge_all([graph for graph in found if isinstance(graph, CrystalGraph)]))
+    return [next(merged) if isinstance(graph, CrystalGraph) else graph for graph in found]
+
+
+def _parsed(
+    file: ReadFile, graphs: Sequence[CrystalGraph | StructureError], graph_ms: float
+) -> Parsed | StructureError:
+    packed = []
+    for graph in graphs:
+        if isinstance(graph, StructureError):
+            return graph
+        packed.append(_packed(graph, file.rounds))
+    crystal = file.crystal
     return Parsed(
         formula=crystal.formula,
         reduced_formula=crystal.reduced_formula,
-        symbols=crystal.symbols,
-        frac_coords=tuple(map(tuple, crystal.frac_coords.tolist())),
-        cell=_cell(crystal.lattice),
-        warnings=crystal.warnings,
-        graphs=graphs,
-        parse_ms=(read - started) * 1000,
-        graph_ms=(built - read) * 1000,
+        symbols=list(crystal.symbols),
+        frac_coords=crystal.frac_coords.tolist(),
+        cell=_cell(crystal.lattice.tolist()),
+        warnings=list(crystal.warnings),
+        graphs=packed,
+        parse_ms=file.parse_ms,
+        graph_ms=graph_ms,
     )
 
 
@@ -102,17 +170,21 @@ def _packed(graph: CrystalGraph, rounds: int) -> PackedGraph:
         return packed
     colours = node_colours(graph, rounds)
     names = [f"{colour:016x}" for colour in colours.tolist()]
-    of_atoms = tuple(names[node] for node in graph.classes.tolist())
+    of_atoms = [names[node] for node in graph.classes.tolist()]
     return replace(packed, digest=crystal_digest(graph, colours), colours=of_atoms)
 
 
-def _cell(lattice: NDArray[np.float64]) -> dict[str, float]:
-    lengths = np.linalg.norm(lattice, axis=1)
-    units = lattice / lengths[:, None]
-    cosines = np.clip([units[1] @ units[2], units[0] @ units[2], units[0] @ units[1]], -1, 1)
-    values = [*lengths.tolist(), *np.degrees(np.arccos(cosines)).tolist(), abs(float(np.linalg.det(lattice)))]
-    names = ("a", "b", "c", "alpha", "beta", "gamma", "volume")
-    return {name: round(value, 6) for name, value in zip(names, values, strict=True)}
+def _cell(lattice: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Lengths, angles and volume; of three vectors alone, plain numbers are faster than arrays."""
+    lengths = [math.hypot(*vector) for vector in lattice]
+    units = [[part / length for part in vector] for vector, length in zip(lattice, lengths, strict=True)]
+    a, b, c = units
+    cosines = [sum(map(mul, one, other)) for one, other in ((b, c), (a, c), (a, b))]
+    alpha, beta, gamma = (math.degrees(math.acos(max(-1.0, min(1.0, cosine)))) for cosine in cosines)
+    normal = (b[1] * c[2] - b[2] * c[1], b[2] * c[0] - b[0] * c[2], b[0] * c[1] - b[1] * c[0])
+    volume = math.prod(lengths) * abs(sum(map(mul, a, normal)))
+    values = (*lengths, alpha, beta, gamma, volume)
+    return {name: round(value, 6) for name, value in zip(CELL, values, strict=True)}
 
 
 def to_document(parsed: Parsed) -> tuple[dict[str, Any], list[bytes]]:
@@ -124,10 +196,7 @@ def to_document(parsed: Parsed) -> tuple[dict[str, Any], list[bytes]]:
 
 def from_document(document: dict[str, Any], contents: Sequence[bytes]) -> Parsed:
     """The result of `to_document`, in the process that asked."""
-    graphs = tuple(
-        PackedGraph(content=content, **graph | {"colours": tuple(graph["colours"])})
-        for graph, content in zip(document.pop("graphs"), contents, strict=True)
-    )
-    for key in ("symbols", "warnings"):
-        document[key] = tuple(document[key])
-    return Parsed(graphs=graphs, **document | {"frac_coords": tuple(map(tuple, document["frac_coords"]))})
+    graphs = [
+        PackedGraph(content=content, **graph) for graph, content in zip(document.pop("graphs"), contents, strict=True)
+    ]
+    return Parsed(graphs=graphs, **document)
