@@ -192,7 +192,7 @@ class WorkQueue:
         for stream_id, fields in messages:
             try:
                 deliveries.append(Delivery(stream_id, Entry.unpack(fields or {}, lane), 1, now))
-            except (KeyError, ValueError, UnicodeDecodeError):
+            except (KeyError, TypeError, ValueError):
                 foreign.append(stream_id)
         if foreign:
             await self._client.xack(STREAMS[lane], GROUP, *foreign)
