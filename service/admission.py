@@ -7,9 +7,9 @@ count single ones only, since bulk work stands behind them.
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Self
 
 from service import metrics
 from service.cost import Cost, price
@@ -67,6 +67,12 @@ class Ticket:
         self._unparsed -= 1
         self._admission.change(self._lane, -1, -self._typical)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """What is left of the request will not be computed."""
         self._admission.change(self._lane, -self._crystals, -self._known - self._unparsed * self._typical)
@@ -94,6 +100,8 @@ class Admission:
         self._done = 0.0
         self._done_elsewhere: dict[str, float] = {}
         self.typical = price(("?",), 100, 10, {})
+        for lane in LANES:
+            metrics.ADMITTED.labels(lane).set_function(partial(self._crystals.__getitem__, lane))
 
     @property
     def report(self) -> dict[str, Any]:
@@ -146,26 +154,20 @@ class Admission:
             detail = f"{wait:.1f} s of work are waiting, {most:.1f} s may: retry later"
             raise ServiceError(429, "overloaded", detail, max(1, math.ceil(wait - most)))
 
-    @contextmanager
-    def admit(self, lane: Lane, crystals: int = 1) -> Iterator[Ticket]:
-        """Let a request in, before any work is spent on it, and count it until the block ends.
+    def admit(self, lane: Lane, crystals: int = 1) -> Ticket:
+        """Let a request in, before any work is spent on it, and count it until the ticket, a context, is closed.
 
         Raises:
             ServiceError: 429 too much is waiting.
         """
         self.check(lane)
-        ticket = Ticket(self, lane, crystals)
-        try:
-            yield ticket
-        finally:
-            ticket.close()
+        return Ticket(self, lane, crystals)
 
     def change(self, lane: Lane, crystals: int, seconds: float) -> None:
         """Count work that came or went."""
         self._here[lane] = max(0.0, self._here[lane] + seconds)
         self._crystals[lane] += crystals
         self._window_least = min(self._window_least, sum(self._here.values()))
-        metrics.ADMITTED.labels(lane).set(self._crystals[lane])
 
     def completed(self, seconds: float) -> None:
         """Measure the speed: work done in a window all through which more of it was waiting."""

@@ -12,8 +12,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from deepergatgnn import __version__
 from model_store import ModelStore
-from service import bulk
 from service.authentication import Door, Keys
+from service.bulk import PREDICT_BATCH
 from service.cache import ResultCache
 from service.catalogue import Catalogue
 from service.collector import tame_collector
@@ -24,7 +24,7 @@ from service.headers import DOCUMENTS
 from service.openapi import describe
 from service.parse_pool import ParsePool
 from service.prediction import Oracle
-from service.routes import router
+from service.routes import PREDICT, router
 from service.settings import Settings
 from service.state import State
 from service.tracing import Tracing, otlp_exporter
@@ -77,8 +77,8 @@ def create_app(settings: Settings, broker_url: str) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.routes.extend((PREDICT, PREDICT_BATCH))
     app.include_router(router)
-    app.include_router(bulk.router)
     keys = Keys.of(settings)
     app.add_route("/docs", _show_documents, include_in_schema=False)
     app.add_middleware(Door, keys=keys, settings=settings)

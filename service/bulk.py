@@ -7,12 +7,13 @@ from contextlib import aclosing
 from typing import NamedTuple
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from deepergatgnn.errors import DeeperGATGNNError
 from service.admission import Ticket
+from service.direct_route import DirectRoute
 from service.errors import ServiceError, counted
 from service.intake import ClientGoneError, patience_s, read_documents, unless_gone
 from service.json_bodies import Contents, Fields, source_of
@@ -26,22 +27,8 @@ NDJSON = "application/x-ndjson"
 WINDOW_S = 0.5  # predicted seconds of work of one request that are under way at once
 WINDOW = (16, 192)  # crystals, at least and at most
 LINES = {"type": "string", "description": "A line for each structure: an object as in `results` of the JSON form."}
-router = APIRouter()
 
 
-@router.post(
-    "/predict/batch",
-    response_model=BulkResponse,
-    responses=ERRORS | {200: {"content": {NDJSON: {"schema": LINES}}}},
-    summary="Properties of many crystals",
-    openapi_extra={
-        "parameters": [DEADLINE],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": refer(BulkRequest)}},
-        },
-    },
-)
 async def predict_batch(request: Request) -> Response:
     """Post many structures; one that is refused fails alone.
 
@@ -68,6 +55,17 @@ async def predict_batch(request: Request) -> Response:
         return Response(status_code=CLIENT_GONE)
     except DeeperGATGNNError as error:
         raise counted(error) from error
+
+
+PREDICT_BATCH = DirectRoute(
+    "/predict/batch",
+    predict_batch,
+    response_model=BulkResponse,
+    responses=ERRORS | {200: {"content": {NDJSON: {"schema": LINES}}}},
+    summary="Properties of many crystals",
+    parameters=[DEADLINE],
+    body={"application/json": {"schema": refer(BulkRequest)}},
+)
 
 
 class _Body(NamedTuple):

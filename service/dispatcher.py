@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from uuid import uuid4
 
 import structlog
@@ -56,6 +57,7 @@ class Dispatcher:
         self._replica = uuid4().hex
         self._queue = RequestQueue(self._client, self._replica)
         self._answers = RequestQueue(self._reader, self._replica)
+        self._numbers = count()
         self._waiting: dict[str, _Waiting] = {}
         self._outbox: list[_Waiting] = []
         self._posting = asyncio.Event()
@@ -155,7 +157,7 @@ class Dispatcher:
         self.go_on()
         entries = [
             Entry(
-                id=uuid4().hex,
+                id=f"{self._replica}-{next(self._numbers)}",
                 replica=self._replica,
                 models=tuple(models),
                 packed=graph.content,

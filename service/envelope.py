@@ -4,15 +4,15 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
-from uuid import uuid4
+from secrets import token_hex
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
 from service.errors import ServiceError
-from service.headers import headers_for
+from service.headers import raw_headers_for
 
 log = structlog.get_logger("api")
 BODY_RATE = 64 * 1024  # bytes a second at which a body may take longer than its time
@@ -23,7 +23,7 @@ SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 def request_id_of(headers: Headers) -> str:
     """The id that the client gave its request, if it is one that logs can bear, or a new one."""
     given = headers.get("x-request-id", "")
-    return given if SAFE_ID.fullmatch(given) else uuid4().hex
+    return given if SAFE_ID.fullmatch(given) else token_hex(16)
 
 
 class Envelope:
@@ -59,12 +59,12 @@ class Envelope:
 
         async def signed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                answer = MutableHeaders(scope=message)
-                answer["X-Request-ID"] = request_id
-                for name, value in headers_for(scope["path"]).items():
-                    answer.setdefault(name, value)
+                given = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
+                names = {name for name, _ in given}
+                common = [header for header in raw_headers_for(scope["path"]) if header[0] not in names]
+                message["headers"] = [*given, (b"x-request-id", request_id.encode()), *common]
                 route = getattr(scope.get("route"), "path", "unmatched")
-                metrics.REQUESTS.labels(route, str(message["status"])).inc()
+                metrics.count_request(route, message["status"])
                 log.info(
                     "request",
                     request_id=request_id,

@@ -15,12 +15,9 @@ from service import metrics
 from service.entries import Lane
 from service.envelope import request_id_of
 from service.errors import PROBLEM_JSON, ServiceError, counted, problem_document, problem_headers
-from service.headers import headers_for
+from service.headers import raw_headers_for
 
 LANES: dict[str, Lane] = {"/predict": "interactive", "/predict/batch": "bulk"}
-COMMON = {
-    path: [(name.lower().encode(), value.encode()) for name, value in headers_for(path).items()] for path in LANES
-}
 LOGGED = 50  # refusals a second
 log = structlog.get_logger("api")
 
@@ -68,8 +65,8 @@ async def _refuse(scope: Scope, send: Send, error: ServiceError, *, logged: bool
         "x-request-id": request_id,
         **problem_headers(error),
     }
-    headers = [*((name.lower().encode(), value.encode()) for name, value in own.items()), *COMMON[path]]
-    metrics.REQUESTS.labels(path, str(error.status)).inc()
+    headers = [*((name.lower().encode(), value.encode()) for name, value in own.items()), *raw_headers_for(path)]
+    metrics.count_request(path, error.status)
     if logged:
         log.info("request", request_id=request_id, method=scope["method"], route=path, status=error.status)
     await send({"type": "http.response.start", "status": error.status, "headers": headers})

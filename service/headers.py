@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 
 from fastapi.openapi.docs import get_swagger_ui_html
 
@@ -51,3 +52,14 @@ POLICIES = {"/": policy_of(PAGE), "/docs": policy_of(DOCUMENTS, inline_styles=Tr
 def headers_for(path: str) -> dict[str, str]:
     """The security headers of an answer; those that it has already are kept."""
     return SECURITY_HEADERS | {"Content-Security-Policy": POLICIES.get(path, NOTHING)}
+
+
+def raw_headers_for(path: str) -> Sequence[tuple[bytes, bytes]]:
+    """The same as ASGI has them, names in lower case."""
+    return _RAW.get(path, _RAW[""])
+
+
+_RAW = {
+    path: tuple((name.lower().encode(), value.encode()) for name, value in headers_for(path).items())
+    for path in (*POLICIES, "")
+}

@@ -13,9 +13,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.errors import ServiceError
-from service.json_bodies import Contents, Fields, Kind, Options, read_body_in_turns, source_of
+from service.json_bodies import Contents, Fields, Kind, Options, read_body_in_turns, source_of, validated
 from service.prediction import Posted
-from service.schemas import Attention, Format
+from service.schemas import PredictOptions
 from service.state import state_of
 
 PLAIN = frozenset({"chemical/x-cif", "text/plain", "application/octet-stream"})
@@ -23,6 +23,7 @@ NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 LEAST_MS = 0.001
 SHORT_JSON = 128 * 1024  # bytes that the event loop reads itself, in a few milliseconds
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252"})
+NO_OPTIONS = PredictOptions()
 T = TypeVar("T")
 
 
@@ -36,9 +37,22 @@ class ClientGoneError(Exception):
     """Nobody waits for the answer any more."""
 
 
-async def read_posted(
-    request: Request, file_format: Format | None, models: list[str] | None, attention: Attention | None
-) -> Posted:
+def options_of(request: Request) -> PredictOptions:
+    """What the query asks for.
+
+    Raises:
+        ServiceError: 400, with the first parameter that does not fit.
+    """
+    if not request.scope["query_string"]:
+        return NO_OPTIONS
+    query = request.query_params
+    given: dict[str, Any] = {name: query[name] for name in ("format", "attention") if name in query}
+    if "models" in query:
+        given["models"] = query.getlist("models")
+    return validated(PredictOptions, given)
+
+
+async def read_posted(request: Request) -> Posted:
     """The request in its one form, from any of the three it may be posted in.
 
     Raises:
@@ -46,12 +60,11 @@ async def read_posted(
         ServiceError: 400 malformed, 413 too much JSON, 415 unknown media type.
         StructureError: if what JSON holds is refused unread.
     """
+    asked = options_of(request)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     source: bytes | str
     if media_type == "application/json":
-        given = {"format": file_format, "models": models, "attention": attention}
-        options = {key: value for key, value in given.items() if value is not None}
-        body, [content] = await read_documents(request, "single", options)
+        body, [content] = await read_documents(request, "single", asked.model_dump(exclude_none=True))
         source = source_of(body, content)
         return Posted(source, body["format"], body["models"], body["attention"] != "none", body["id"])
     if media_type in PLAIN:
@@ -64,9 +77,7 @@ async def read_posted(
             "or multipart/form-data"
         )
         raise ServiceError(415, "unknown_media_type", detail)
-    return Posted(
-        source=source, format=file_format or "auto", models=models or [], attention=attention != "none", id=None
-    )
+    return Posted(source, asked.format or "auto", asked.models or [], asked.attention != "none", id=None)
 
 
 async def read_documents(request: Request, kind: Kind, options: Options) -> tuple[Fields, Contents]:
@@ -122,19 +133,27 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientGoneError: the client left.
     """
-    task = asyncio.ensure_future(work)
+    waiting = asyncio.current_task()
+    assert waiting is not None  # noqa: S101 - a request is served by a task
+    gone = over = False
+
+    def leave(_: object) -> None:
+        nonlocal gone
+        if not over:
+            gone = True
+            waiting.cancel()
+
     watcher = asyncio.ensure_future(_gone(request))
+    watcher.add_done_callback(leave)
     try:
-        await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGoneError
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if gone and not waiting.uncancel():  # else somebody else ends the task too
+            raise ClientGoneError from None
+        raise
     finally:
+        over = True
         watcher.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        del task  # else its error, which knows this frame, would keep itself and the body alive
 
 
 async def _gone(request: Request) -> None:

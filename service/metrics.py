@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -84,6 +85,22 @@ OUT_OF_MEMORY = Counter(
 LOAD_FAILURES = Counter(
     "deepergatgnn_load_failures_total", "Promoted versions that were not sound", ["model"], registry=OF_WORKER
 )
+
+
+@lru_cache(maxsize=256)
+def phase(name: str) -> Histogram:
+    """The times of a phase; to look a label up takes as long as to count."""
+    return PHASE.labels(name)
+
+
+@lru_cache(maxsize=1024)
+def _requests(route: str, status: int) -> Counter:
+    return REQUESTS.labels(route, str(status))
+
+
+def count_request(route: str, status: int) -> None:
+    """Count an HTTP answer."""
+    _requests(route, status).inc()
 
 
 def observe_batch(deliveries: Sequence[Delivery], fill: float, predicted: float, measured: float) -> None:

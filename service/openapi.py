@@ -46,6 +46,12 @@ def refer(model: type[BaseModel]) -> Document:
     return {"$ref": REFERENCE.format(model=model.__name__)}
 
 
+def query_parameters(model: type[BaseModel]) -> list[Document]:
+    """The fields of a model as parameters of the query."""
+    fields = model.model_json_schema()["properties"]
+    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields.items()]
+
+
 def statuses(*numbers: int) -> dict[int | str, Document]:
     """Errors of one operation, for FastAPI's `responses`; `describe` completes them."""
     return {number: {"description": HTTPStatus(number).phrase} for number in numbers}

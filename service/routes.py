@@ -1,10 +1,10 @@
 """The HTTP routes, but for bulk. They never import torch."""
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import ClientDisconnect
@@ -13,18 +13,17 @@ from deepergatgnn.errors import DeeperGATGNNError
 from deepergatgnn.manifest import Manifest
 from service import metrics
 from service.catalogue import Catalogue
+from service.direct_route import DirectRoute
 from service.errors import counted, service_error
 from service.intake import ClientGoneError, patience_s, read_posted, unless_gone
-from service.openapi import DEADLINE, TIMING, refer, statuses
+from service.openapi import DEADLINE, TIMING, query_parameters, refer, statuses
 from service.page import PAGE
 from service.schemas import (
-    Attention,
-    Format,
     Health,
     ModelList,
-    ModelReference,
     ModelSummary,
     ModelVersion,
+    PredictOptions,
     PredictRequest,
     PredictResponse,
     Readiness,
@@ -36,38 +35,7 @@ ERRORS = statuses(404, 413, 415, 422, 429, 500, 504)
 router = APIRouter()
 
 
-@router.post(
-    "/predict",
-    response_model=PredictResponse,
-    response_model_exclude_none=True,
-    responses=ERRORS | {200: {"headers": {"Server-Timing": TIMING}}},
-    summary="Properties of one crystal",
-    openapi_extra={
-        "parameters": [DEADLINE],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": refer(PredictRequest)},
-                "chemical/x-cif": {"schema": {"type": "string"}},
-                "text/plain": {"schema": {"type": "string"}},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"file": {"type": "string", "format": "binary"}},
-                        "required": ["file"],
-                        "additionalProperties": False,
-                    }
-                },
-            },
-        },
-    },
-)
-async def predict(
-    request: Request,
-    file_format: Annotated[Format | None, Query(alias="format")] = None,
-    models: Annotated[list[ModelReference] | None, Query(max_length=32, examples=[["bulk-modulus"]])] = None,
-    attention: Annotated[Attention | None, Query()] = None,
-) -> Response:
+async def predict(request: Request) -> Response:
     """Post a CIF, POSCAR, extxyz or JSON structure; get values, intervals, attention and times.
 
     With a plain body or a multipart form, `format`, `models` and `attention` are query parameters.
@@ -75,7 +43,7 @@ async def predict(
     started = time.perf_counter()
     state = state_of(request)
     try:
-        answer = await _predict(request, state, started, file_format, models, attention)
+        answer = await _predict(request, state, started)
     except (ClientGoneError, ClientDisconnect):
         return Response(status_code=CLIENT_GONE)
     except DeeperGATGNNError as error:
@@ -85,17 +53,34 @@ async def predict(
     return Response(orjson.dumps(answer), media_type="application/json", headers={"Server-Timing": timing})
 
 
-async def _predict(
-    request: Request,
-    state: State,
-    started: float,
-    file_format: Format | None,
-    models: list[str] | None,
-    attention: Attention | None,
-) -> dict[str, Any]:
+PREDICT = DirectRoute(
+    "/predict",
+    predict,
+    response_model=PredictResponse,
+    response_model_exclude_none=True,
+    responses=ERRORS | {200: {"headers": {"Server-Timing": TIMING}}},
+    summary="Properties of one crystal",
+    parameters=[*query_parameters(PredictOptions), DEADLINE],
+    body={
+        "application/json": {"schema": refer(PredictRequest)},
+        "chemical/x-cif": {"schema": {"type": "string"}},
+        "text/plain": {"schema": {"type": "string"}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"file": {"type": "string", "format": "binary"}},
+                "required": ["file"],
+                "additionalProperties": False,
+            }
+        },
+    },
+)
+
+
+async def _predict(request: Request, state: State, started: float) -> dict[str, Any]:
     request.state.caller.spend(1)
     deadline = time.monotonic() + patience_s(request, state.settings.deadline_s)
-    posted = await read_posted(request, file_format, models, attention)  # who is slow to send it takes nobody's place
+    posted = await read_posted(request)  # who is slow to send it takes nobody's place
     with state.dispatcher.admission.admit("interactive") as ticket:
         work = state.oracle.answer(
             posted,

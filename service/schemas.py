@@ -26,6 +26,14 @@ class PredictRequest(BaseModel):
     id: Identifier | None = None
 
 
+class PredictOptions(BaseModel):
+    """The query of `POST /predict`, for bodies that have no place for it."""
+
+    format: Format | None = None
+    models: list[ModelReference] | None = Field(default=None, max_length=32, examples=[["bulk-modulus"]])
+    attention: Attention | None = None
+
+
 class BulkItem(BaseModel):
     """One structure of a bulk request."""
 

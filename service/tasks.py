@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 
 import structlog
 from redis.exceptions import RedisError
@@ -42,6 +43,11 @@ async def patiently(action: Callable[[], Awaitable[None]], stopping: asyncio.Eve
 
 async def first_of(arrived: asyncio.Event, *tasks: "asyncio.Task[None]", seconds: float) -> bool:
     """Wait until an event is set or a task ends, but not for ever; whether the event is set."""
+    if not tasks:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await arrived.wait()
+        return arrived.is_set()
     arrival = asyncio.create_task(arrived.wait())
     try:
         await asyncio.wait((arrival, *tasks), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -200,10 +200,10 @@ class Worker:
             prepared = await asyncio.to_thread(self.engine.prepare, entries) if self._prefetch else None
             if computing is not None:
                 await computing
-            computing = asyncio.create_task(self._compute(batch, prepared))
-            if not self._prefetch:
-                await computing
-                computing = None
+            if self._prefetch:
+                computing = asyncio.create_task(self._compute(batch, prepared))
+            else:
+                await self._compute(batch, None)
 
     def _live(self, batch: Sequence[Delivery]) -> list[Delivery]:
         """Those of a batch that somebody waits for; the others are done."""
