@@ -10,8 +10,10 @@ it anywhere (`pip install --target PATH litserve`). The last line is one JSON ob
 - `single_ratio` (64 clients), `batch_ratio` (batches of 256), both without attention, and both `_with_attention`:
   answers/s over crystals/s of the pipeline in one process, in its best batch size.
 - `litserve_ratio`, `litserve_ratio_small` (a network as small as can be): answers/s over LitServe's in its best batch
-  size and timeout, one worker on each side; `litserve_p99_ratio`, `litserve_p99_ratio_small`;
-  `litserve_two_workers_ratio`: the same with two on each side; `naive_ratio`: over FastAPI that predicts one by one.
+  size and timeout, one worker on each side, graphs of a batch built together; `litserve_p99_ratio`,
+  `litserve_p99_ratio_small`; `litserve_each_ratio`: the same where LitServe builds the graph of each request as it
+  decodes it; `litserve_two_workers_ratio`: with two workers on each side; each also `_small`.
+- `naive_ratio`: answers/s over FastAPI that predicts one by one.
 - `overload_goodput`: answers/s at 5 times the capacity over those at 1 time, in an open loop; `overload_told`: share
   of refusals that are 429 with Retry-After; `overload_p99_ratio`: p99 of those admitted over that at 0.8 times.
 - `bulk_interference`: p99 of rare single requests with a bulk stream beside them over that without.
@@ -59,9 +61,11 @@ FIGURES = (
     "batch_with_attention_ratio",
     "litserve_ratio",
     "litserve_p99_ratio",
+    "litserve_each_ratio",
     "litserve_two_workers_ratio",
     "litserve_ratio_small",
     "litserve_p99_ratio_small",
+    "litserve_each_ratio_small",
     "litserve_two_workers_ratio_small",
     "naive_ratio",
     "overload_goodput",
@@ -150,6 +154,7 @@ def litserve(bench: Bench, options: Namespace, server: Server, model: Model) -> 
     return {
         f"litserve_ratio{suffix}": found.pop("ratio"),
         f"litserve_p99_ratio{suffix}": found.pop("p99_ratio"),
+        f"litserve_each_ratio{suffix}": found.pop("each_ratio"),
         f"litserve_two_workers_ratio{suffix}": found.pop("two_workers_ratio"),
         f"litserve{suffix}": found,
     }

@@ -11,20 +11,53 @@ With :math:`m_i` atoms in class i and :math:`c_{ik}` equal edges from an atom of
 weighted sums, :math:`\sum_i m_i` and :math:`\sum_k c_{ik}`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepergatgnn.crystal_graph import CrystalGraph
+from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
+from deepergatgnn.errors import StructureError
+from deepergatgnn.graph import HasCell, build_graphs
 from deepergatgnn.parts import cut_whole, side_by_side
 
+_TOGETHER, _ATOMS_TOGETHER = 16, 512  # crystals whose graphs are built at once, and their atoms
 _LABELS = 2**32
 _LARGEST = 2**63  # what fits into the keys of edges
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIXERS = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
 _LAST_SHIFT = np.uint64(31)
+
+
+def merged_graphs(crystals: Sequence[HasCell], config: GraphConfig) -> list[CrystalGraph | StructureError]:
+    """The graphs that networks compute: built, equivalent atoms merged; some crystals at once, which is faster.
+
+    Args:
+        crystals: any number of checked structures; they are not changed.
+        config: the constants.
+
+    Returns:
+        In their order a graph, or the error that `build_graph` raises of that crystal.
+    """
+    merged: list[CrystalGraph | StructureError] = []
+    for group in _groups(crystals):
+        found = build_graphs(group, config)
+        graphs = iter(merge_all([graph for graph in found if isinstance(graph, CrystalGraph)]))
+        merged += [next(graphs) if isinstance(graph, CrystalGraph) else graph for graph in found]
+    return merged
+
+
+def _groups(crystals: Sequence[HasCell]) -> Iterator[Sequence[HasCell]]:
+    """Crystals in runs that memory bears."""
+    start, atoms = 0, 0
+    for index, crystal in enumerate(crystals):
+        if index > start and (index - start == _TOGETHER or atoms >= _ATOMS_TOGETHER):
+            yield crystals[start:index]
+            start, atoms = index, 0
+        atoms += len(crystal.atomic_numbers)
+    if start < len(crystals):
+        yield crystals[start:]
 
 
 def merge_equivalent(graph: CrystalGraph) -> CrystalGraph:

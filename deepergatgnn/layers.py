@@ -13,6 +13,8 @@ from torch_geometric.utils import scatter, softmax
 from deepergatgnn.normalization import WeightedBatchNorm
 from deepergatgnn.surroundings import surroundings_size
 
+_LEAST = -80.0  # an exponent whose power is still a normal float32
+
 
 class GaussianBasis(nn.Module):
     """Expands a distance in Gaussians on a fixed grid, exp(-(d - μ_k)² / 2σ²), σ the grid's spacing.
@@ -29,7 +31,8 @@ class GaussianBasis(nn.Module):
 
     def forward(self, distances: Tensor) -> Tensor:
         """Distances [E] in Å → [E, K]."""
-        return torch.exp(self.coefficient * (distances.unsqueeze(-1) - self.centres) ** 2)
+        exponents = self.coefficient * (distances.unsqueeze(-1) - self.centres) ** 2
+        return torch.exp(exponents.clamp(min=_LEAST))  # as good as 0, and where it underflows `exp` is slow
 
 
 class SurroundingsEmbedding(nn.Module):

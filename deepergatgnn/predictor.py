@@ -16,8 +16,9 @@ from deepergatgnn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.compilation import compile_network
 from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.domain import DomainJudgement, judge_all
-from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.graph import HasCell, build_graph
+from deepergatgnn.equivalence import merged_graphs
+from deepergatgnn.errors import StructureError
+from deepergatgnn.graph import HasCell
 from deepergatgnn.intervals import interval_ends, spreads, unscale
 from deepergatgnn.manifest import Manifest
 from deepergatgnn.network import DeeperGATGNN, NetworkOutput
@@ -116,9 +117,12 @@ class Predictor:
         Raises:
             StructureError: if no graph can be built from one of them.
         """
-        return self.predict_graphs(
-            [merge_equivalent(build_graph(crystal, self.manifest.graph)) for crystal in crystals]
-        )
+        graphs = []
+        for found in merged_graphs(crystals, self.manifest.graph):
+            if isinstance(found, StructureError):
+                raise found
+            graphs.append(found)
+        return self.predict_graphs(graphs)
 
     def predict_graphs(self, graphs: Sequence[CrystalGraph], *, max_edges: int | None = None) -> list[Prediction]:
         """Predict graphs of this checkpoint's featuriser, in their order.

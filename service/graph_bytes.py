@@ -17,12 +17,12 @@ def pack_graph(graph: CrystalGraph) -> bytes:
     return b"".join(
         (
             _HEAD.pack(_FORM, graph.n_nodes, graph.n_links, graph.n_atoms, n_angles, graph.volume),
-            graph.senders.astype("<i4").tobytes(),
-            graph.distances.astype("<f4").tobytes(),
-            graph.counts.astype("<i4").tobytes(),
-            graph.multiplicities.astype("<i4").tobytes(),
-            graph.classes.astype("<i4").tobytes(),
-            graph.surroundings.astype("<f4").tobytes(),
+            graph.senders.astype("<i4", copy=False).tobytes(),
+            graph.distances.astype("<f4", copy=False).tobytes(),
+            graph.counts.astype("<i4", copy=False).tobytes(),
+            graph.multiplicities.astype("<i4", copy=False).tobytes(),
+            graph.classes.astype("<i4", copy=False).tobytes(),
+            graph.surroundings.astype("<f4", copy=False).tobytes(),
             graph.degrees.astype("<u2").tobytes(),
             graph.atomic_numbers.astype("u1").tobytes(),
         )

@@ -1,7 +1,8 @@
 """One parse process and the socket to it: files go in, answers come out in the same order.
 
-A process reads a few files before it answers them together. If it then dies, or takes long, nobody can tell over which
-of them: all go to other processes, each to be read alone there, and one that is alone with its process answers for it.
+A process reads a few files before it answers them together, and notes in shared memory how many it has begun. So it is
+known over which it dies, or takes long. Where it is not, since the graphs of all are being built, all go to other
+processes, each to be read alone there, and one that is alone with its process answers for it.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from typing import Protocol, cast
 
 from service import metrics
 from service.frames import LENGTHS, framed
-from service.parse_process import serve
+from service.parse_process import BEGUN, BUILDING, Progress, serve
 
 SLOW_S = 0.1  # a file that takes longer does not keep those behind it waiting
 LARGEST_ANSWER = 256 * 1024 * 1024
@@ -57,20 +58,21 @@ class Owner(Protocol):
 
 
 class Channel(asyncio.Protocol):
-    """A process; the first of `pending` is what it is at.
+    """A process and the files that it has, in the order in which it answers.
 
     Args:
         process: that was started.
+        progress: that it notes.
         timeout_s: wall time of one file.
         owner: is told what happens.
     """
 
-    def __init__(self, process: ForkServerProcess, timeout_s: float, owner: Owner) -> None:
+    def __init__(self, process: ForkServerProcess, progress: Progress, timeout_s: float, owner: Owner) -> None:
         self.pending: deque[File] = deque()
         self.files = 0
-        self._process, self._timeout_s, self._owner = process, timeout_s, owner
+        self._process, self._progress, self._timeout_s, self._owner = process, progress, timeout_s, owner
+        self._alone: set[File] = set()  # of those pending, sent to be read alone
         self._received = bytearray()
-        self._shared = False
         self._transport: asyncio.Transport | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._slow = False
@@ -89,6 +91,8 @@ class Channel(asyncio.Protocol):
         """Have a file parsed after those before it."""
         self.files += 1
         self.pending.append(file)
+        if file.alone:
+            self._alone.add(file)
         if self._transport is not None:
             self._transport.writelines(framed(file.head, file.content, alone=file.alone))
         if len(self.pending) == 1:
@@ -119,7 +123,9 @@ class Channel(asyncio.Protocol):
             if len(self._received) < end:
                 break
             answer, self._received = memoryview(self._received)[LENGTHS.size : end], self._received[end:]
-            self.pending.popleft().answer(bytes(answer[:head_size]), answer[head_size:])
+            file = self.pending.popleft()
+            self._alone.discard(file)
+            file.answer(bytes(answer[:head_size]), answer[head_size:])
             answered = True
         if answered:
             self._quiet()
@@ -136,41 +142,44 @@ class Channel(asyncio.Protocol):
         self._alarm = asyncio.get_running_loop().call_later(min(SLOW_S, self._timeout_s), self._slow_down)
 
     def _quiet(self) -> None:
-        self._slow = self._shared = False
+        self._slow = False
         if self._alarm is not None:
             self._alarm.cancel()
 
     def _slow_down(self) -> None:
         """The file that the process is at takes long: the others go elsewhere too; all, if nobody knows which it is."""
-        self._slow, self._shared = True, self._may_share
+        self._slow = True
         left = max(0.0, self._timeout_s - SLOW_S)
         detail = f"reading the file took more than {self._timeout_s:g} s: post a plain, smaller cell"
         self._alarm = asyncio.get_running_loop().call_later(left, self._lose, "time", detail)
-        if self._shared:
-            self._set_apart()
-        self._owner.delayed(list(self.pending)[0 if self._shared else 1 :])
+        culprit = self._culprit()
+        self._owner.delayed([file for file in self.pending if file is not culprit])
 
-    @property
-    def _may_share(self) -> bool:
-        """Whether the process may be at several files at once."""
-        return len(self.pending) > 1 and not self.pending[0].alone
-
-    def _set_apart(self) -> None:
+    def _culprit(self) -> File | None:
+        """The file that the process is at; if nobody knows, none, and from now on each is to be read alone."""
+        if self.pending and self.pending[0] in self._alone:
+            return self.pending[0]
+        place = self._progress[BEGUN] - (self.files - len(self.pending)) - 1
+        if 0 <= place < len(self.pending) and not self._progress[BUILDING]:
+            return self.pending[place]
         for file in self.pending:
             file.alone = True
+        return None
 
     def _lose(self, cause: str, detail: str) -> None:
         metrics.PARSE_KILLED.labels(cause).inc()
         self.kill()
-        if self._shared or self._may_share:
-            self._set_apart()
-        elif self.pending:
-            self.pending.popleft().answer(b"", memoryview(detail.encode()))
+        culprit = self._culprit()
+        if culprit is not None:
+            self.pending.remove(culprit)
+            culprit.answer(b"", memoryview(detail.encode()))
         self._owner.lost(self)
 
 
-def start_process(memory_mib: int, niceness: int, timeout_s: float) -> tuple[ForkServerProcess, socket.socket]:
-    """A parse process and this end of the socket to it.
+def start_process(
+    memory_mib: int, niceness: int, timeout_s: float
+) -> tuple[ForkServerProcess, Progress, socket.socket]:
+    """A parse process, the progress that it notes, and this end of the socket to it.
 
     The first one starts the server that forks all others, which then import nothing anew; that one takes seconds, the
     others milliseconds.
@@ -178,11 +187,12 @@ def start_process(memory_mib: int, niceness: int, timeout_s: float) -> tuple[For
     ours, theirs = socket.socketpair()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["service.parse_process"])
-    process = context.Process(target=serve, args=(theirs, memory_mib, niceness, timeout_s), daemon=True)
+    progress: Progress = context.RawArray("I", 2)
+    process = context.Process(target=serve, args=(theirs, progress, memory_mib, niceness, timeout_s), daemon=True)
     with theirs:
         process.start()
     ours.setblocking(False)  # noqa: FBT003 - the name of the method says it
-    return process, ours
+    return process, progress, ours
 
 
 def stop_fork_server() -> None:

@@ -50,8 +50,8 @@ class _LaneOfProcesses:
     def feed(self) -> None:
         """Send what waits to the processes with the least to do."""
         while len(self._channels) + len(self._starting) < self.count and not self._closed:
-            process, ours = start_process(self._memory_mib, self._niceness, self._timeout_s)
-            channel = Channel(process, self._timeout_s, self)
+            process, progress, ours = start_process(self._memory_mib, self._niceness, self._timeout_s)
+            channel = Channel(process, progress, self._timeout_s, self)
             starting = asyncio.get_running_loop().create_task(channel.connect(ours))
             self._starting[starting] = channel
             starting.add_done_callback(self._started)
@@ -77,7 +77,7 @@ class _LaneOfProcesses:
 
     def delayed(self, files: Sequence[File]) -> None:
         """Send these, which wait behind a slow file, to others too; who is first answers."""
-        self._waiting.extendleft(reversed(files))
+        self._waiting.extendleft(file for file in reversed(files) if file not in self._waiting)
         self.feed()
 
     def finished(self, channel: Channel) -> None:

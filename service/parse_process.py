@@ -9,7 +9,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache, partial
@@ -31,6 +31,8 @@ TOGETHER_ATOMS = 256  # of them, beyond which no other file joins
 TOGETHER_S = 0.01  # of reading, likewise
 CPU_SPARE_S = 2  # beyond the wall time, at which whoever started the process kills it
 T = TypeVar("T")
+Progress = MutableSequence[int]  # in shared memory
+BEGUN, BUILDING = 0, 1  # its items: files begun so far, whether the graphs of several are being built
 Task = tuple[bytes, Sequence[bytes]]  # head and content of a frame
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000  # flags of unshare(2)
 
@@ -92,7 +94,7 @@ def _unpacked(head: bytes, content: memoryview) -> tuple[dict[str, Any], list[me
     return document, contents
 
 
-def serve(connection: socket.socket, memory_mib: int, niceness: int, timeout_s: float) -> None:
+def serve(connection: socket.socket, progress: Progress, memory_mib: int, niceness: int, timeout_s: float) -> None:
     """The life of a parse process: until the other end closes the socket, or a file that loops outlives who sent it."""
     _confine(memory_mib, niceness)
     tame_collector()
@@ -100,11 +102,15 @@ def serve(connection: socket.socket, memory_mib: int, niceness: int, timeout_s: 
         connection.setblocking(True)  # noqa: FBT003 - the name of the method says it
         frames = Frames(connection)
         while (frame := frames.wait()) is not None:
+            progress[BEGUN] += 1
             begun = [_begun(frame, timeout_s)]
             until = time.monotonic() + TOGETHER_S
             while not frame.alone and _may_grow(begun, until) and (following := frames.at_hand()) is not None:
+                progress[BEGUN] += 1
                 begun.append(_begun(following, timeout_s))
+            progress[BUILDING] = len(begun) > 1
             connection.sendall(b"".join(_ended(begun)))
+            progress[BUILDING] = 0
 
 
 def _may_grow(begun: Sequence[ReadFile | bytes], until: float) -> bool:

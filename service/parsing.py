@@ -8,9 +8,8 @@ from operator import mul
 from typing import Any
 
 from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.equivalence import merge_all
+from deepergatgnn.equivalence import merged_graphs
 from deepergatgnn.errors import StructureError
-from deepergatgnn.graph import build_graphs
 from deepergatgnn.structures import Crystal, StructureFormat, read_structure
 from service.canonical import crystal_digest, node_colours
 from service.graph_bytes import pack_graph
@@ -126,20 +125,13 @@ def with_graphs(files: Sequence[ReadFile]) -> list[Parsed | StructureError]:
     built: list[dict[GraphConfig, CrystalGraph | StructureError]] = [{} for _ in files]
     for config in dict.fromkeys(config for file in files for config in file.configs):
         rows = [row for row, file in enumerate(files) if config in file.configs]
-        for row, graph in zip(rows, _graphs([files[row].crystal for row in rows], config), strict=True):
+        for row, graph in zip(rows, merged_graphs([files[row].crystal for row in rows], config), strict=True):
             built[row][config] = graph
     graph_ms = (time.perf_counter() - started) * 1000
     return [
         _parsed(file, [of_file[config] for config in file.configs], graph_ms)
         for file, of_file in zip(files, built, strict=True)
     ]
-
-
-def _graphs(crystals: Sequence[Crystal], config: GraphConfig) -> list[CrystalGraph | StructureError]:
-    """The graph of each crystal, equivalent atoms merged, or why it has none."""
-    found = build_graphs(crystals, config)
-    merged = iter(merge_all([graph for graph in found if isinstance(graph, CrystalGraph)]))
-    return [next(merged) if isinstance(graph, CrystalGraph) else graph for graph in found]
 
 
 def _parsed(

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.equivalence import merge_equivalent
+from deepergatgnn.equivalence import merged_graphs
 from deepergatgnn.errors import DeeperGATGNNError, StructureError
-from deepergatgnn.graph import build_graph
 from training.packed import Arrays, pack
 from training.prepared import Refusal
 from training.readers.rows import Row, number
@@ -77,12 +76,11 @@ def featurise_chunk(rows: Sequence[Row], config: GraphConfig) -> Chunk:
     kept: list[Row] = []
     graphs: list[CrystalGraph] = []
     refused: list[Refusal] = []
-    for row in rows:
-        try:
-            graphs.append(merge_equivalent(build_graph(row.crystal, config)))
-        except StructureError as error:
-            refused.append(Refusal(row.id, error.code, error.detail))
+    for row, found in zip(rows, merged_graphs([row.crystal for row in rows], config), strict=True):
+        if isinstance(found, StructureError):
+            refused.append(Refusal(row.id, found.code, found.detail))
         else:
+            graphs.append(found)
             kept.append(row)
     return Chunk(
         ids=[row.id for row in kept],

@@ -7,8 +7,7 @@ import torch
 
 from benchmarks.load.servers import THREADS
 from deepergatgnn.crystal_graph import CrystalGraph
-from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.graph import build_graph
+from deepergatgnn.equivalence import merged_graphs
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.structures import Crystal, read_structure
 from model_store import ModelStore
@@ -18,8 +17,15 @@ class Asked(NamedTuple):
     """A request that was read."""
 
     crystal: Crystal
-    graph: CrystalGraph
+    graph: CrystalGraph | None  # where it was built already
     attention: bool
+
+
+class Said(NamedTuple):
+    """What is said of it."""
+
+    prediction: Prediction
+    n_edges: int
 
 
 class Model:
@@ -35,19 +41,30 @@ class Model:
         torch.set_num_threads(THREADS)
         self._predictor = Predictor.load(ModelStore(store or None).folder(name), device)
 
-    def read(self, request: dict[str, Any]) -> Asked:
-        """Text → graph."""
+    def read(self, request: dict[str, Any], *, graph: bool = False) -> Asked:
+        """Text → structure, and on to its graph if wanted."""
         crystal = read_structure(request["structure"])
-        graph = merge_equivalent(build_graph(crystal, self._predictor.manifest.graph))
-        return Asked(crystal, graph, request.get("attention") != "none")
+        built = self._graphs([crystal])[0] if graph else None
+        return Asked(crystal, built, request.get("attention") != "none")
 
-    def predict(self, asked: Sequence[Asked]) -> list[Prediction]:
-        """Graphs → predictions, as one batch."""
-        return self._predictor.predict_graphs([each.graph for each in asked])
+    def predict(self, asked: Sequence[Asked]) -> list[Said]:
+        """Structures → graphs, unless they are there → predictions, as one batch."""
+        built = [each.graph for each in asked if each.graph is not None]
+        graphs = built or self._graphs([each.crystal for each in asked])
+        predictions = self._predictor.predict_graphs(graphs)
+        return [Said(said, graph.n_edges) for said, graph in zip(predictions, graphs, strict=True)]
 
-    def answer(self, asked: Asked, said: Prediction) -> dict[str, Any]:
+    def _graphs(self, crystals: Sequence[Crystal]) -> list[CrystalGraph]:
+        """Graphs of structures; one that is refused fails all."""
+        found = merged_graphs(crystals, self._predictor.manifest.graph)
+        graphs = [graph for graph in found if isinstance(graph, CrystalGraph)]
+        if len(graphs) < len(found):
+            raise ValueError("a structure is refused")
+        return graphs
+
+    def answer(self, asked: Asked, answered: Said) -> dict[str, Any]:
         """What the service answers, without its latencies."""
-        manifest, crystal = self._predictor.manifest, asked.crystal
+        manifest, crystal, said = self._predictor.manifest, asked.crystal, answered.prediction
         prediction: dict[str, Any] = {
             "model": manifest.name,
             "version": manifest.version,
@@ -70,8 +87,8 @@ class Model:
         return {
             "formula": crystal.formula,
             "reduced_formula": crystal.reduced_formula,
-            "n_atoms": asked.graph.n_atoms,
-            "n_edges": asked.graph.n_edges,
+            "n_atoms": crystal.n_atoms,
+            "n_edges": answered.n_edges,
             "predictions": [prediction],
             "warnings": list(crystal.warnings),
         }

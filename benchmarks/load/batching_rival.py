@@ -1,6 +1,6 @@
-"""LitServe, set up as its documents say.
+"""LitServe, set up as its documents say; graphs are built of a batch `together`, or of `each` request as it is decoded.
 
-python -m benchmarks.load.batching_rival PORT STORE MODEL DEVICE BATCH TIMEOUT WORKERS
+python -m benchmarks.load.batching_rival PORT STORE MODEL DEVICE BATCH TIMEOUT WORKERS together|each
 """
 
 import sys
@@ -8,10 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmarks.load.answers import Asked
-    from deepergatgnn.predictor import Prediction
+    from benchmarks.load.answers import Asked, Said
 
-    Said = list[tuple[Asked, Prediction]]
+    Answered = list[tuple[Asked, Said]]
 
 litserve = import_module("litserve")  # not a dependency of this project: see --litserve
 
@@ -27,23 +26,23 @@ class CrystalAPI(litserve.LitAPI):  # type: ignore[misc, name-defined]
         self.model = Model(*sys.argv[2:5])
 
     def decode_request(self, request: dict[str, Any]) -> "Asked":
-        """Text → graph."""
-        return self.model.read(request)
+        """Text → structure, or graph."""
+        return self.model.read(request, graph=sys.argv[8] == "each")
 
     def batch(self, inputs: "list[Asked]") -> "list[Asked]":
         """The predictor takes a list."""
         return inputs
 
-    def predict(self, inputs: "list[Asked] | Asked") -> "Said":
-        """Graphs → predictions."""
+    def predict(self, inputs: "list[Asked] | Asked") -> "Answered":
+        """Structures → graphs → predictions."""
         asked = inputs if isinstance(inputs, list) else [inputs]
         return list(zip(asked, self.model.predict(asked), strict=True))
 
-    def unbatch(self, output: "Said") -> "Said":
+    def unbatch(self, output: "Answered") -> "Answered":
         """And gives a list."""
         return output
 
-    def encode_response(self, output: "tuple[Asked, Prediction] | Said") -> dict[str, Any]:
+    def encode_response(self, output: "tuple[Asked, Said] | Answered") -> dict[str, Any]:
         """One answer."""
         asked, said = output[0] if isinstance(output, list) else output
         return self.model.answer(asked, said)

@@ -16,8 +16,6 @@ from typing import Any
 import torch
 
 from benchmarks.load.servers import THREADS
-from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.graph import build_graph
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.structures import read_structure
 from model_store import ModelStore
@@ -38,8 +36,7 @@ def crystals(path: str) -> list[str]:
 
 def values(loaded: Predictor, some: Sequence[str]) -> list[float]:
     """Text → graph → number."""
-    graphs = [merge_equivalent(build_graph(read_structure(text), loaded.manifest.graph)) for text in some]
-    return [prediction.value for prediction in loaded.predict_graphs(graphs)]
+    return [prediction.value for prediction in loaded.predict_structures([read_structure(text) for text in some])]
 
 
 def carry_out(plan: dict[str, Any]) -> dict[str, Any]:

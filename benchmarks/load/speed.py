@@ -81,7 +81,8 @@ def against_litserve(bench: Bench, server: Server, model: Model, *, path: str, s
         search: for its settings; else those that usually are the best.
 
     Returns:
-        `ratio`, `p99_ratio`, of one worker on each side, `two_workers_ratio`, and what they are of.
+        `ratio`, `p99_ratio`, of one worker on each side, `each_ratio` where LitServe builds the graph of each request
+        as it decodes it instead of those of a batch together, `two_workers_ratio`, and what they are of.
     """
     start = partial(_litserve, bench, model, path)
 
@@ -98,8 +99,8 @@ def against_litserve(bench: Bench, server: Server, model: Model, *, path: str, s
                 settings = (*best[:column], value, *best[column + 1 :])
                 tried[settings] = rate(settings)
             best = max(tried, key=lambda each: tried[each])
-    with start(best) as theirs:
-        report = _compared(bench, model, {"ours": server, "theirs": theirs})
+    with start(best) as theirs, start(best, graphs="each") as each:
+        report = _compared(bench, model, {"ours": server, "theirs": theirs, "each": each})
     with resting([server]), start(best, workers=2) as theirs, service(2, **environment(bench, model)) as ours:
         two = _compared(bench, model, {"ours": ours, "theirs": theirs})
     return report | {
@@ -110,8 +111,10 @@ def against_litserve(bench: Bench, server: Server, model: Model, *, path: str, s
     }
 
 
-def _litserve(bench: Bench, model: Model, path: str, settings: tuple[float, ...], workers: int = 1) -> Any:
-    arguments = [model.store, model.name, bench.device, *(f"{value:g}" for value in settings), str(workers)]
+def _litserve(
+    bench: Bench, model: Model, path: str, settings: tuple[float, ...], workers: int = 1, graphs: str = "together"
+) -> Any:
+    arguments = [model.store, model.name, bench.device, *(f"{value:g}" for value in settings), str(workers), graphs]
     return rival("batching_rival", *arguments, **({"PYTHONPATH": path} if path else {}))
 
 
@@ -127,6 +130,7 @@ def _compared(bench: Bench, model: Model, servers: dict[str, Server]) -> dict[st
     p99 = {name: [result.quantile_ms(0.99) or float("inf") for result in each] for name, each in results.items()}
     return {
         "ratio": ratio(rates["ours"], rates["theirs"]),
+        "each_ratio": ratio(rates["ours"], rates["each"]) if "each" in rates else None,
         "p99_ratio": ratio(p99["ours"], p99["theirs"]),
         "answers_per_s": {name: median(each) for name, each in rates.items()},
         "p99_ms": {name: median(each) for name, each in p99.items()},

@@ -2,8 +2,8 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Sequence
-from multiprocessing.context import ForkServerProcess
 
 import psutil
 import pytest
@@ -12,12 +12,13 @@ from pymatgen.io.cif import CifWriter
 from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import crystal_to_pymatgen
-from service import parse_pool
+from service import parse_channel
 from service.frames import Frame, Frames, framed
 from service.parse_pool import ParsePool
 from service.parse_process import TOGETHER
 from service.parsing import Parsed, parse
 from tests.fixtures import some_crystals
+from tests.service import trouble
 from tests.service.test_parse_pool import CIF, parse_processes, with_pool
 
 CONFIGS = (GraphConfig(angles=8), GraphConfig())
@@ -97,37 +98,53 @@ def test_a_process_that_dies_over_several_files_fails_none() -> None:
     assert len(with_pool(scenario, processes=2)) == 12
 
 
-@pytest.mark.parametrize("kill", [True, False], ids=["dies", "hangs"])
-def test_a_file_that_ends_two_processes_is_refused_and_no_other(monkeypatch: pytest.MonkeyPatch, *, kill: bool) -> None:
-    """The second process has it alone, so that it is known which of several it was."""
-    stopped: list[psutil.Process] = []
-    start = parse_pool.start_process
+@pytest.mark.parametrize(
+    ("mark", "detail"),
+    [
+        (trouble.DIES, "took too much memory"),
+        (trouble.HANGS, r"took more than 0\.6 s"),
+        (trouble.DIES_LATER, "took too much memory"),
+    ],
+)
+def test_of_files_that_are_read_together_the_one_at_fault_is_refused(
+    monkeypatch: pytest.MonkeyPatch, mark: bytes, detail: str
+) -> None:
+    """It is the third of five that wait when the only process begins."""
+    monkeypatch.setattr(parse_channel, "serve", trouble.serve)
+    results = with_pool(lambda pool: together(pool, [CIF, CIF, mark + CIF, CIF, CIF]), timeout_s=0.6)
+    assert [isinstance(result, Parsed) for result in results] == [True, True, False, True, True]
+    with pytest.raises(StructureError, match=detail):
+        raise results[2]  # type: ignore[misc]
 
-    def stopping(*arguments: float) -> tuple[ForkServerProcess, socket.socket]:
-        process, ours = start(*arguments)  # type: ignore[arg-type]
-        if not stopped:
-            stopped.append(psutil.Process(process.pid))
-            stopped[0].suspend()
-        return process, ours
 
+def test_a_file_that_hangs_takes_one_process_and_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parse_channel, "serve", trouble.serve)
+
+    async def scenario(pool: ParsePool) -> tuple[list[psutil.Process], float]:
+        before = parse_processes()
+        hanging = asyncio.create_task(pool.parse(trouble.HANGS + CIF, "cif", CONFIGS))
+        others = [asyncio.create_task(pool.parse(CIF, "cif", CONFIGS)) for _ in range(20)]
+        await asyncio.gather(*others)
+        assert not hanging.done()  # all were answered while it hung
+        began = time.perf_counter()
+        with pytest.raises(StructureError, match="took more than"):
+            await hanging
+        seconds = time.perf_counter() - began
+        return psutil.wait_procs(before, timeout=0.5)[1], seconds
+
+    left, seconds = with_pool(scenario, processes=2, timeout_s=1.5)
+    assert len(left) == 1
+    assert seconds < 2
+
+
+def test_a_process_that_stops_before_it_begins_fails_none() -> None:
     async def scenario(pool: ParsePool) -> list[object]:
-        [first] = parse_processes()
-        first.suspend()
-        monkeypatch.setattr(parse_pool, "start_process", stopping)
+        [process] = parse_processes()
+        process.suspend()
         files = [asyncio.create_task(pool.parse(CIF, "cif", CONFIGS)) for _ in range(5)]
-        await asyncio.sleep(0.05)
-        first.kill()
-        while not stopped:  # noqa: ASYNC110 - a process has no event
-            await asyncio.sleep(0.01)
-        if kill:
-            await asyncio.sleep(0.3)
-            stopped[0].kill()
-        return list(await asyncio.gather(*files, return_exceptions=True))
+        return list(await asyncio.gather(*files))
 
-    results = with_pool(scenario, timeout_s=30.0 if kill else 0.8)
-    assert [isinstance(result, Parsed) for result in results] == [False, True, True, True, True]
-    assert isinstance(results[0], StructureError)
-    assert ("too much memory" if kill else r"took more than") in results[0].detail
+    assert len(with_pool(scenario, timeout_s=0.6)) == 5
 
 
 def test_frames_come_out_as_they_went_in() -> None:

@@ -20,10 +20,12 @@ from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.errors import StructureError
 from deepergatgnn.graph import build_graph
 from deepergatgnn.structures import read_structure
+from service import parse_channel
 from service.graph_bytes import pack_graph, unpack_graph
 from service.parse_pool import ParsePool
 from service.parsing import parse
 from tests.fixtures import graphs_of, some_crystals
+from tests.service import trouble
 
 CIF = Path("examples/ZrO2.cif").read_bytes()
 CONFIGS = (GraphConfig(angles=8), GraphConfig())
@@ -88,14 +90,13 @@ def test_a_refusal_comes_back_as_one() -> None:
     with_pool(scenario)
 
 
-def test_a_file_that_takes_too_long_is_refused_and_its_process_replaced() -> None:
-    """The process is stopped, as one is that loops in a parser: it neither answers nor dies."""
+def test_a_file_that_takes_too_long_is_refused_and_its_process_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parse_channel, "serve", trouble.serve)
 
     async def scenario(pool: ParsePool) -> None:
         [before] = parse_processes()
-        before.suspend()
         with pytest.raises(StructureError, match=r"took more than 0\.5 s"):
-            await pool.parse(CIF, "cif", CONFIGS)
+            await pool.parse(trouble.HANGS + CIF, "cif", CONFIGS)
         assert (await pool.parse(CIF, "cif", CONFIGS)).n_atoms == 12
         assert not before.is_running() or before.status() == psutil.STATUS_ZOMBIE
         assert len(parse_processes()) == 1
@@ -103,15 +104,12 @@ def test_a_file_that_takes_too_long_is_refused_and_its_process_replaced() -> Non
     with_pool(scenario, timeout_s=0.5)
 
 
-def test_a_process_that_dies_fails_its_only_file() -> None:
+def test_a_process_that_dies_fails_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parse_channel, "serve", trouble.serve)
+
     async def scenario(pool: ParsePool) -> None:
-        [process] = parse_processes()
-        process.suspend()
-        file = asyncio.create_task(pool.parse(CIF, "cif", CONFIGS))
-        await asyncio.sleep(0.05)
-        process.kill()
         with pytest.raises(StructureError, match="took too much memory"):
-            await file
+            await pool.parse(trouble.DIES + CIF, "cif", CONFIGS)
         assert (await pool.parse(CIF, "cif", CONFIGS)).n_atoms == 12
 
     with_pool(scenario)
@@ -159,7 +157,7 @@ def loop(*_, **__):
 parse_process.read_file = loop
 ours, theirs = socket.socketpair()
 ours.sendall(b"".join(frames.framed(*parse_process.pack_task(b"", "auto", (), 0))))
-parse_process.serve(theirs, 4096, 0, 0.1)
+parse_process.serve(theirs, [0, 0], 4096, 0, 0.1)
 """
 
 
