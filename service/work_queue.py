@@ -18,7 +18,7 @@ LISTEN_S = 5.0
 _LANES = {lane.encode(): lane for lane in LANES}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Delivery:
     """An entry in a worker's hands, by its stream id.
 

@@ -11,9 +11,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TypeVar
 from uuid import uuid4
 
@@ -29,7 +28,7 @@ from service import metrics
 from service.batching import Backlog, Budget, EdgeLimit
 from service.clock import BrokerClock
 from service.collector import tame_collector
-from service.cost import once, price
+from service.cost import Cost, once, price
 from service.engine import Engine, Prepared
 from service.entries import LANES, Answer, Lane
 from service.logs import configure_logs
@@ -128,10 +127,11 @@ class Worker:
 
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Take entries in hand, unless they are already."""
+        costs = self.engine.costs
         for delivery in deliveries:
             if delivery.place not in self.held:
                 self.held[delivery.place] = delivery
-                self._backlog.add(delivery, self._price(delivery))
+                self._backlog.add(delivery, _price(delivery, costs))
                 if delivery.entry.lane == "interactive":
                     self._interactive_at = time.monotonic()
         self._arrived.set()
@@ -140,10 +140,6 @@ class Worker:
         """Nobody waits for an entry any more: if it is in hand, and not yet on the device, it will not be computed."""
         if place in self.held:
             self._unwanted.add(place)
-
-    def _price(self, delivery: Delivery) -> float:
-        graph, costs = delivery.entry.graph, self.engine.costs
-        return price(delivery.entry.models, graph.n_links, graph.n_nodes, costs)
 
     @property
     def _budget(self) -> Budget:
@@ -219,9 +215,10 @@ class Worker:
     async def _compute(self, batch: Sequence[Delivery], prepared: Prepared | None) -> None:
         if not batch:
             return
-        started, priced, budget = time.monotonic(), sum(map(self._price, batch)), self._budget
+        started, budget, costs = time.monotonic(), self._budget, self.engine.costs
+        priced = sum(_price(delivery, costs) for delivery in batch)
         seconds = budget.bulk_seconds if all(each.entry.lane == "bulk" for each in batch) else budget.seconds
-        predicted = priced + once([model for delivery in batch for model in delivery.entry.models], self.engine.costs)
+        predicted = priced + once([model for delivery in batch for model in delivery.entry.models], costs)
         await self._count_attempts(batch)
         self.computing_since, self.predicted_s = started, predicted
         try:
@@ -239,12 +236,10 @@ class Worker:
             log.warning("out of memory, batches become smaller", edges=self._limit.edges)
         else:
             self._limit.kept()
-        self._results.put_nowait(
-            [
-                (delivery, replace(answer, held_ms=(started - delivery.since) * 1000))
-                for delivery, answer in zip(batch, computed.answers, strict=True)
-            ]
-        )
+        answered = list(zip(batch, computed.answers, strict=True))
+        for delivery, answer in answered:
+            answer.held_ms = (started - delivery.since) * 1000
+        self._results.put_nowait([*answered])
 
     async def _count_attempts(self, batch: Sequence[Delivery]) -> None:
         """Note the entries that may have ended a worker before they can do so again."""
@@ -273,6 +268,11 @@ class Worker:
                 self.held.pop(delivery.place, None)
                 self._unwanted.discard(delivery.place)
             self._results.task_done()
+
+
+def _price(delivery: Delivery, costs: Mapping[str, Cost]) -> float:
+    graph = delivery.entry.graph
+    return price(delivery.entry.models, graph.n_links, graph.n_nodes, costs)
 
 
 def run(settings: Settings, url: str) -> None:
