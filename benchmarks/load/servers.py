@@ -50,7 +50,8 @@ class Server:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
-            used[_role(pid == self.process.pid, command)] += (int(numbers[11]) + int(numbers[12])) / TICKS  # type: ignore[assignment]
+            # Its own, and that of its children that ended: a fork server's parse processes are replaced now and then.
+            used[_role(pid == self.process.pid, command)] += sum(map(int, numbers[11:15])) / TICKS  # type: ignore[assignment]
         return used
 
     def answers(self) -> bool:
