@@ -174,6 +174,30 @@ def test_it_ends_as_documented_and_the_next_is_answered(said_to_all: dict[str, t
     assert statuses(after) == [200]
 
 
+def test_an_answer_comes_in_one_piece(where: str) -> None:
+    """Head and body: each by itself would cost both sides a system call."""
+
+    async def first_piece() -> bytes:
+        reader, writer = await asyncio.open_connection(*place(where))
+        writer.write(POST)
+        piece = await reader.read(1 << 20)
+        writer.close()
+        return piece
+
+    head, _, body = asyncio.run(first_piece()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"content-length: %d" % len(body) in head.lower()
+    assert json.loads(body)["n_atoms"] > 0
+
+
+@pytest.mark.parametrize("query", ["format=word", "attention=some", "models=" + "x" * 161, "&".join(["models=a"] * 33)])
+def test_a_query_that_does_not_fit_is_malformed(where: str, query: str) -> None:
+    sent = LAST.replace(b"attention=none", query.encode(), 1)
+    answered = asyncio.run(exchange(where, sent))
+    assert statuses(answered) == [400]
+    assert b'"malformed"' in answered
+
+
 def test_requests_behind_requests_are_bounded(where: str) -> None:
     said = asyncio.run(exchange(where, GET * 50_000, seconds=4))
     assert len(statuses(said)) < 50_000
