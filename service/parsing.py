@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import mul
 from typing import Any
 
 from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
@@ -169,14 +168,19 @@ def _packed(graph: CrystalGraph, rounds: int) -> PackedGraph:
 def _cell(lattice: Sequence[Sequence[float]]) -> dict[str, float]:
     """Lengths, angles and volume; of three vectors alone, plain numbers are faster than arrays."""
     lengths = [math.hypot(*vector) for vector in lattice]
-    units = [[part / length for part in vector] for vector, length in zip(lattice, lengths, strict=True)]
-    a, b, c = units
-    cosines = [sum(map(mul, one, other)) for one, other in ((b, c), (a, c), (a, b))]
-    alpha, beta, gamma = (math.degrees(math.acos(max(-1.0, min(1.0, cosine)))) for cosine in cosines)
+    a, b, c = ([part / length for part in vector] for vector, length in zip(lattice, lengths, strict=True))
     normal = (b[1] * c[2] - b[2] * c[1], b[2] * c[0] - b[0] * c[2], b[0] * c[1] - b[1] * c[0])
-    volume = math.prod(lengths) * abs(sum(map(mul, a, normal)))
-    values = (*lengths, alpha, beta, gamma, volume)
+    volume = math.prod(lengths) * abs(_product(a, normal))
+    values = (*lengths, _angle(b, c), _angle(a, c), _angle(a, b), volume)
     return {name: round(value, 6) for name, value in zip(CELL, values, strict=True)}
+
+
+def _angle(one: Sequence[float], other: Sequence[float]) -> float:
+    return math.degrees(math.acos(max(-1.0, min(1.0, _product(one, other)))))
+
+
+def _product(one: Sequence[float], other: Sequence[float]) -> float:
+    return one[0] * other[0] + one[1] * other[1] + one[2] * other[2]
 
 
 def to_document(parsed: Parsed) -> tuple[dict[str, Any], list[bytes]]:

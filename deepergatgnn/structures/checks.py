@@ -39,6 +39,8 @@ def check_lattice(lattice: NDArray[np.float64], limits: StructureLimits) -> None
     Raises:
         StructureError: `bad_cell`.
     """
+    if _is_plainly_sound(lattice, limits):
+        return
     if not np.isfinite(lattice).all():
         raise StructureError("bad_cell", "The cell holds a value that is not a finite number: give all vectors in Å.")
     lengths = np.linalg.norm(lattice, axis=1).tolist()
@@ -54,9 +56,6 @@ def check_lattice(lattice: NDArray[np.float64], limits: StructureLimits) -> None
         raise StructureError(
             "bad_cell", f"The cell is flat, its volume is {volume:.3g} Å³: check its angles or vectors."
         )
-    # Every period crosses at least one spacing of lattice planes.
-    if min(_spacings(lattice)) > _SURELY * limits.min_period:
-        return
     shortest = _shortest_period(_reduced(lattice))
     if shortest < limits.min_period:
         raise StructureError(
@@ -91,7 +90,8 @@ def check_arrays(
             "too_many_atoms",
             f"The cell has {count:,} atoms and the limit is {limits.max_atoms:,}: post a smaller cell.",
         )
-    if not 1 <= atomic_numbers.min() <= atomic_numbers.max() < len(SYMBOLS):
+    numbers = atomic_numbers.tolist()  # a list has its extremes faster than a short array
+    if not 1 <= min(numbers) <= max(numbers) < len(SYMBOLS):
         index = np.flatnonzero((atomic_numbers < 1) | (atomic_numbers >= len(SYMBOLS)))[0]
         raise StructureError(
             "unknown_element", f"Atom {index + 1} has the atomic number {atomic_numbers[index]}: give 1 to 118."
@@ -101,8 +101,12 @@ def check_arrays(
         raise StructureError(
             "bad_cell", f"A coordinate of atom {index + 1} is not a number, or far outside the cell: correct it."
         )
-    _check_density(lattice, count, limits)
-    if not _surely_apart(lattice, frac_coords, limits.min_distance):
+    volume, spacings = _volume_and_spacings(lattice.tolist())
+    if not _SURELY * limits.min_volume_per_atom < volume / count < limits.max_volume_per_atom / _SURELY:
+        _check_density(lattice, count, limits)
+    # In a thinner cell other images than those with all differences within half a cell could be closer.
+    is_thick = min(spacings) >= _SURELY * 2 * limits.min_distance
+    if not (is_thick and _surely_apart(lattice, frac_coords, limits.min_distance)):
         _check_distances(lattice, atomic_numbers, frac_coords, limits, places)
     if count * _MOST_NEIGHBOURS > limits.max_pairs:
         _check_crowding(lattice, frac_coords, limits)
@@ -164,17 +168,16 @@ def _check_crowding(lattice: NDArray[np.float64], frac_coords: NDArray[np.float6
 
 
 def _surely_apart(lattice: NDArray[np.float64], frac_coords: NDArray[np.float64], min_distance: float) -> bool:
-    """Whether it is plain that no two atoms are nearer than `min_distance`, without a reduction of the cell."""
-    if min(_spacings(lattice)) < _SURELY * 2 * min_distance:
-        return False
+    """Whether in a thick cell it is plain that no two atoms are nearer than `min_distance`, without reducing it."""
     nearest = (_SURELY * min_distance) ** 2
+    coords = np.ascontiguousarray(frac_coords.T)  # numpy is fastest along the last axis
     for start in range(0, len(frac_coords), _CHUNK):
-        rows = np.arange(start, min(start + _CHUNK, len(frac_coords)))
-        between = frac_coords - frac_coords[rows, None, :]  # [chunk, N, 3]
+        rows = coords[:, start : start + _CHUNK, None]
+        between = coords[:, None, :] - rows  # [3, chunk, N]
         between -= np.rint(between)
-        squared = np.square(between.reshape(-1, 3) @ lattice).sum(axis=1).reshape(len(rows), -1)
-        squared[rows - start, rows] = np.inf
-        if squared.min() < nearest:
+        x, y, z = np.square(lattice.T @ between.reshape(3, -1))
+        # Each atom is near itself.
+        if np.count_nonzero(x + y + z < nearest) > rows.shape[1]:
             return False
     return True
 
@@ -203,13 +206,31 @@ def _closest_pair(
     return None
 
 
+def _is_plainly_sound(lattice: NDArray[np.float64], limits: StructureLimits) -> bool:
+    """Whether a cell passes by more than rounding; what is not finite has no volume that does."""
+    rows = lattice.tolist()
+    lengths = [math.hypot(*row) for row in rows]
+    volume, spacings = _volume_and_spacings(rows)
+    return (
+        # Every period crosses at least one spacing of lattice planes, the vectors too.
+        min(spacings) > _SURELY * limits.min_period
+        and max(lengths) * _SURELY <= limits.max_length
+        and volume > _SURELY * _FLATTEST * math.prod(lengths)
+    )
+
+
 def _spacings(lattice: NDArray[np.float64]) -> list[float]:
     """Distances of neighbouring lattice planes along the three vectors, in Å."""
-    # Of nine numbers, which plain floats handle faster than arrays.
-    a, b, c = lattice.tolist()
+    return _volume_and_spacings(lattice.tolist())[1]
+
+
+def _volume_and_spacings(rows: list[list[float]]) -> tuple[float, list[float]]:
+    """The volume of a cell, too; of nine numbers, which plain floats handle faster than arrays."""
+    a, b, c = rows
     faces = [_cross(b, c), _cross(c, a), _cross(a, b)]
-    volume = abs(sum(x * y for x, y in zip(a, faces[0], strict=True)))
-    return [volume / area if (area := math.hypot(*face)) else 0.0 for face in faces]
+    (x, y, z), (u, v, w) = a, faces[0]
+    volume = abs(x * u + y * v + z * w)
+    return volume, [volume / area if (area := math.hypot(*face)) else 0.0 for face in faces]
 
 
 def _cross(one: list[float], other: list[float]) -> list[float]:

@@ -1,11 +1,12 @@
 """CIF files: text, tokens, cell, symmetry and sites, each read by its own module or by pymatgen."""
 
 import math
-from typing import Final
+from collections.abc import Iterable
+from itertools import chain, repeat
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core.lattice import Lattice
 from pymatgen.io.cif import str2float
 
 from deepergatgnn.errors import StructureError
@@ -30,6 +31,7 @@ _LENGTHS: Final = ("_cell_length_a", "_cell_length_b", "_cell_length_c")
 _ANGLES: Final = ("_cell_angle_alpha", "_cell_angle_beta", "_cell_angle_gamma")
 _UNCERTAIN: Final = (*_LENGTHS, *_ANGLES, *FRACT, "_atom_site_occupancy")
 _LEAST_OPENING: Final = 1e-6  # radians by which the angles of a cell must close
+_T = TypeVar("_T")
 
 
 def read_cif(text: str, limits: StructureLimits) -> Crystal:
@@ -55,12 +57,9 @@ def read_cif(text: str, limits: StructureLimits) -> Crystal:
     if atoms.merged:
         names = ", ".join(sites.labels[site][:20] for site in atoms.merged[:5])
         said.append(f"Symmetry copies of {names} that nearly coincide are taken for one atom each.")
-    numbers: list[int] = []
-    places: list[str] = []
     copy_of = "a copy of " if operators.n_operators > 1 else ""
-    for label, number, count in zip(sites.labels, sites.atomic_numbers, atoms.counts, strict=True):
-        numbers += [number] * count
-        places += [f"{copy_of}{label[:20]}"] * count
+    numbers = _for_each_copy(sites.atomic_numbers, atoms.counts)
+    places = _for_each_copy([f"{copy_of}{label[:20]}" for label in sites.labels], atoms.counts)
     if warning := formula_warning(columns, numbers):
         if operators.guessed:
             raise StructureError(
@@ -70,6 +69,10 @@ def read_cif(text: str, limits: StructureLimits) -> Crystal:
         said.append(warning)
     said += _ignored(columns)
     return crystal_in_cell(lattice, numbers, atoms.frac_coords, warnings=said, limits=limits, places=places)
+
+
+def _for_each_copy(values: Iterable[_T], counts: Iterable[int]) -> list[_T]:
+    return list(chain.from_iterable(map(repeat, values, counts)))
 
 
 def _ignored(columns: Columns) -> list[str]:
@@ -87,24 +90,32 @@ def _ignored(columns: Columns) -> list[str]:
 
 
 def _lattice(columns: Columns, said: list[str]) -> NDArray[np.float64]:
-    lengths = [_positive(key, value_of(columns, key)) for key in _LENGTHS]
-    missing = [key for key in _ANGLES if value_of(columns, key) == "?"]
-    if missing:  # the default of the CIF dictionary
+    a, b, c = (_positive(key, value_of(columns, key)) for key in _LENGTHS)
+    texts = {key: value_of(columns, key) for key in _ANGLES}
+    if missing := [key for key, text in texts.items() if text == "?"]:  # the default of the CIF dictionary
         said.append(f"The file does not give {', '.join(missing)}: taken to be 90°.")
-    angles = [90.0 if key in missing else _positive(key, value_of(columns, key)) for key in _ANGLES]
-    alpha, beta, gamma = np.radians(angles)
+    angles = [90.0 if text == "?" else _positive(key, text) for key, text in texts.items()]
+    radians = np.radians(angles)
     # Half the sum of the angles must exceed each of them and stay below 180° for the vectors to span a volume.
+    alpha, beta, gamma = radians.tolist()
     half = (alpha + beta + gamma) / 2
-    if half >= np.pi - _LEAST_OPENING or half <= max(alpha, beta, gamma) + _LEAST_OPENING:
+    if half >= math.pi - _LEAST_OPENING or half <= max(alpha, beta, gamma) + _LEAST_OPENING:
         raise StructureError(
             "bad_cell", f"The cell angles {angles[0]:g}, {angles[1]:g}, {angles[2]:g}° do not close: correct them."
         )
-    return np.array(Lattice.from_parameters(*lengths, *angles).matrix, dtype=np.float64)
+    # As pymatgen's `Lattice.from_parameters`, to the last bit; its sines and cosines are numpy's.
+    cos_alpha, cos_beta, cos_gamma = np.cos(radians).tolist()
+    sin_alpha, sin_beta, _ = np.sin(radians).tolist()
+    cosine = (cos_alpha * cos_beta - cos_gamma) / (sin_alpha * sin_beta)
+    gamma_star = np.arccos(max(-1.0, min(1.0, cosine)))
+    vector_a = [a * sin_beta, 0.0, a * cos_beta]
+    vector_b = [-b * sin_alpha * np.cos(gamma_star), b * sin_alpha * np.sin(gamma_star), b * cos_alpha]
+    return np.array([vector_a, vector_b, [0.0, 0.0, c]])
 
 
 def _positive(key: str, text: str) -> float:
     try:
-        value = math.nan if "_" in text else str2float(text)
+        value = math.nan if "_" in text else str2float(text) if "(" in text else float(text)  # 5.43(2) is 5.43
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value <= 0:

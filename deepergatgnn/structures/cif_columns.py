@@ -6,7 +6,8 @@ their own, no keyword but `loop_`, and nothing that gemmi refuses.
 """
 
 import re
-from typing import Final, cast
+from collections.abc import Iterable
+from typing import Any, Final
 
 from gemmi import cif
 from pymatgen.io.cif import CifFile
@@ -66,52 +67,47 @@ def plain_columns(text: str) -> Columns | None:
         text: the file.
     """
     lowered = text.lower()
-    if not _is_plain(text, lowered):
+    quotes = text.count("'") + text.count('"')
+    if not _is_plain(text, lowered, quotes):
         return None
     try:
-        (block,) = cif.read_string(text)
+        items: Iterable[Any] = cif.read_string(text).sole_block()
     except (ValueError, RuntimeError):
         return None
     columns: Columns = {}
-    keys: set[str] = set()
     loops = quoted = 0
-    quotes = _quotes(text)
-    for item in block:
-        if (pair := cast("tuple[str, str] | None", item.pair)) is not None:
+    for item in items:
+        if (pair := item.pair) is not None:
             tag, value = pair
-            keys.add(lower := tag.lower())
             if value.startswith(_QUOTES):
                 quoted += 1
                 value = value[1:-1]
-            columns[lower.replace(".", "_")] = [value]
+            columns[tag.lower()] = [value]
         elif (loop := item.loop) is not None and loop.length():
             tags, values = loop.tags, loop.values
-            keys |= {tag.lower() for tag in tags}
             loops += 1
             # Once as many quotes as the file has are found, there are no more to look for.
             if 2 * quoted < quotes and (in_quotes := sum(value[0] in _QUOTES for value in values)):
                 quoted += in_quotes
                 # pymatgen strips what stands in a loop.
                 values = [value[1:-1].strip() if value[0] in _QUOTES else value for value in values]
-            columns |= {_folded(tag): values[start :: len(tags)] for start, tag in enumerate(tags)}
+            columns |= {tag.lower(): values[start :: len(tags)] for start, tag in enumerate(tags)}
         else:
             return None
     # A keyword or a quote within a value is left to pymatgen.
     plain = loops == lowered.count("loop_") and 2 * quoted == quotes
-    return columns if plain and keys & _ATOMS and keys & _CELL else None
+    if not plain or columns.keys().isdisjoint(_ATOMS) or columns.keys().isdisjoint(_CELL):
+        return None
+    return {_folded(key): column for key, column in columns.items()}
 
 
-def _is_plain(text: str, lowered: str) -> bool:
+def _is_plain(text: str, lowered: str, quotes: int) -> bool:
     if not text.isascii() or text.startswith(";") or any(word in lowered for word in _NOT_PLAIN):
         return False
     comments = text.count("#")
     own_lines = text.count("\n#") + text.startswith("#")
     one_block = lowered.count("data_") == 1 and _BLOCK.search(lowered) is not None
-    return one_block and comments == own_lines and _quotes(text) * len(text) <= MOST_QUOTE_WORK
-
-
-def _quotes(text: str) -> int:
-    return sum(text.count(quote) for quote in _QUOTES)
+    return one_block and comments == own_lines and quotes * len(text) <= MOST_QUOTE_WORK
 
 
 def _folded(key: str) -> str:

@@ -32,14 +32,13 @@ def whole_occupancies(
         StructureError: `disordered` for a site that is partly vacant or shared, or `unreadable`.
     """
     occupancies = _read(columns, len(types))
-    if {0.0, 1.0}.issuperset(occupancies) and not any(" + " in symbol for symbol in set(types)):
-        partial = []
-    else:
-        partial = [i for i, x in enumerate(occupancies) if x != 0 and not abs(x - 1) <= _FULL]  # nan is partial, too
-        for index, symbol in enumerate(types):
-            if " + " in symbol:
-                place = place_of(index, labels[index])
-                raise StructureError("disordered", f"The {place} is the mixture {symbol[:40]!r}: post an ordered cell.")
+    if set(occupancies) == {1.0} and not any(" + " in symbol for symbol in set(types)):
+        return [True] * len(types)
+    partial = [i for i, x in enumerate(occupancies) if x != 0 and not abs(x - 1) <= _FULL]  # nan is partial, too
+    for index, symbol in enumerate(types):
+        if " + " in symbol:
+            place = place_of(index, labels[index])
+            raise StructureError("disordered", f"The {place} is the mixture {symbol[:40]!r}: post an ordered cell.")
     absorbed = _completed(columns, types, occupancies, partial, operators) if partial else {}
     for first, others in absorbed.items():
         names = ", ".join(labels[other][:20] for other in [first, *others])

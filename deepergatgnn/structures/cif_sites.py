@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -18,6 +17,7 @@ from deepergatgnn.structures.elements import ATOMIC_NUMBERS, SYMBOLS, atomic_num
 from deepergatgnn.structures.limits import StructureLimits
 
 _UNKNOWN: Final = frozenset({"?", ".", ""})
+_FORMULA_PART: Final = re.compile(r"([A-Z][a-z]?)(\d*\.?\d*)")
 _LONGEST_FORMULA: Final = 1000  # characters
 _FORMULA_TOLERANCE: Final = 0.01  # of the share of an element; pymatgen's `comp_tol`
 
@@ -60,12 +60,30 @@ def read_sites(columns: Columns, operators: Operators, said: list[str], limits: 
     if types is not labels:
         types = [label if symbol in _UNKNOWN else symbol for symbol, label in zip(types, labels, strict=True)]
     is_atom = whole_occupancies(columns, types, labels, operators, said)
-    whole = _whole_columns(columns)
+    coords = _whole_columns(columns)
+    if coords is not None and all(is_atom) and ATOMIC_NUMBERS.keys() >= set(types):
+        sites = Sites(labels, [ATOMIC_NUMBERS[symbol] for symbol in types], coords)
+    else:
+        sites = _row_by_row(columns, types, labels, is_atom, coords, said)
+    if not sites.labels:
+        raise StructureError("no_structure", "The CIF has no occupied site: post at least one atom.")
+    _note_implicit_hydrogens(columns, types, said)
+    return sites
+
+
+def _row_by_row(
+    columns: Columns,
+    types: list[str],
+    labels: list[str],
+    is_atom: list[bool],
+    coords: NDArray[np.float64] | None,
+    said: list[str],
+) -> Sites:
+    """The atoms of a loop that is not written plainly throughout."""
     sites = Sites([], [], np.empty((0, 3)))
-    positions: list[Sequence[float]] = []
-    for index, (symbol, label) in enumerate(zip(types, labels, strict=True)):
-        if not is_atom[index]:
-            continue
+    positions: list[Sequence[float] | NDArray[np.float64]] = []
+    for index in np.flatnonzero(is_atom).tolist():
+        symbol, label = types[index], labels[index]
         if symbol in _UNKNOWN and all(columns[key][index] in _UNKNOWN for key in FRACT):
             said.append(f"The {place_of(index, label)} has neither element nor position and is left out.")
             continue
@@ -75,10 +93,7 @@ def read_sites(columns: Columns, operators: Operators, said: list[str], limits: 
             said += [warning] if warning else []
         sites.labels.append(label)
         sites.atomic_numbers.append(number)
-        positions.append(whole[index] if whole else _coordinates(columns, index, place_of(index, label)))
-    if not positions:
-        raise StructureError("no_structure", "The CIF has no occupied site: post at least one atom.")
-    _note_implicit_hydrogens(columns, types, said)
+        positions.append(coords[index] if coords is not None else _coordinates(columns, index, place_of(index, label)))
     return sites._replace(frac_coords=np.array(positions))
 
 
@@ -93,8 +108,8 @@ def formula_warning(columns: Columns, numbers: Sequence[int]) -> str | None:
         A sentence if they differ: as a rule the hydrogen atoms were not located.
     """
     formula = value_of(columns, "_chemical_formula_sum").strip(" '\"")
-    tokens = re.findall(r"([A-Z][a-z]?)(\d*\.?\d*)", formula[:_LONGEST_FORMULA])
-    if not tokens or "".join(symbol + count for symbol, count in tokens) != "".join(formula.split()):
+    tokens = _FORMULA_PART.findall(formula[:_LONGEST_FORMULA])
+    if not tokens or "".join(map("".join, tokens)) != "".join(formula.split()):
         return None  # not a formula that can be compared
     said: dict[int, float] = {}
     for symbol, count in tokens:
@@ -102,25 +117,31 @@ def formula_warning(columns: Columns, numbers: Sequence[int]) -> str | None:
         if number is None or count == ".":
             return None
         said[number] = said.get(number, 0.0) + float(count or 1)
-    found = Counter(numbers)
+    found = {number: numbers.count(number) for number in set(numbers)}
+    if said == found:
+        return None
     total = sum(said.values())
     elements = said.keys() | found.keys()
-    if total and all(abs(said.get(z, 0.0) / total - found[z] / len(numbers)) <= _FORMULA_TOLERANCE for z in elements):
+    if total and all(
+        abs(said.get(z, 0.0) / total - found.get(z, 0) / len(numbers)) <= _FORMULA_TOLERANCE for z in elements
+    ):
         return None
-    missing = ", ".join(SYMBOLS[z] for z in said if not found[z])
+    missing = ", ".join(SYMBOLS[z] for z in said if z not in found)
     lacks = f" without any {missing}" if missing else ""
     return f"The formula of the file, {formula[:60]}, is not that of its atoms{lacks}: atoms may be missing."
 
 
-def _whole_columns(columns: Columns) -> list[tuple[float, ...]] | None:
-    """All coordinates at once, None if one of them is not a plain finite number."""
+def _whole_columns(columns: Columns) -> NDArray[np.float64] | None:
+    """All coordinates at once, [rows, 3]; None if one of them is not a plain finite number."""
+    x, y, z = (columns[key] for key in FRACT)
+    texts = x + y + z
     try:
-        x, y, z = (list(map(float, columns[key])) for key in FRACT)
+        values = list(map(float, texts))
     except ValueError:
         return None
-    if any("_" in "".join(columns[key]) for key in FRACT):  # Python alone takes 0_5 for 5
+    if "_" in "".join(texts) or not math.isfinite(sum(values)):  # Python alone takes 0_5 for 5
         return None
-    return list(zip(x, y, z, strict=True)) if math.isfinite(sum(x) + sum(y) + sum(z)) else None
+    return np.array(values).reshape(3, -1).T.copy()
 
 
 def _coordinates(columns: Columns, index: int, place: str) -> tuple[float, ...]:

@@ -1,7 +1,5 @@
 """A crystal as plain arrays, and its way to and from pymatgen."""
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from pymatgen.core.structure import Structure
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.checks import check_arrays, check_lattice
 from deepergatgnn.structures.elements import SYMBOLS, any_charged, atomic_number
+from deepergatgnn.structures.formulas import full_formula, reduced_formula
 from deepergatgnn.structures.ignored import OXIDATION_STATES, properties_warning, telling_properties
 from deepergatgnn.structures.limits import DEFAULT_LIMITS, StructureLimits
 
@@ -58,19 +57,23 @@ class Crystal:
     @property
     def composition(self) -> Composition:
         """Contents of the cell."""
-        return Composition(Counter(self.symbols))
+        return Composition(self._counts)
 
     @property
     def formula(self) -> str:
         """Contents of the cell, by rising electronegativity: Ba2Mg4Pb4."""
-        return "".join(
-            re.sub(r"(?<=[a-z])1$", "", part, flags=re.IGNORECASE) for part in self.composition.formula.split()
-        )
+        return full_formula(self._counts)
 
     @property
     def reduced_formula(self) -> str:
         """Smallest formula unit as pymatgen writes it: Ba(MgPb)2."""
-        return str(self.composition.reduced_formula)
+        return reduced_formula(self._counts)
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        symbols = self.symbols
+        # Of so few elements, faster than a Counter.
+        return {symbol: symbols.count(symbol) for symbol in dict.fromkeys(symbols)}
 
     @property
     def volume(self) -> float:

@@ -1,5 +1,6 @@
 """Element symbols as people write them, and the ones that are no element."""
 
+import math
 import re
 import warnings
 from collections.abc import Iterable
@@ -12,11 +13,13 @@ from deepergatgnn.errors import StructureError
 # Index 0 is no element, so that SYMBOLS[Z] reads as it should.
 SYMBOLS: Final[tuple[str, ...]] = ("X", *(str(Element.from_Z(number).symbol) for number in range(1, 119)))
 ATOMIC_NUMBERS: Final[dict[str, int]] = {symbol: number for number, symbol in enumerate(SYMBOLS) if number}
-# pymatgen warns of an element without an electronegativity when a formula first asks for it: let that be here.
+# Pauling's; infinite for an element that has none, of which pymatgen warns when it is first asked: let that be here.
+ELECTRONEGATIVITIES: Final[dict[str, float]] = {}
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    for _number in range(1, len(SYMBOLS)):
-        _ = Element.from_Z(_number).X
+    for _symbol in ATOMIC_NUMBERS:
+        _value = Element(_symbol).X
+        ELECTRONEGATIVITIES[_symbol] = math.inf if math.isnan(_value) else _value
 
 _ISOTOPES: Final = frozenset({"D", "T"})
 _ISOTOPE_WARNING: Final = "Heavy hydrogen ({}) is read as H: the models know elements, not isotopes."
