@@ -37,15 +37,11 @@ class Ticket:
         self._admission, self._lane = admission, lane
         self._crystals, self._unparsed, self._typical, self._known = crystals, crystals, admission.typical, 0.0
         admission.change(lane, crystals, self._typical * crystals)
-
-    @property
-    def unparsed(self) -> int:
-        """Crystals whose cost is not known yet."""
-        return self._unparsed
+        admission.unparsed[lane] += crystals
 
     def priced(self, seconds: float) -> None:
         """The cost of one of the crystals is known now."""
-        self._unparsed -= 1
+        self._parsed()
         self._known += seconds
         self._admission.change(self._lane, 0, seconds - self._typical)
         self._admission.typical += (seconds - self._admission.typical) * FOLLOW / 10
@@ -64,8 +60,12 @@ class Ticket:
     def refused(self) -> None:
         """One of the crystals that were not parsed yet will not be computed."""
         self._crystals -= 1
-        self._unparsed -= 1
+        self._parsed()
         self._admission.change(self._lane, -1, -self._typical)
+
+    def _parsed(self) -> None:
+        self._unparsed -= 1
+        self._admission.unparsed[self._lane] -= 1
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +76,7 @@ class Ticket:
     def close(self) -> None:
         """What is left of the request will not be computed."""
         self._admission.change(self._lane, -self._crystals, -self._known - self._unparsed * self._typical)
+        self._admission.unparsed[self._lane] -= self._unparsed
         self._crystals, self._unparsed, self._known = 0, 0, 0.0
 
 
@@ -84,10 +85,14 @@ class Admission:
 
     Args:
         settings: of the service.
+
+    Attributes:
+        unparsed: admitted crystals of each lane whose cost is not known yet.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.unparsed: dict[Lane, int] = dict.fromkeys(LANES, 0)
         self._costs: dict[str, Cost] = {}
         self._workers = 1
         self._here: dict[Lane, float] = dict.fromkeys(LANES, 0.0)

@@ -17,6 +17,7 @@ from service.bulk import PREDICT_BATCH
 from service.cache import ResultCache
 from service.catalogue import Catalogue
 from service.collector import tame_collector
+from service.direct_route import Shortcut
 from service.dispatcher import Dispatcher
 from service.envelope import Envelope
 from service.errors import ServiceError, problem
@@ -30,6 +31,7 @@ from service.state import State
 from service.tracing import Tracing, otlp_exporter
 
 MIB = 1024 * 1024
+DIRECT = (PREDICT, PREDICT_BATCH)
 CODES = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 DESCRIPTION = """Properties of crystals with DeeperGATGNN: post a CIF, POSCAR, extxyz or JSON structure; get the value,
 a 90 % interval, whether the crystal is like the training set, the attention of every atom, and each phase's time."""
@@ -77,10 +79,11 @@ def create_app(settings: Settings, broker_url: str) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.routes.extend((PREDICT, PREDICT_BATCH))
+    app.routes.extend(DIRECT)
     app.include_router(router)
     keys = Keys.of(settings)
     app.add_route("/docs", _show_documents, include_in_schema=False)
+    app.add_middleware(Shortcut, routes=DIRECT)  # what is added later stands before it
     app.add_middleware(Door, keys=keys, settings=settings)
     if settings.cors_origins:
         app.add_middleware(

@@ -1,12 +1,16 @@
 """What goes into a batch: by predicted seconds on the device, never by count. Pure."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from service.cost import Cost, once
 from service.entries import LANES, Lane
 from service.work_queue import Delivery
 
 FULL = 0.5  # of its budget: a bulk batch that does not wait for more
+WORTH_IT = 0.25  # of what a batch costs once, whatever is in it: a batch of single crystals that does not either
+BULK_LINGER_S = 0.03
 PASSED_OVER = 8  # interactive batches that bulk work stands back for when it cannot be company
 SHRINK, GROW = 0.7, 1.01
 Priced = tuple[Delivery, float]
@@ -20,11 +24,13 @@ class Budget:
         seconds: of a batch.
         bulk_seconds: of a batch of bulk entries.
         edges: of a batch, after merging: what fits into the memory.
+        linger_s: that a single crystal may wait for company.
     """
 
     seconds: float
     bulk_seconds: float
     edges: int
+    linger_s: float = 0.0
 
 
 class EdgeLimit:
@@ -79,11 +85,26 @@ class Backlog:
         """Entries that wait in a lane."""
         return len(self._lanes[lane])
 
-    def may_fill(self, budget: Budget) -> bool:
-        """Whether a better batch is on its way: bulk entries alone wait, few, and say that more of them come."""
-        bulk = self._lanes["bulk"]
-        alone = not any(self._suspects.values()) and not self._lanes["interactive"]
-        return bool(bulk) and alone and bulk[-1][0].entry.more and self._seconds["bulk"] < FULL * budget.bulk_seconds
+    def patience_s(self, budget: Budget, costs: Mapping[str, Cost], now: float) -> float:
+        """How long the device had better wait for company of what waits, since a batch of few costs nearly as much.
+
+        Not at all where none is known to be on its way, and not where the batch is worth what it costs already. Who
+        screens does not wait for this batch; a single crystal waits for no longer than the budget says.
+
+        Args:
+            budget: of the batch.
+            costs: of the models.
+            now: `time.monotonic()`.
+        """
+        lane: Lane = "interactive" if self._lanes["interactive"] else "bulk"
+        waiting = self._lanes[lane]
+        if any(self._suspects.values()) or not waiting or not waiting[-1][0].entry.more:
+            return 0.0
+        if lane == "bulk":
+            return BULK_LINGER_S if self._seconds[lane] < FULL * budget.bulk_seconds else 0.0
+        oldest = waiting[0][0]
+        few = self._seconds[lane] < WORTH_IT * once(oldest.entry.models, costs)
+        return max(0.0, oldest.since + budget.linger_s - now) if few else 0.0
 
     def take(self, budget: Budget) -> list[Delivery]:
         """The next batch.

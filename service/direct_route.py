@@ -1,7 +1,8 @@
-"""A route of FastAPI's that documents its endpoint as any other, and calls it with the request and nothing else.
+"""The way of predictions: documented as FastAPI's other routes, and served by a shorter one.
 
-FastAPI finds, converts and validates the parameters of an endpoint at every request, which takes as long as all that
-the endpoints of predictions do before they hand a crystal on; these read the few that they have themselves.
+FastAPI finds, converts and validates the parameters of an endpoint at every request, behind a stack of layers that look
+for its route and for handlers of its errors. That takes as long as all that the endpoints of predictions do before they
+hand a crystal on; these read the few parameters that they have themselves, and raise one kind of error.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,13 +10,15 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from starlette.routing import request_response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import ServiceError, problem
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class DirectRoute(APIRoute):
-    """A POST route; add it to the routes of the application itself, not through a router that is included.
+    """A POST route that says itself what it takes; `Shortcut` serves it.
 
     Args:
         path: of the route.
@@ -36,4 +39,30 @@ class DirectRoute(APIRoute):
     ) -> None:
         operation = {"parameters": [*parameters], "requestBody": {"required": True, "content": body}}
         super().__init__(path, endpoint, methods=["POST"], openapi_extra=operation, **documented)
-        self.app = request_response(endpoint)
+
+
+class Shortcut:
+    """ASGI middleware, the innermost one: direct routes are served here, all else by the application.
+
+    Args:
+        app: the rest of the application.
+        routes: that the application knows too, for its documents and for other methods.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[DirectRoute]) -> None:
+        self.app = app
+        self._routes = {route.path: route for route in routes}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or pass it on."""
+        route = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if route is None:
+            await self.app(scope, receive, send)
+            return
+        scope["route"] = route
+        request = Request(scope, receive, send)
+        try:
+            response = await route.endpoint(request)
+        except ServiceError as error:
+            response = problem(request, error)
+        await response(scope, receive, send)

@@ -146,7 +146,7 @@ class Dispatcher:
             request_id: for the logs of the worker.
             attention: whether weights of atoms are wanted.
             lane: interactive or bulk.
-            more: whether more crystals of the request will be asked for soon.
+            more: whether more crystals of the lane will be asked for soon.
 
         Returns:
             An answer for each part.

@@ -29,7 +29,7 @@ class Entry:
         deadline: Unix time in seconds of the broker's clock, after which nobody waits for the answer.
         attention: whether the weights of the atoms are wanted.
         lane: interactive entries go first.
-        more: whether more crystals of the request are on their way.
+        more: whether more crystals of the lane are on their way.
     """
 
     id: str
@@ -51,10 +51,10 @@ class Entry:
         """
         return unpack_graph(self.packed)
 
-    def pack(self) -> dict[str, bytes]:
-        """The fields of a stream entry: one alone, since each is put into words and read again on three sides."""
+    def pack(self) -> tuple[str, bytes]:
+        """The field of a stream entry and its content: one alone, since each is written and read on three sides."""
         told = orjson.dumps((self.id, self.replica, self.request_id, self.models, self.attention, self.more))
-        return {"entry": _HEAD.pack(self.deadline, len(told)) + told + self.packed}
+        return "entry", _HEAD.pack(self.deadline, len(told)) + told + self.packed
 
     @classmethod
     def unpack(cls, fields: Mapping[bytes, bytes], lane: Lane) -> "Entry":

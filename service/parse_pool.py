@@ -26,8 +26,11 @@ FILES_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stay
 AT_ONCE = 16  # files sent to a process: it goes on to the next while the event loop is busy with something else
 WARM_UP = b'{"lattice": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]], "species": ["Na"], "frac_coords": [[0, 0, 0]]}'
 WARM_UP_S = 120.0
+# Who has many to feed goes first: an event loop that waits for the processor leaves parse processes and worker without
+# work a moment later. They are equals on a CPU, `worker.YIELDING`, since either feeds on the other.
+SINGLE_NICENESS = 5
+BODY_NICENESS = 8  # of bulk bodies: one takes half a second of the processor, of which the least would be long
 BULK_NICENESS = 15  # below a CPU worker, which single files wait for too
-BODY_NICENESS = 5  # of bulk bodies: one takes half a second of the processor, of which the least would be long
 BULK_PATIENCE = 8  # times the wall time of a single file: who gives way to everybody waits for the processor
 
 
@@ -115,7 +118,7 @@ class ParsePool:
         self._named = named
         patience_s = BULK_PATIENCE * timeout_s
         self._lanes: dict[Lane, _LaneOfProcesses] = {
-            "interactive": _LaneOfProcesses(processes, timeout_s, memory_mib),
+            "interactive": _LaneOfProcesses(processes, timeout_s, memory_mib, SINGLE_NICENESS),
             "bulk": _LaneOfProcesses(processes, patience_s, memory_mib, BULK_NICENESS),
         }
         self._bodies = _LaneOfProcesses(1, patience_s, memory_mib, BODY_NICENESS)

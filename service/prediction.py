@@ -215,7 +215,7 @@ class Oracle:
                 request_id=asked.request_id,
                 attention=asked.attention,
                 lane=asked.lane,
-                more=asked.ticket.unparsed > 0,
+                more=self._dispatcher.admission.unparsed[asked.lane] > 0,
             )
             for (graph, _), answer in zip(wanted, answers, strict=True):
                 for prediction in answer.predictions:

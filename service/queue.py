@@ -66,7 +66,7 @@ class RequestQueue:
         """Add entries, all in one round trip; the stream id of each."""
         async with self._client.pipeline(transaction=False) as pipe:
             for entry in entries:
-                pipe.xadd(STREAMS[entry.lane], entry.pack())  # type: ignore[arg-type]
+                pipe.execute_command("XADD", STREAMS[entry.lane], "*", *entry.pack())  # as `xadd`, with less around it
             added: list[bytes] = await pipe.execute()
         return added
 

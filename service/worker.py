@@ -40,13 +40,14 @@ from service.work_queue import Delivery, WorkQueue
 
 READ_AT_MOST = 256
 BLOCK_S = 0.5
-LINGER_S = 0.03
 SWITCH_S = 2e-4  # the device's thread wants Python's lock after every operation, and should not wait 5 ms for it
 AHEAD = 2.0  # batches in hand, that being computed not counted
 INTERACTIVE_LATELY_S = 1.5
-# On a CPU that others want too, parsing goes first: what is parsed meanwhile shares the next batch, and a batch of 64
-# costs a tenth a crystal of what one of 1 does. Where the CPU is free this changes nothing.
-YIELDING = 3
+# On a CPU that others want too, parsing is as urgent, and the API more so, which has both to feed: what is parsed
+# meanwhile shares the next batch, and a batch of 64 costs a tenth a crystal of what one of 1 does.
+YIELDING = 5
+# The longest that a single crystal waits on a CPU for others that are known to be on their way.
+LINGER_S = 0.02
 ATTEMPT_S = 1.0
 log = structlog.get_logger("worker")
 T = TypeVar("T")
@@ -146,7 +147,8 @@ class Worker:
         """Of the next batch: little bulk work where single requests come, for these wait until it is done."""
         lately = time.monotonic() - self._interactive_at < INTERACTIVE_LATELY_S
         bulk = self.settings.batch_s / 20 if lately else self.settings.batch_s / 2
-        return Budget(self.settings.batch_s, bulk, self._limit.edges)
+        linger_s = LINGER_S if self.device.type == "cpu" else 0.0  # the time is parsing's there, not lost
+        return Budget(self.settings.batch_s, bulk, self._limit.edges, linger_s)
 
     async def _read(self, lane: Lane) -> None:
         """Keep the backlog of a lane filled, a few batches ahead."""
@@ -186,9 +188,8 @@ class Worker:
                 else:
                     await first_of(self._arrived, seconds=BLOCK_S)
                 continue
-            # A batch of few costs nearly as much as one of many, and who screens does not wait for this one.
-            linger = self._backlog.may_fill(self._budget) and not self.stopping.is_set()
-            if linger and await first_of(self._arrived, seconds=LINGER_S):
+            patience_s = self._backlog.patience_s(self._budget, self.engine.costs, time.monotonic())
+            if patience_s and not self.stopping.is_set() and await first_of(self._arrived, seconds=patience_s):
                 continue
             batch = self._live(self._backlog.take(self._budget))
             self._room.set()

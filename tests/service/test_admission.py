@@ -47,6 +47,18 @@ def test_singles_are_refused_above_their_seconds_and_told_when_to_return() -> No
     assert made.crystals == 0
 
 
+def test_what_is_admitted_and_not_yet_parsed_is_known_whatever_becomes_of_it() -> None:
+    made = admission()
+    first, second = Ticket(made, "interactive", 1), Ticket(made, "interactive", 3)
+    assert made.unparsed == {"interactive": 4, "bulk": 0}
+    first.priced(0.1)
+    second.refused()
+    assert made.unparsed["interactive"] == 2
+    first.close()
+    second.close()
+    assert made.unparsed == {"interactive": 0, "bulk": 0}
+
+
 def test_twice_the_workers_bear_twice_the_work() -> None:
     one, two = admission(1), admission(2)
     for made in (one, two):

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepergatgnn.crystal_graph import GraphConfig
-from service.batching import PASSED_OVER, Backlog, Budget, EdgeLimit
+from service.batching import BULK_LINGER_S, PASSED_OVER, Backlog, Budget, EdgeLimit
+from service.cost import Cost
 from service.entries import Entry, Lane
 from service.graph_bytes import pack_graph
 from service.work_queue import Delivery
@@ -15,8 +16,8 @@ from tests.fixtures import graphs_of, some_crystals
 PACKED = [pack_graph(graph) for graph in graphs_of(some_crystals(12), GraphConfig())]
 
 
-def delivery(number: int, lane: Lane, times: int = 1) -> Delivery:
-    entry = Entry(str(number), "r", ("m@1.0.0",), PACKED[number % len(PACKED)], time.time() + 60, lane=lane)
+def delivery(number: int, lane: Lane, times: int = 1, *, more: bool = False) -> Delivery:
+    entry = Entry(str(number), "r", ("m@1.0.0",), PACKED[number % len(PACKED)], time.time() + 60, lane=lane, more=more)
     return Delivery(str(number).encode(), entry, times, time.monotonic())
 
 
@@ -128,3 +129,46 @@ def test_everything_is_taken_once_and_in_order(items: list[tuple[Lane, float, in
     for lane in ("interactive", "bulk"):
         once = [int(d.entry.id) for d in taken if d.entry.lane == lane and d.times == 1]
         assert once == sorted(once)
+
+
+COSTS = {"m@1.0.0": Cost(0.0, 0.0, 0.001, 0.01)}  # a batch costs 10 ms once, and 1 ms a crystal
+LINGERS = Budget(0.1, 0.1, 10**6, linger_s=0.02)
+
+
+def test_a_crystal_with_none_on_its_way_never_waits() -> None:
+    backlog = Backlog()
+    assert backlog.patience_s(LINGERS, COSTS, time.monotonic()) == 0
+    for number in range(3):
+        backlog.add(delivery(number, "interactive", more=number < 2), 0.001)
+    assert backlog.patience_s(LINGERS, COSTS, time.monotonic()) == 0
+
+
+def test_few_single_crystals_wait_for_others_but_not_long_and_not_on_a_gpu() -> None:
+    backlog = Backlog()
+    first = delivery(0, "interactive", more=True)
+    backlog.add(first, 0.001)
+    backlog.add(delivery(1, "interactive", more=True), 0.001)
+    assert 0.004 < backlog.patience_s(LINGERS, COSTS, first.since + 0.015) <= 0.00501
+    assert backlog.patience_s(LINGERS, COSTS, first.since + 0.021) == 0
+    assert backlog.patience_s(Budget(0.1, 0.1, 10**6), COSTS, first.since) == 0
+
+
+def test_a_batch_that_is_worth_what_it_costs_does_not_wait() -> None:
+    backlog = Backlog()
+    patience = []
+    for number in range(6):
+        backlog.add(delivery(number, "interactive", more=True), 0.001)
+        patience.append(backlog.patience_s(LINGERS, COSTS, time.monotonic()) > 0)
+    assert patience == [True] * 2 + [False] * 4
+
+
+def test_bulk_crystals_wait_for_half_a_batch_and_none_for_what_may_be_poison() -> None:
+    backlog = Backlog()
+    backlog.add(delivery(0, "bulk", more=True), 0.049)
+    assert backlog.patience_s(LINGERS, COSTS, time.monotonic()) == BULK_LINGER_S
+    backlog.add(delivery(1, "bulk", more=True), 0.002)
+    assert backlog.patience_s(LINGERS, COSTS, time.monotonic()) == 0
+    other = Backlog()
+    other.add(delivery(0, "bulk", more=True), 0.01)
+    other.add(delivery(1, "bulk", times=2, more=True), 0.01)
+    assert other.patience_s(LINGERS, COSTS, time.monotonic()) == 0

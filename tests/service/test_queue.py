@@ -68,14 +68,15 @@ def answer_for(entry: Entry) -> Answer:
 
 def test_entries_and_answers_survive_packing(entries: list[Entry]) -> None:
     for entry in entries:
-        fields = {k.encode(): v if isinstance(v, bytes) else str(v).encode() for k, v in entry.pack().items()}
+        name, content = entry.pack()
+        fields = {name.encode(): content}
         for lane in LANES:
             back = Entry.unpack(fields, lane)
             assert vars(back) | {"lane": entry.lane, "graph": None} == vars(entry) | {"graph": None}
             assert back.lane == lane
             assert back.graph.volume == entry.graph.volume
-            for name in ("atomic_numbers", "senders", "degrees", "distances", "counts", "classes", "surroundings"):
-                np.testing.assert_array_equal(getattr(back.graph, name), getattr(entry.graph, name))
+            for part in ("atomic_numbers", "senders", "degrees", "distances", "counts", "classes", "surroundings"):
+                np.testing.assert_array_equal(getattr(back.graph, part), getattr(entry.graph, part))
         assert Answer.unpack(answer_for(entry).pack()) == answer_for(entry)
     error = Answer("x", error=(500, "prediction_failed", "no"))
     assert Answer.unpack(error.pack()) == error

@@ -100,7 +100,7 @@ def test_entries_of_both_lanes_with_one_id_are_two(settings: Settings) -> None:
         await worker.queue.create_groups()
         first, second = entries(2)
         for lane, entry in (("interactive", first), ("bulk", second)):
-            await worker.client.xadd(STREAMS[lane], entry.pack(), id="1700000000000-0")  # type: ignore[index, arg-type]
+            await worker.client.xadd(STREAMS[lane], dict([entry.pack()]), id="1700000000000-0")  # type: ignore[index, arg-type]
             worker.accept(await worker.queue.read(lane, 10, 1))  # type: ignore[arg-type]
         assert sorted(delivery.entry.id for delivery in worker.held.values()) == ["0", "1"]
         await worker.client.aclose()
