@@ -54,7 +54,7 @@ async def predict_batch(request: Request) -> Response:
     except (ClientGoneError, ClientDisconnect):
         return Response(status_code=CLIENT_GONE)
     except DeeperGATGNNError as error:
-        raise counted(error) from error
+        raise counted(error) from None
 
 
 PREDICT_BATCH = DirectRoute(

@@ -50,7 +50,10 @@ def service_error(error: DeeperGATGNNError) -> ServiceError:
 
 
 def counted(error: DeeperGATGNNError) -> ServiceError:
-    """The HTTP form of an error that a crystal got, for whoever raises it; it is counted by its code."""
+    """The HTTP form of an error that a crystal got, for whoever raises it; it is counted by its code.
+
+    Raise it `from None`: it may be the error itself, and one that is its own cause keeps the body that it knows of.
+    """
     found = service_error(error)
     metrics.FAILURES.labels(found.code).inc()
     return found

@@ -47,7 +47,7 @@ async def predict(request: Request) -> Response:
     except (ClientGoneError, ClientDisconnect):
         return Response(status_code=CLIENT_GONE)
     except DeeperGATGNNError as error:
-        raise counted(error) from error
+        raise counted(error) from None
     state.tracing.record(request.state.request_id, answer["formula"], answer["latency_ms"], request.headers)
     timing = ", ".join(f"{phase};dur={value:.3f}" for phase, value in answer["latency_ms"].items())
     return Response(orjson.dumps(answer), media_type="application/json", headers={"Server-Timing": timing})
@@ -106,7 +106,7 @@ async def show_model(request: Request, name: str) -> ModelSummary:
     try:
         return _summary(state_of(request).catalogue, name)
     except DeeperGATGNNError as error:
-        raise service_error(error) from error
+        raise service_error(error) from None
 
 
 @router.get("/models/{name}/{version}", responses=statuses(404), summary="The manifest of a version")
@@ -115,7 +115,7 @@ async def show_version(request: Request, name: str, version: str) -> Manifest:
     try:
         return state_of(request).catalogue.resolve([f"{name}@{version}"])[0]
     except DeeperGATGNNError as error:
-        raise service_error(error) from error
+        raise service_error(error) from None
 
 
 def _summary(catalogue: Catalogue, name: str) -> ModelSummary:
