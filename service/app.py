@@ -8,49 +8,41 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
 from deepergatgnn import __version__
 from model_store import ModelStore
-from service.authentication import Door, Keys
 from service.bulk import PREDICT_BATCH
 from service.cache import ResultCache
 from service.catalogue import Catalogue
 from service.collector import tame_collector
-from service.direct_route import Shortcut
 from service.dispatcher import Dispatcher
-from service.envelope import Envelope
-from service.errors import ServiceError, problem
+from service.errors import ServiceError, problem, unforeseen
 from service.headers import DOCUMENTS
 from service.openapi import describe
 from service.parse_pool import ParsePool
 from service.prediction import Oracle
 from service.routes import PREDICT, router
 from service.settings import Settings
-from service.state import State
+from service.state import PARTS, State
 from service.tracing import Tracing, otlp_exporter
 
-MIB = 1024 * 1024
-DIRECT = (PREDICT, PREDICT_BATCH)
 CODES = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 DESCRIPTION = """Properties of crystals with DeeperGATGNN: post a CIF, POSCAR, extxyz or JSON structure; get the value,
 a 90 % interval, whether the crystal is like the training set, the attention of every atom, and each phase's time."""
 log = structlog.get_logger("api")
 
 
-def create_app(settings: Settings, broker_url: str) -> FastAPI:
-    """The application of one API process.
+def create_app(settings: Settings, broker_url: str, *, keyed: bool = False) -> FastAPI:
+    """The routes of one API process and their documents; what stands before them is in `front`.
 
     Args:
         settings: of the service.
         broker_url: of the broker, embedded or not.
-
-    Raises:
-        ConfigError: if the keys of the settings are wrong.
+        keyed: whether the documents ask for a key.
     """
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, State]]:
         cache = ResultCache(settings.cache_entries)
         pool = ParsePool(
             settings.parse_processes, settings.parse_timeout_s, settings.parse_memory_mib, named=cache.enabled
@@ -59,12 +51,11 @@ def create_app(settings: Settings, broker_url: str) -> FastAPI:
         catalogue = Catalogue(ModelStore(settings.model_store), lambda: dispatcher.loaded)
         tracing = Tracing(otlp_exporter() if settings.tracing else None)
         oracle = Oracle(catalogue, pool, dispatcher, cache)
-        app.state.parts = State(settings, catalogue, dispatcher, pool, oracle, tracing)
         try:
             await dispatcher.start()
             await pool.warm()
             tame_collector()
-            yield
+            yield {PARTS: State(settings, catalogue, dispatcher, pool, oracle, tracing)}
         finally:
             dispatcher.draining = True
             await dispatcher.stop()
@@ -79,33 +70,14 @@ def create_app(settings: Settings, broker_url: str) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.routes.extend(DIRECT)
+    app.routes.extend((PREDICT, PREDICT_BATCH))
     app.include_router(router)
-    keys = Keys.of(settings)
     app.add_route("/docs", _show_documents, include_in_schema=False)
-    app.add_middleware(Shortcut, routes=DIRECT)  # what is added later stands before it
-    app.add_middleware(Door, keys=keys, settings=settings)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "X-API-Key", "X-Request-Deadline-Ms", "X-Request-ID"],
-            expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
-        )
-    limits = {"/predict/batch": settings.max_bulk_body_mib}
-    app.add_middleware(
-        Envelope,
-        max_body=int(settings.max_body_mib * MIB),
-        others={path: int(limit * MIB) for path, limit in limits.items()},
-        max_bodies=int(settings.max_bodies_mib * MIB),
-        body_timeout_s=settings.body_timeout_s,
-    )
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_surprise)
-    document = describe(app, keyed=bool(keys))
+    document = describe(app, keyed=keyed)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
 
@@ -135,5 +107,5 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_surprise(request: Request, error: Exception) -> JSONResponse:
-    log.error("unexpected", error=repr(error), request_id=request.state.request_id)
-    return problem(request, ServiceError(500, "internal", "the service failed: report the request id"))
+    log.error("unexpected", error=repr(error), request_id=request.state.request_id)  # uvicorn writes where it was
+    return problem(request, unforeseen())

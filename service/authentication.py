@@ -8,16 +8,19 @@ cannot reach the service under a name of its own, DNS rebinding) and none that a
 import hmac
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Request
 from pydantic import SecretStr
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepergatgnn.errors import ConfigError
 from service.errors import ServiceError, problem
+from service.headers import header
 from service.keys import Key, digest_of, parse_key, read_keys
 from service.rates import ANONYMOUS, Bucket, Caller
 from service.settings import LOOPBACK, Settings
@@ -134,27 +137,27 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request = Request(scope)
+        path, open_to_all = scope["path"], scope["path"] in self._open or not self._keys
         try:
-            if scope["path"] not in HEALTH_PATHS:  # whoever asks for it may know this host by any name or address
-                self._check_name(request)
-            request.state.caller = ANONYMOUS if scope["path"] in self._open else self._keys.check(request.headers)
+            if path not in HEALTH_PATHS:  # whoever asks for it may know this host by any name or address
+                self._check_name(scope)
+            scope["state"]["caller"] = ANONYMOUS if open_to_all else self._keys.check(Headers(scope=scope))
         except ServiceError as error:
-            await problem(request, error)(scope, receive, send)
+            await problem(Request(scope), error)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
-    def _check_name(self, request: Request) -> None:
+    def _check_name(self, scope: Scope) -> None:
         """Check the Host, and without keys the Origin, which only browsers send.
 
         Raises:
             ServiceError: 421 the service is not called so, 403 sent by another page.
         """
-        host = request.headers.get("host", "")
+        host = header(scope, b"host") or ""
         if self._names and _name(host) not in self._names:
             names = ", ".join(sorted(self._names))
             raise ServiceError(421, "wrong_host", f"this service is called {names}: see DEEPERGATGNN_ALLOWED_HOSTS")
-        origin = request.headers.get("origin")
+        origin = header(scope, b"origin")
         if origin is None or self._keys or origin in self._origins:
             return
         if origin.lower() not in {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}:
@@ -168,6 +171,7 @@ def _presented(headers: Mapping[str, str]) -> bytes:
     return key.encode("latin-1")
 
 
+@lru_cache(maxsize=16)
 def _name(host: str) -> str:
     """The name or address in a Host header, without port and brackets; nothing for what is no host."""
     try:

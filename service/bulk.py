@@ -15,10 +15,11 @@ from deepergatgnn.errors import DeeperGATGNNError
 from service.admission import Ticket
 from service.direct_route import DirectRoute
 from service.errors import ServiceError, counted
-from service.intake import ClientGoneError, patience_s, read_documents, unless_gone
+from service.intake import patience_s, read_documents
 from service.json_bodies import Contents, Fields, source_of
 from service.openapi import DEADLINE, refer
 from service.prediction import Posted
+from service.presence import ClientGoneError, unless_gone
 from service.routes import CLIENT_GONE, ERRORS
 from service.schemas import BulkRequest, BulkResponse
 from service.state import State, state_of

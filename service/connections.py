@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import PROBLEM_JSON, problem_document
 from service.headers import headers_for
+from service.presence import PRESENCE, Presence
 from service.settings import Settings
 
 LOOK_S = 0.5
@@ -70,7 +71,7 @@ class Guard:
         return True
 
     async def watch(self) -> None:
-        """End what is overdue, for as long as the service runs."""
+        """End what is overdue, and wake who waits for a body, for as long as the service runs."""
         while True:
             await asyncio.sleep(LOOK_S)
             now = time.monotonic()
@@ -126,6 +127,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._since = time.monotonic()  # nothing is being served since
         self._stalled: float | None = None  # since when the client does not take what is written
+        self._presence = Presence()
         self._beside = 0  # bytes that are not of a body, less those that the framing of its chunks may take
 
     @property
@@ -151,6 +153,7 @@ class Connection(HttpToolsProtocol):
         self.guard.waiting.pop(self, None)
         self.pipeline.clear()
         super().connection_lost(exc)
+        self._presence.leave()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests; what is not of a body, a trailer too, is kept in memory and so is counted."""
@@ -160,6 +163,11 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._beside > self.guard.max_head and not self.transport.is_closing():
             self._refuse(*HEAD_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self.scope["state"][PRESENCE] = self._presence
 
     def on_headers_complete(self) -> None:
         """A head is whole: serve it or, behind the one that is served, queue it."""
@@ -209,11 +217,18 @@ class Connection(HttpToolsProtocol):
         if self._stalled is not None:
             if now - self._stalled > self.guard.patience_s:
                 self.end()
-        elif self.idle and now - self._since > self.guard.patience_s:
-            if self._beside > 0 and not self.unfinished:
-                self._refuse(*HEAD_TOO_SLOW)
-            else:
-                self.end()
+        elif self.idle:
+            if now - self._since > self.guard.patience_s:
+                self._give_up()
+        elif self.unfinished:
+            self.cycle.message_event.set()  # with nothing new, for `envelope` to see how long that has been so
+
+    def _give_up(self) -> None:
+        """No request came in time."""
+        if self._beside > 0 and not self.unfinished:
+            self._refuse(*HEAD_TOO_SLOW)
+        else:
+            self.end()
 
     def end(self) -> None:
         """End it now, whatever is still to be written."""

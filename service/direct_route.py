@@ -8,12 +8,14 @@ hand a crystal on; these read the few parameters that they have themselves, and 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import structlog
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import ServiceError, problem
+from service.errors import ServiceError, problem, unforeseen
 
+log = structlog.get_logger("api")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -65,4 +67,7 @@ class Shortcut:
             response = await route.endpoint(request)
         except ServiceError as error:
             response = problem(request, error)
+        except Exception:
+            log.exception("unexpected", request_id=request.state.request_id)
+            response = problem(request, unforeseen())
         await response(scope, receive, send)

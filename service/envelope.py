@@ -1,18 +1,16 @@
 """What surrounds every request: its id, the limits of its body, the headers and the count of its answer."""
 
-import asyncio
 import re
 import time
 from collections.abc import Mapping
 from secrets import token_hex
 
 import structlog
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
 from service.errors import ServiceError
-from service.headers import raw_headers_for
+from service.headers import header, raw_headers_for
 
 log = structlog.get_logger("api")
 BODY_RATE = 64 * 1024  # bytes a second at which a body may take longer than its time
@@ -20,10 +18,10 @@ SMALL_BODY = 64 * 1024  # let in however much is under way
 SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-def request_id_of(headers: Headers) -> str:
+def request_id_of(scope: Scope) -> str:
     """The id that the client gave its request, if it is one that logs can bear, or a new one."""
-    given = headers.get("x-request-id", "")
-    return given if SAFE_ID.fullmatch(given) else token_hex(16)
+    given = header(scope, b"x-request-id")
+    return given if given is not None and SAFE_ID.fullmatch(given) else token_hex(16)
 
 
 class Envelope:
@@ -50,10 +48,9 @@ class Envelope:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        request_id = request_id_of(headers)
+        request_id = request_id_of(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        declared = headers.get("content-length", "0")
+        declared = header(scope, b"content-length") or "0"
         body = _Body(self, receive, self.others.get(scope["path"], self.max_body), declared)
         started = time.perf_counter()
 
@@ -106,13 +103,7 @@ class _Body:
             return await self._source()
         self._check(self._declared)
         envelope = self._envelope
-        left_s = envelope.body_timeout_s + self.received / BODY_RATE - (time.monotonic() - self._began)
-        try:
-            async with asyncio.timeout(min(left_s, envelope.body_timeout_s)):
-                message = await self._source()
-        except TimeoutError:
-            detail = f"after {self.received:,} bytes of the body nothing, or too little, came"
-            raise ServiceError(408, "too_slow", detail) from None
+        message = await self._next()
         size = len(message.get("body", b""))
         self.received += size
         envelope.held += size
@@ -121,6 +112,20 @@ class _Body:
             raise ServiceError(429, "overloaded", "too many long bodies are under way: retry later", 1)
         self._whole = not message.get("more_body", False)
         return message
+
+    async def _next(self) -> Message:
+        """The next piece that is not empty; the connection says twice a second that none has come, see `Guard`."""
+        patience_s = self._envelope.body_timeout_s
+        due = min(time.monotonic(), self._began + self.received / BODY_RATE) + patience_s
+        while True:
+            message = await self._source()
+            if not message.get("more_body", False):
+                return message
+            if time.monotonic() >= due:
+                detail = f"after {self.received:,} bytes of the body nothing, or too little, came"
+                raise ServiceError(408, "too_slow", detail)
+            if message.get("body"):
+                return message
 
     def _check(self, size: int) -> None:
         if size > self._most:

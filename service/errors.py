@@ -20,6 +20,7 @@ __all__ = [
     "problem_document",
     "problem_headers",
     "service_error",
+    "unforeseen",
 ]
 PROBLEM_JSON = "application/problem+json"
 LATER = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
@@ -34,6 +35,11 @@ def draining() -> ServiceError:
 def broker_unavailable() -> ServiceError:
     """The queue is out of reach."""
     return ServiceError(503, "broker_unavailable", "the queue cannot be reached: retry soon", 2)
+
+
+def unforeseen() -> ServiceError:
+    """What an error that nobody foresaw is to the client; what it was is for the log alone."""
+    return ServiceError(500, "internal", "the service failed: report the request id")
 
 
 def service_error(error: DeeperGATGNNError) -> ServiceError:

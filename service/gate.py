@@ -4,11 +4,9 @@ Under overload most requests are refused, and the less a refusal costs, the more
 """
 
 import time
-from typing import Any
 
 import orjson
 import structlog
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import metrics
@@ -16,6 +14,7 @@ from service.entries import Lane
 from service.envelope import request_id_of
 from service.errors import PROBLEM_JSON, ServiceError, counted, problem_document, problem_headers
 from service.headers import raw_headers_for
+from service.state import PARTS
 
 LANES: dict[str, Lane] = {"/predict": "interactive", "/predict/batch": "bulk"}
 LOGGED = 50  # refusals a second
@@ -27,11 +26,10 @@ class Gate:
 
     Args:
         app: the application.
-        state: of the application; its `parts` are there once it has started.
     """
 
-    def __init__(self, app: ASGIApp, state: Any) -> None:
-        self.app, self._state = app, state
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
         self._second, self._refused = 0, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +37,7 @@ class Gate:
         lane = LANES.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if lane is not None:
             try:
-                self._state.parts.dispatcher.check(lane)
+                scope["state"][PARTS].dispatcher.check(lane)
             except ServiceError as error:
                 await _refuse(scope, send, counted(error), logged=self.worth_a_line(int(time.monotonic())))
                 return
@@ -57,7 +55,7 @@ class Gate:
 
 async def _refuse(scope: Scope, send: Send, error: ServiceError, *, logged: bool) -> None:
     """The same answer as `errors.problem` would give within the application, by hand."""
-    path, request_id = scope["path"], request_id_of(Headers(scope=scope))
+    path, request_id = scope["path"], request_id_of(scope)
     content = orjson.dumps(problem_document(error.status, error.code, error.detail, request_id))
     own = {
         "content-type": PROBLEM_JSON,

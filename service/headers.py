@@ -1,4 +1,7 @@
-"""Security headers of every answer. A page may run what it holds itself, and nothing that was smuggled into it."""
+"""Headers: those that a request has, and the security headers of every answer.
+
+A page may run what it holds itself, and nothing that was smuggled into it.
+"""
 
 import base64
 import hashlib
@@ -6,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.types import Scope
 
 from service.page import PAGE
 
@@ -21,6 +25,14 @@ SECURITY_HEADERS = {
 NOTHING = "default-src 'none'; frame-ancestors 'none'"
 INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 ELSEWHERE = re.compile(r"<(script|link)\b[^>]*?\b(?:src|href)=\"(https://[^\"]+)\"")
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of a request with that name, in lower case; as Starlette's `Headers`, without making them."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value).decode("latin-1")
+    return None
 
 
 def policy_of(html: str, *, inline_styles: bool = False) -> str:

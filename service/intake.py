@@ -1,20 +1,21 @@
-"""Requests on their way in: bodies of three kinds become one form, deadlines, clients that leave."""
+"""Requests on their way in: bodies of three kinds become one form, deadlines."""
 
-import asyncio
 import re
 import sys
-from collections.abc import Coroutine
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from service.errors import ServiceError
+from service.headers import header
 from service.json_bodies import Contents, Fields, Kind, Options, read_body_in_turns, source_of, validated
 from service.prediction import Posted
+from service.presence import unless_gone
 from service.schemas import PredictOptions
 from service.state import state_of
 
@@ -24,17 +25,12 @@ LEAST_MS = 0.001
 SHORT_JSON = 128 * 1024  # bytes that the event loop reads itself, in a few milliseconds
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252"})
 NO_OPTIONS = PredictOptions()
-T = TypeVar("T")
 
 
 class _Form(MultiPartParser):
     """A form in memory: its size is bounded, that of the disk for temporary files is not known."""
 
     spool_max_size = sys.maxsize
-
-
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
 
 
 def options_of(request: Request) -> PredictOptions:
@@ -56,19 +52,19 @@ async def read_posted(request: Request) -> Posted:
     """The request in its one form, from any of the three it may be posted in.
 
     Raises:
-        ClientGoneError: the client left.
+        ClientDisconnect: the client left.
         ServiceError: 400 malformed, 413 too much JSON, 415 unknown media type.
         StructureError: if what JSON holds is refused unread.
     """
     asked = options_of(request)
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = (header(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
     source: bytes | str
     if media_type == "application/json":
         body, [content] = await read_documents(request, "single", asked.model_dump(exclude_none=True))
         source = source_of(body, content)
         return Posted(source, body["format"], body["models"], body["attention"] != "none", body["id"])
     if media_type in PLAIN:
-        source = await request.body()
+        source = b"".join(await _pieces(request))
     elif media_type == "multipart/form-data":
         source = await _uploaded(request)
     else:
@@ -84,14 +80,26 @@ async def read_documents(request: Request, kind: Kind, options: Options) -> tupl
     """What a JSON body asks for, see `read_body`; a long one is read in a parse process, not by the event loop.
 
     Raises:
-        ClientGoneError: the client left.
+        ClientDisconnect, ClientGoneError: the client left.
         ServiceError, StructureError: as `read_body`; the latter also if reading it broke or outlasted its process.
     """
-    async with aclosing(request.stream()) as stream:
-        pieces = [piece async for piece in stream if piece]
+    pieces = await _pieces(request)
     if sum(map(len, pieces)) <= SHORT_JSON:
         return await read_body_in_turns(kind, b"".join(pieces), options)
     return await unless_gone(request, state_of(request).pool.read(kind, pieces, options))
+
+
+async def _pieces(request: Request) -> list[bytes]:
+    """The body as it comes; as `request.stream()`, with less around each piece."""
+    pieces, more = [], True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        if piece := message.get("body", b""):
+            pieces.append(piece)
+        more = message.get("more_body", False)
+    return pieces
 
 
 async def _uploaded(request: Request) -> bytes:
@@ -118,44 +126,10 @@ async def _uploaded(request: Request) -> bytes:
 
 def patience_s(request: Request, most_s: float) -> float:
     """Seconds until the deadline: the service's own, or less if the client says so."""
-    header = request.headers.get("x-request-deadline-ms")
-    if header is None:
+    given = header(request.scope, b"x-request-deadline-ms")
+    if given is None:
         return most_s
-    wanted_ms = float(header) if NUMBER.fullmatch(header) else 0.0
+    wanted_ms = float(given) if NUMBER.fullmatch(given) else 0.0
     if wanted_ms < LEAST_MS:
         raise ServiceError(400, "malformed", f"X-Request-Deadline-Ms is not a number of at least {LEAST_MS}")
     return min(wanted_ms / 1000, most_s)
-
-
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, which ends early if the client leaves; its body must have been read.
-
-    Raises:
-        ClientGoneError: the client left.
-    """
-    waiting = asyncio.current_task()
-    assert waiting is not None  # noqa: S101 - a request is served by a task
-    gone = over = False
-
-    def leave(_: object) -> None:
-        nonlocal gone
-        if not over:
-            gone = True
-            waiting.cancel()
-
-    watcher = asyncio.ensure_future(_gone(request))
-    watcher.add_done_callback(leave)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if gone and not waiting.uncancel():  # else somebody else ends the task too
-            raise ClientGoneError from None
-        raise
-    finally:
-        over = True
-        watcher.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

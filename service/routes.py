@@ -15,9 +15,10 @@ from service import metrics
 from service.catalogue import Catalogue
 from service.direct_route import DirectRoute
 from service.errors import counted, service_error
-from service.intake import ClientGoneError, patience_s, read_posted, unless_gone
+from service.intake import patience_s, read_posted
 from service.openapi import DEADLINE, TIMING, query_parameters, refer, statuses
 from service.page import PAGE
+from service.presence import ClientGoneError, unless_gone
 from service.schemas import (
     Health,
     ModelList,

@@ -12,6 +12,8 @@ from service.prediction import Oracle
 from service.settings import Settings
 from service.tracing import Tracing
 
+PARTS = "parts"  # their name in the state of a request
+
 
 @dataclass(frozen=True)
 class State:
@@ -26,5 +28,5 @@ class State:
 
 
 def state_of(request: Request) -> State:
-    """The parts, as the application keeps them."""
-    return cast("State", request.app.state.parts)
+    """The parts, as the lifespan of the application gives them to every request."""
+    return cast("State", request.scope["state"][PARTS])

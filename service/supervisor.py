@@ -11,18 +11,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from math import ceil
 from types import FrameType
+from typing import cast
 
 import structlog
 import uvicorn
 import uvloop
-from fastapi import FastAPI
 
 from service.app import create_app
+from service.authentication import Keys
 from service.broker import embedded_broker
 from service.connections import Guard
-from service.gate import Gate
+from service.dispatcher import Dispatcher
+from service.front import in_front_of
 from service.logs import configure_logs
 from service.settings import Settings
+from service.state import PARTS, State
 
 RESTART_S = (0.2, 10.0)  # pause before a worker that died is replaced: at first, at most
 LONG_LIFE_S = 30.0
@@ -68,10 +71,15 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """A server that says on SIGTERM that it is going, and goes a little later."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
-        self._app, self._grace_s, self._drain_s = app, settings.drain_grace_s, settings.drain_s
+        self._grace_s, self._drain_s = settings.drain_grace_s, settings.drain_s
         self._leaving = False
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Of the application, once it has started."""
+        return cast("State", self.lifespan.state[PARTS]).dispatcher
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: not ready any more, but all else as before for the time of grace; a second signal ends that."""
@@ -79,15 +87,14 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         self._leaving = True
-        self._app.state.parts.dispatcher.leaving = True
+        self.dispatcher.leaving = True
         loop = asyncio.get_running_loop()
         loop.call_later(self._grace_s, super().handle_exit, sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests finish; those that cannot are told so before their connections are closed."""
-        cut = asyncio.get_running_loop().call_later(
-            max(0.0, self._drain_s - TOLD_BEFORE_S), self._app.state.parts.dispatcher.cut_short
-        )
+        told_s = max(0.0, self._drain_s - TOLD_BEFORE_S)
+        cut = asyncio.get_running_loop().call_later(told_s, self.dispatcher.cut_short)
         try:
             await super().shutdown(sockets)
         finally:
@@ -97,10 +104,9 @@ class _Server(uvicorn.Server):
 async def _serve(
     settings: Settings, url: str, count: int, listener: socket.socket, announce: Callable[[str], None]
 ) -> None:
-    app = create_app(settings, url)
-    guard = Guard.of(settings)
+    keys, guard = Keys.of(settings), Guard.of(settings)
     config = uvicorn.Config(
-        Gate(app, app.state),
+        in_front_of(create_app(settings, url, keyed=bool(keys)), keys, settings),
         http=guard.protocol(),
         ws="none",
         log_level="warning",
@@ -108,14 +114,15 @@ async def _serve(
         timeout_keep_alive=ceil(settings.header_timeout_s),
         timeout_graceful_shutdown=int(settings.drain_s),
         server_header=False,
+        proxy_headers=False,  # who sent a request is of no interest here
         lifespan="on",
     )
-    server = _Server(config, app, settings)
+    server = _Server(config, settings)
     keepers = [asyncio.create_task(_keep_worker(settings, url)) for _ in range(count)]
     host, port = listener.getsockname()[:2]
 
     async def announce_when_ready() -> None:
-        while not server.started or (count and not app.state.parts.dispatcher.workers):  # noqa: ASYNC110 - uvicorn has no event
+        while not server.started or (count and not server.dispatcher.workers):  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(0.05)
         announce(f"http://{host}:{port}")
 

@@ -166,7 +166,7 @@ def test_every_second_that_was_counted_is_given_back(requests: list[tuple[Lane, 
 
 
 def test_of_many_refusals_a_few_are_logged_and_the_others_counted() -> None:
-    gate = Gate(FastAPI(), None)
+    gate = Gate(FastAPI())
     assert [gate.worth_a_line(7) for _ in range(3 * LOGGED)] == [True] * LOGGED + [False] * 2 * LOGGED
     with capture_logs() as logs:
         assert gate.worth_a_line(8)

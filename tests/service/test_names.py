@@ -5,16 +5,19 @@ import asyncio
 import httpx
 import pytest
 from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
 
 from model_store import ModelStore
 from service.app import create_app
+from service.authentication import Keys
 from service.cache import ResultCache
 from service.catalogue import Catalogue
 from service.dispatcher import Dispatcher
+from service.front import in_front_of
 from service.parse_pool import ParsePool
 from service.prediction import Oracle
 from service.settings import Settings
-from service.state import State
+from service.state import PARTS, State
 from service.tracing import Tracing
 
 NOWHERE = "unix:///nowhere"
@@ -24,12 +27,17 @@ def asked_of(settings: Settings, path: str, **headers: str) -> int:
     """Status of one request to the application of these settings, whose broker is out of reach."""
 
     async def ask() -> int:
-        app, dispatcher = create_app(settings, NOWHERE), Dispatcher(settings, NOWHERE)
+        keys, dispatcher = Keys.of(settings), Dispatcher(settings, NOWHERE)
+        app = in_front_of(create_app(settings, NOWHERE), keys, settings)
         catalogue = Catalogue(ModelStore(), lambda: dispatcher.loaded)
         pool = ParsePool(1, 1.0, 512)
         oracle = Oracle(catalogue, pool, dispatcher, ResultCache(0))
-        app.state.parts = State(settings, catalogue, dispatcher, pool, oracle, Tracing(None))
-        transport = httpx.ASGITransport(app)
+        parts = State(settings, catalogue, dispatcher, pool, oracle, Tracing(None))
+
+        async def started(scope: Scope, receive: Receive, send: Send) -> None:
+            await app(scope | {"state": {PARTS: parts}}, receive, send)
+
+        transport = httpx.ASGITransport(started)
         async with httpx.AsyncClient(transport=transport, base_url="http://crystals.example.org") as client:
             return (await client.get(path, headers=headers)).status_code
 

@@ -1,0 +1,43 @@
+"""What stands before the application, since every request passes it, and FastAPI's own layers would come first."""
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from service.authentication import Door, Keys
+from service.bulk import PREDICT_BATCH
+from service.direct_route import Shortcut
+from service.envelope import Envelope
+from service.gate import Gate
+from service.routes import PREDICT
+from service.settings import Settings
+
+MIB = 1024 * 1024
+
+
+def in_front_of(app: FastAPI, keys: Keys, settings: Settings) -> ASGIApp:
+    """The application behind its gate, envelope, CORS, door and shortcut, in the order of a request.
+
+    Args:
+        app: of `create_app`.
+        keys: that are let in.
+        settings: of the service.
+    """
+    inner: ASGIApp = Door(Shortcut(app, (PREDICT, PREDICT_BATCH)), keys, settings)
+    if settings.cors_origins:
+        inner = CORSMiddleware(
+            inner,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-Deadline-Ms", "X-Request-ID"],
+            expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
+        )
+    limits = {"/predict/batch": settings.max_bulk_body_mib}
+    envelope = Envelope(
+        inner,
+        max_body=int(settings.max_body_mib * MIB),
+        others={path: int(limit * MIB) for path, limit in limits.items()},
+        max_bodies=int(settings.max_bodies_mib * MIB),
+        body_timeout_s=settings.body_timeout_s,
+    )
+    return Gate(envelope)
