@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
+import structlog
 
 from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.errors import StructureError
@@ -21,6 +22,7 @@ from service.json_bodies import Fields, Kind, Options
 from service.parse_channel import Answer, Channel, File, start_process, stop_fork_server
 from service.parse_process import pack_reading, pack_task, unpack_reading, unpack_result
 from service.parsing import Parsed
+from service.tasks import PAUSE_S
 
 FILES_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stays small
 AT_ONCE = 16  # files sent to a process: it goes on to the next while the event loop is busy with something else
@@ -32,6 +34,7 @@ SINGLE_NICENESS = 5
 BODY_NICENESS = 8  # of bulk bodies: one takes half a second of the processor, of which the least would be long
 BULK_NICENESS = 15  # below a CPU worker, which single files wait for too
 BULK_PATIENCE = 8  # times the wall time of a single file: who gives way to everybody waits for the processor
+log = structlog.get_logger("parse_pool")
 
 
 class _LaneOfProcesses:
@@ -124,14 +127,31 @@ class ParsePool:
         self._bodies = _LaneOfProcesses(1, patience_s, memory_mib, BODY_NICENESS)
 
     async def warm(self) -> None:
-        """Start the processes of single files and let each import what it needs."""
+        """Start the processes of single files and let each import what it needs.
+
+        Raises:
+            StructureError: if none can be started in two minutes; on a host with much else to do it may take long.
+        """
         first = _LaneOfProcesses(1, WARM_UP_S, 4096)  # the fork server imports for all
         try:
             await self._parse(WARM_UP, "json", (GraphConfig(),), first)
         finally:
             first.close()
         lane = self._lanes["interactive"]
-        await asyncio.gather(*(self._parse(WARM_UP, "json", (GraphConfig(),), lane) for _ in range(lane.count)))
+        await asyncio.gather(*(self._warm(lane) for _ in range(lane.count)))
+
+    async def _warm(self, lane: _LaneOfProcesses) -> None:
+        late = time.monotonic() + WARM_UP_S
+        while True:
+            try:
+                await self._parse(WARM_UP, "json", (GraphConfig(),), lane)
+            except StructureError as error:
+                if time.monotonic() > late:
+                    raise
+                log.warning("a parse process is not ready yet", error=error.detail)
+                await asyncio.sleep(PAUSE_S)
+            else:
+                return
 
     async def parse(
         self,

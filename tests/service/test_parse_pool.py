@@ -4,9 +4,11 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,14 +22,16 @@ from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.errors import StructureError
 from deepergatgnn.graph import build_graph
 from deepergatgnn.structures import read_structure
-from service import parse_channel
+from service import parse_channel, parse_pool
 from service.graph_bytes import pack_graph, unpack_graph
 from service.parse_pool import ParsePool
+from service.parse_process import Progress
 from service.parsing import parse
 from tests.fixtures import graphs_of, some_crystals
 from tests.service import trouble
 
 CIF = Path("examples/ZrO2.cif").read_bytes()
+QUICK_S = 1.0
 CONFIGS = (GraphConfig(angles=8), GraphConfig())
 T = TypeVar("T")
 
@@ -68,6 +72,21 @@ def test_bytes_of_something_else_are_no_graph() -> None:
     for content in (b"", packed[:-1], packed + b"\0", b"XX" + packed[2:], packed[:20]):
         with pytest.raises(ValueError, match="not a graph"):
             unpack_graph(content)
+
+
+def test_a_pool_whose_first_processes_get_no_processor_starts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[int] = []
+
+    def start(memory_mib: int, niceness: int, timeout_s: float) -> tuple[ForkServerProcess, Progress, socket.socket]:
+        process, progress, ours = parse_channel.start_process(memory_mib, niceness, timeout_s)
+        if timeout_s == QUICK_S and len(stopped) < 2:
+            os.kill(process.pid or 0, signal.SIGSTOP)
+            stopped.append(process.pid or 0)
+        return process, progress, ours
+
+    monkeypatch.setattr(parse_pool, "start_process", start)
+    parsed = with_pool(lambda pool: pool.parse(CIF, "cif", CONFIGS), timeout_s=QUICK_S)
+    assert (parsed.n_atoms, len(set(stopped))) == (12, 2)
 
 
 def test_what_comes_back_is_what_was_built() -> None:
