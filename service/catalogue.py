@@ -24,6 +24,8 @@ class Catalogue:
         self._manifests: dict[str, Manifest] = {}
         self._production: dict[str, str] = {}
         self._read = float("-inf")
+        self._grounds: tuple[object, object] = None, None  # what the following was resolved by
+        self._resolved: dict[tuple[str, ...], list[Manifest]] = {}
 
     def production(self) -> dict[str, str]:
         """Version in production by model; a model without a readable one is left out."""
@@ -82,7 +84,14 @@ class Catalogue:
         Raises:
             ModelNotFoundError: if one is not there.
         """
-        if not references:
-            references = list(self.production())
+        production, loaded = self.production(), self._loaded()
+        if production is not self._grounds[0] or loaded is not self._grounds[1]:
+            self._grounds, self._resolved = (production, loaded), {}
+        wanted = tuple(references)
+        if wanted not in self._resolved:
+            self._resolved[wanted] = self._resolve(wanted or [*production])
+        return self._resolved[wanted]
+
+    def _resolve(self, references: Sequence[str]) -> list[Manifest]:
         found = [self.manifest(*split_reference(reference)) for reference in references]
-        return list({f"{manifest.name}@{manifest.version}": manifest for manifest in found}.values())
+        return list({manifest.reference: manifest for manifest in found}.values())

@@ -70,7 +70,7 @@ class _LaneOfProcesses:
                 continue
             if file.sent is None:
                 file.sent = time.perf_counter()
-                metrics.phase("parse_wait").observe(file.sent - file.came)
+                metrics.PHASES.observe("parse_wait", file.sent - file.came)
             channel.send(file)
 
     def _started(self, starting: "asyncio.Task[None]") -> None:

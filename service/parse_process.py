@@ -209,7 +209,12 @@ def _confine(memory_mib: int, niceness: int) -> None:
 
 
 def _limit_time(timeout_s: float) -> None:
-    """The processor time that the next file may take; the hard limit stays, so that one after it may have more."""
+    """The processor time that the next file may take."""
+    _limit_seconds(math.ceil(time.process_time() + timeout_s) + CPU_SPARE_S)
+
+
+@lru_cache(maxsize=1)  # the limit is in whole seconds, and stays the same for hundreds of files
+def _limit_seconds(most: int) -> None:
+    """The processor time of this process; the hard limit stays, so that it may have more later."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    most = math.ceil(time.process_time() + timeout_s) + CPU_SPARE_S
     resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

@@ -16,7 +16,7 @@ from service.graph_bytes import pack_graph
 CELL = ("a", "b", "c", "alpha", "beta", "gamma", "volume")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen, nor are the others: that would take several times as long to make
 class PackedGraph:
     """A graph on its way to a worker, and what the API must know of it.
 
@@ -36,7 +36,7 @@ class PackedGraph:
     colours: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Parsed:
     """What a parse process made of a file.
 
@@ -67,7 +67,7 @@ class Parsed:
         return len(self.symbols)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class ReadFile:
     """A file that was read, and what is wanted of it.
 

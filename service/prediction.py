@@ -24,7 +24,7 @@ LEVEL = 0.9
 Document = dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Posted:
     """A crystal to predict in its one form, from whichever it was posted in.
 
@@ -262,8 +262,8 @@ def _prediction(manifest: Manifest, answer: ModelAnswer, parsed: Parsed, *, atte
 
 def _count(parsed: Parsed, predictions: Sequence[Document], latency: Mapping[str, float], held_ms: float) -> None:
     for phase, milliseconds in latency.items():
-        metrics.phase(phase).observe(milliseconds / 1000)
-    metrics.phase("batch_wait").observe(held_ms / 1000)
+        metrics.PHASES.observe(phase, milliseconds / 1000)
+    metrics.PHASES.observe("batch_wait", held_ms / 1000)
     metrics.STRUCTURES.inc()
     metrics.ATOMS.inc(parsed.n_atoms)
     metrics.EDGES.inc(parsed.graphs[0].n_edges)

@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import httpx
-from prometheus_client import Counter, Gauge, Histogram, Info
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, Info, Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -18,12 +20,14 @@ TABLE = re.compile(r"^\| `(deepergatgnn_\w+)` \| (API|worker) \| (.*?) \| (.*?) 
 POSCAR = Path("examples/ZnO.POSCAR").read_text("utf-8")
 
 
-def defined() -> dict[str, MetricWrapperBase]:
+def defined() -> dict[str, tuple[Metric, tuple[str, ...]]]:
+    """The family of each metric by its name, and its labels."""
     found = {}
     for metric in vars(metrics).values():
-        if isinstance(metric, MetricWrapperBase) and not isinstance(metric, Info):
-            [family] = metric.describe()
-            found[family.name + ("_total" if isinstance(metric, Counter) else "")] = metric
+        if isinstance(metric, MetricWrapperBase | metrics._Phases) and not isinstance(metric, Info):
+            [family] = metric.describe() if isinstance(metric, MetricWrapperBase) else metric.collect()
+            labels = metric._labelnames if isinstance(metric, MetricWrapperBase) else family._labelnames
+            found[family.name + ("_total" if family.type == "counter" else "")] = family, labels
     return found
 
 
@@ -33,22 +37,32 @@ def documented() -> dict[str, tuple[str, str, str]]:
 
 def test_every_metric_is_documented_as_it_is() -> None:
     found = {}
-    for name, metric in defined().items():
-        [family] = metric.describe()
-        labels = ", ".join(f"`{label}`" for label in metric._labelnames)
-        found[name] = (labels, family.documentation)
+    for name, (family, labels) in defined().items():
+        found[name] = ", ".join(f"`{label}`" for label in labels), family.documentation
     assert {name: row[1:] for name, row in documented().items()} == found
 
 
 def test_names_are_in_base_units() -> None:
-    for name, metric in defined().items():
+    for name, (family, _) in defined().items():
         assert name.startswith("deepergatgnn_")
         assert not re.search(r"_(ms|milliseconds|minutes|kb|mb|mib|percent)(_|$)", name), name
-        assert isinstance(metric, Counter) == name.endswith("_total")
-        if isinstance(metric, Histogram):
+        assert (family.type == "counter") == name.endswith("_total")
+        if family.type == "histogram":
             assert name.endswith(("_seconds", "_ratio", "_structures")), name
-        if isinstance(metric, Gauge):
+        if family.type == "gauge":
             assert name.endswith(("_seconds", "_ratio", "_admitted", "_ready", "_workers")), name
+
+
+@given(st.lists(st.floats(0, 100, allow_subnormal=False)))
+def test_times_of_phases_are_counted_as_the_library_counts(times: list[float]) -> None:
+    ours, registry = metrics._Phases(CollectorRegistry()), CollectorRegistry()
+    theirs = Histogram("deepergatgnn_phase_seconds", "", ["phase"], buckets=metrics._SECONDS, registry=registry)
+    for seconds in times:
+        ours.observe("graph", seconds)
+        theirs.labels("graph").observe(seconds)
+    [family], [known] = ours.collect(), registry.collect()
+    expected = [sample for sample in known.samples if not sample.name.endswith("_created")]
+    assert [sample[:3] for sample in family.samples] == [sample[:3] for sample in expected]
 
 
 def scraped(address: str) -> dict[str, dict[tuple[str, ...], float]]:
@@ -82,8 +96,9 @@ def test_the_processes_serve_what_the_table_says_and_count_what_happens() -> Non
         api = scraped(address)
     assert {name for name in worker if not name.startswith("process_") and not name.endswith("_created")} <= api.keys()
     for name, (process, _, _) in documented().items():
-        base = name + "_count" if isinstance(defined()[name], Histogram) else name
-        assert defined()[name]._labelnames or base in (api if process == "API" else worker), name
+        family, labels = defined()[name]
+        base = name + "_count" if family.type == "histogram" else name
+        assert labels or base in (api if process == "API" else worker), name
     assert api["deepergatgnn_structures_total"][()] == 3
     assert api["deepergatgnn_atoms_total"][()] == 3 * 4
     assert api["deepergatgnn_failures_total"]["unreadable",] == 1
