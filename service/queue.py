@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ReadOnlyError, RedisError
@@ -33,16 +34,37 @@ COUNTED = "deepergatgnn:metrics:"
 WITHDRAWN = "deepergatgnn:withdrawn"  # a channel
 GROUP = "workers"
 SCRAPE_S = 1.0
+REPLY_S = 10.0  # more than any command here waits for by itself
 log = structlog.get_logger("queue")
+
+
+class _Pipeline(Pipeline):
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        async with asyncio.timeout(REPLY_S):
+            return await super().execute(raise_on_error)
+
+
+class _Client(Redis):
+    """A client that gives a broker a time to answer a command, or a pipeline.
+
+    redis-py's `socket_timeout` would set a timer for every reply of a pipeline, and make a task for every command.
+    """
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        async with asyncio.timeout(REPLY_S):
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> _Pipeline:
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
 def connect(url: str) -> "Redis":
     """A client of the broker (redis://, rediss:// for TLS, unix://); commands fail fast: callers then say 503."""
-    client: Redis = Redis.from_url(
+    client: Redis = _Client.from_url(
         url,
         protocol=2,  # one shape of replies on every server
         socket_connect_timeout=2.0,
-        socket_timeout=10.0,
+        socket_timeout=None,
         health_check_interval=15,
         retry=Retry(NoBackoff(), 1),
         retry_on_error=[ReadOnlyError],  # the server became a replica: connect again, to whom the name points now
