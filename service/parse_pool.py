@@ -160,6 +160,8 @@ class ParsePool:
         configs: Sequence[GraphConfig],
         lane: Lane = "interactive",
         layers: int = 1,
+        *,
+        sites: bool = True,
     ) -> Parsed:
         """Parse in the pool.
 
@@ -169,6 +171,7 @@ class ParsePool:
             configs: a graph is built for each.
             lane: whose processes.
             layers: of the deepest network that reads the graphs, for their names.
+            sites: whether the atoms are wanted one by one.
 
         Raises:
             StructureError: if the structure is refused, or broke or outlasted its process.
@@ -178,7 +181,9 @@ class ParsePool:
                 source, file_format = orjson.dumps(source), "json"
             except TypeError:  # nested deeper than it may be written, though not deeper than it may be read
                 raise StructureError("unreadable", "The object is nested too deeply: post a plain structure.") from None
-        return await self._parse(source, file_format, configs, self._lanes[lane], layers if self._named else 0)
+        return await self._parse(
+            source, file_format, configs, self._lanes[lane], layers if self._named else 0, sites=sites
+        )
 
     async def _parse(
         self,
@@ -187,8 +192,11 @@ class ParsePool:
         configs: Sequence[GraphConfig],
         lane: _LaneOfProcesses,
         rounds: int = 0,
+        *,
+        sites: bool = False,
     ) -> Parsed:
-        return unpack_result(*await self._answer(File(*pack_task(source, file_format, configs, rounds)), lane))
+        task = pack_task(source, file_format, configs, rounds=rounds, sites=sites)
+        return unpack_result(*await self._answer(File(*task), lane))
 
     async def read(self, kind: Kind, pieces: Sequence[bytes], options: Options) -> tuple[Fields, list[memoryview]]:
         """Read a JSON body in the pool; those of bulk requests one after the other, in a process of their own.

@@ -13,6 +13,7 @@ from collections.abc import Callable, MutableSequence, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -37,8 +38,10 @@ Task = tuple[bytes, Sequence[bytes]]  # head and content of a frame
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000  # flags of unshare(2)
 
 
-def pack_task(source: bytes | str, file_format: str, configs: Sequence[GraphConfig], rounds: int) -> Task:
-    """A file to parse; `rounds` as of `parse`."""
+def pack_task(
+    source: bytes | str, file_format: str, configs: Sequence[GraphConfig], *, rounds: int, sites: bool
+) -> Task:
+    """A file to parse; the arguments as of `parse`."""
     content = source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
     head = orjson.dumps(
         {
@@ -46,6 +49,7 @@ def pack_task(source: bytes | str, file_format: str, configs: Sequence[GraphConf
             "text": isinstance(source, str),
             "configs": _documents(tuple(configs)),
             "rounds": rounds,
+            "sites": sites,
         }
     )
     return head, [content]
@@ -122,21 +126,20 @@ def _may_grow(begun: Sequence[ReadFile | bytes], until: float) -> bool:
 class _Order(NamedTuple):
     """What the head of a frame asks for: to read a JSON body of some kind, or to parse a file."""
 
-    reads: Kind | None
-    options: Options
-    format: StructureFormat
-    text: bool
-    configs: tuple[GraphConfig, ...]
-    rounds: int
+    reads: Kind | None = None
+    options: Options = MappingProxyType({})
+    format: StructureFormat = "auto"
+    text: bool = False
+    configs: tuple[GraphConfig, ...] = ()
+    rounds: int = 0
+    sites: bool = False
 
 
 @lru_cache(maxsize=64)
 def _order(head: bytes) -> _Order:
     asked: dict[str, Any] = orjson.loads(head)
     configs = tuple(GraphConfig(**config) for config in asked.pop("configs", ()))
-    return _Order(
-        **{"reads": None, "options": {}, "format": "auto", "text": False, "rounds": 0} | asked, configs=configs
-    )
+    return _Order(**asked, configs=configs)
 
 
 def _begun(frame: Frame, timeout_s: float) -> ReadFile | bytes:
@@ -150,7 +153,7 @@ def _read(order: _Order, content: bytes) -> ReadFile | bytes:
         fields, contents = read_body(order.reads, content, order.options)
         return _packed({"fields": fields}, contents)
     source = content.decode("utf-8", "surrogatepass") if order.text else content
-    return read_file(source, order.format, order.configs, order.rounds)
+    return read_file(source, order.format, order.configs, rounds=order.rounds, sites=order.sites)
 
 
 def _ended(begun: Sequence[ReadFile | bytes]) -> list[bytes]:

@@ -42,8 +42,9 @@ class Parsed:
 
     Attributes:
         formula, reduced_formula: of the posted cell.
-        symbols: element of each atom, in the posted order.
-        frac_coords: of each atom, as posted.
+        n_atoms: of the posted cell.
+        symbols: element of each atom, in the posted order; none where sites are not asked for.
+        frac_coords: of each atom, as posted; likewise.
         cell: lengths a, b, c in Å, angles alpha, beta, gamma in degrees, volume in Å³.
         warnings: what the reader dropped or changed.
         graphs: one for each featuriser asked for.
@@ -53,6 +54,7 @@ class Parsed:
 
     formula: str
     reduced_formula: str
+    n_atoms: int
     symbols: Sequence[str]
     frac_coords: Sequence[Sequence[float]]
     cell: dict[str, float]
@@ -60,11 +62,6 @@ class Parsed:
     graphs: Sequence[PackedGraph]
     parse_ms: float
     graph_ms: float
-
-    @property
-    def n_atoms(self) -> int:
-        """Atoms of the posted cell."""
-        return len(self.symbols)
 
 
 @dataclass(eq=False)
@@ -74,17 +71,25 @@ class ReadFile:
     Attributes:
         crystal: that it holds.
         configs: a graph is built for each.
-        rounds: as of `parse`.
+        rounds, sites: as of `parse`.
         parse_ms: that reading took.
     """
 
     crystal: Crystal
     configs: tuple[GraphConfig, ...]
     rounds: int
+    sites: bool
     parse_ms: float
 
 
-def parse(source: bytes | str, file_format: StructureFormat, configs: Sequence[GraphConfig], rounds: int = 0) -> Parsed:
+def parse(
+    source: bytes | str,
+    file_format: StructureFormat,
+    configs: Sequence[GraphConfig],
+    *,
+    rounds: int = 0,
+    sites: bool = True,
+) -> Parsed:
     """Read a file and build its graphs.
 
     Args:
@@ -92,18 +97,19 @@ def parse(source: bytes | str, file_format: StructureFormat, configs: Sequence[G
         file_format: of the content.
         configs: a graph is built for each.
         rounds: shells of neighbours that the names see which a cache goes by; 0 for no names.
+        sites: whether the atoms are wanted one by one, as they are with their attention.
 
     Raises:
         StructureError: if the structure is refused.
     """
-    [found] = with_graphs([read_file(source, file_format, tuple(configs), rounds)])
+    [found] = with_graphs([read_file(source, file_format, tuple(configs), rounds=rounds, sites=sites)])
     if isinstance(found, StructureError):
         raise found
     return found
 
 
 def read_file(
-    source: bytes | str, file_format: StructureFormat, configs: tuple[GraphConfig, ...], rounds: int
+    source: bytes | str, file_format: StructureFormat, configs: tuple[GraphConfig, ...], *, rounds: int, sites: bool
 ) -> ReadFile:
     """The first half of `parse`.
 
@@ -112,7 +118,7 @@ def read_file(
     """
     started = time.perf_counter()
     crystal = read_structure(source, file_format)
-    return ReadFile(crystal, configs, rounds, (time.perf_counter() - started) * 1000)
+    return ReadFile(crystal, configs, rounds, sites, (time.perf_counter() - started) * 1000)
 
 
 def with_graphs(files: Sequence[ReadFile]) -> list[Parsed | StructureError]:
@@ -145,8 +151,9 @@ def _parsed(
     return Parsed(
         formula=crystal.formula,
         reduced_formula=crystal.reduced_formula,
-        symbols=list(crystal.symbols),
-        frac_coords=crystal.frac_coords.tolist(),
+        n_atoms=crystal.n_atoms,
+        symbols=list(crystal.symbols) if file.sites else (),
+        frac_coords=crystal.frac_coords.tolist() if file.sites else (),
         cell=_cell(crystal.lattice.tolist()),
         warnings=list(crystal.warnings),
         graphs=packed,

@@ -114,7 +114,9 @@ class Oracle:
         layers = max(manifest.network.layers for manifest in manifests)
         try:
             self._dispatcher.go_on()
-            parsed = await self._pool.parse(posted.source, posted.format, list(by_config), lane, layers)
+            parsed = await self._pool.parse(
+                posted.source, posted.format, list(by_config), lane, layers, sites=posted.attention
+            )
         except BaseException:
             ticket.refused()
             raise

@@ -69,10 +69,12 @@ class Workers:
 class Parser:
     """Stands in for the pool."""
 
-    async def parse(self, source: str, file_format: Any, configs: Any, lane: Lane, rounds: int) -> Parsed:
+    async def parse(
+        self, source: str, file_format: Any, configs: Any, lane: Lane, rounds: int, *, sites: bool
+    ) -> Parsed:
         """In this process; `lane` is all the same to it."""
         del lane
-        return _parsed(source, file_format, tuple(configs), rounds)
+        return _parsed(source, file_format, tuple(configs), rounds=rounds, sites=sites)
 
 
 _parsed = cache(parse)

@@ -94,6 +94,8 @@ def test_what_comes_back_is_what_was_built() -> None:
     here = parse(CIF, "cif", CONFIGS)
     assert (parsed.symbols, parsed.frac_coords, parsed.cell) == (here.symbols, here.frac_coords, here.cell)
     crystal = read_structure(CIF, "cif")
+    bare = with_pool(lambda pool: pool.parse(CIF, "cif", CONFIGS, sites=False))
+    assert (bare.n_atoms, bare.symbols, bare.frac_coords, bare.cell) == (parsed.n_atoms, [], [], parsed.cell)
     for packed, config in zip(parsed.graphs, CONFIGS, strict=True):
         built = merge_equivalent(build_graph(crystal, config))
         assert same(unpack_graph(packed.content), built)
@@ -175,7 +177,7 @@ def loop(*_, **__):
 
 parse_process.read_file = loop
 ours, theirs = socket.socketpair()
-ours.sendall(b"".join(frames.framed(*parse_process.pack_task(b"", "auto", (), 0))))
+ours.sendall(b"".join(frames.framed(*parse_process.pack_task(b"", "auto", (), rounds=0, sites=False))))
 parse_process.serve(theirs, [0, 0], 4096, 0, 0.1)
 """
 

@@ -11,13 +11,13 @@ _read, _build = parse_process.read_file, parse_process.with_graphs
 _fatal: set[int] = set()
 
 
-def _read_file(source: bytes | str, *rest: Any) -> Any:
+def _read_file(source: bytes | str, *rest: Any, **options: Any) -> Any:
     content = source if isinstance(source, bytes) else source.encode()
     if content.startswith(DIES):
         os.kill(os.getpid(), signal.SIGKILL)
     if content.startswith(HANGS):
         signal.pause()
-    file = _read(source, *rest)
+    file = _read(source, *rest, **options)
     if content.startswith(DIES_LATER):
         _fatal.add(id(file))
     return file
