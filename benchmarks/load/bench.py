@@ -86,10 +86,10 @@ class Bench:
             rates = [float(helper.receive()["rate"]) for helper in helpers]
         return sum(rates)
 
-    def single(self, server: Server, model: Model, attention: str = "none") -> Result:
-        """Single requests of many clients, checked."""
+    def single(self, server: Server, model: Model, attention: str = "none", seconds: float = 0.0) -> Result:
+        """Single requests of many clients, checked; for so many seconds instead of the usual ones."""
         bodies = self.singles([model.name], attention)
-        result = self.load.run(server.address, "/predict", bodies, clients=CLIENTS, seconds=self.seconds)
+        result = self.load.run(server.address, "/predict", bodies, clients=CLIENTS, seconds=seconds or self.seconds)
         if not result.answers:
             raise UnavailableError(f"POST /predict gave no answer: {result.refused}")
         self._check(model, dict(result.documents))
