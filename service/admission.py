@@ -172,7 +172,8 @@ class Admission:
         """Count work that came or went."""
         self._here[lane] = max(0.0, self._here[lane] + seconds)
         self._crystals[lane] += crystals
-        self._window_least = min(self._window_least, sum(self._here.values()))
+        if seconds < 0:
+            self._window_least = min(self._window_least, sum(self._here.values()))
 
     def completed(self, seconds: float) -> None:
         """Measure the speed: work done in a window all through which more of it was waiting."""

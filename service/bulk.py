@@ -143,7 +143,8 @@ async def _result(state: State, body: _Body, index: int, request: Request, deadl
             lane="bulk",
             ticket=ticket,
         )
-        state.tracing.record(request.state.request_id, answer["formula"], answer["latency_ms"], request.headers)
+        if state.tracing.wanted:
+            state.tracing.record(request.state.request_id, answer["formula"], answer["latency_ms"], request.headers)
         return index, orjson.dumps(answer)
     except DeeperGATGNNError as error:
         refused = counted(error)

@@ -1,13 +1,39 @@
 """The API's view of the store: which versions answer, and what their manifests say. No weights, no torch."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
+from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.errors import ArtifactError, ModelNotFoundError
 from deepergatgnn.manifest import Manifest
 from model_store import ModelStore, split_reference
 
 FRESH_S = 1.0  # how long a production pointer is believed without a look at the disk
+
+
+@dataclass(eq=False)
+class Wanted:
+    """The versions that a request asks for.
+
+    Attributes:
+        manifests: in the order asked for, each once.
+        readers: references of the versions that read each kind of graph: several models share one.
+        layers: of the deepest network.
+    """
+
+    manifests: list[Manifest]
+    readers: dict[GraphConfig, list[str]]
+    layers: int
+
+    @classmethod
+    def of(cls, manifests: Iterable[Manifest]) -> "Wanted":
+        """Those of these manifests."""
+        found = list({manifest.reference: manifest for manifest in manifests}.values())
+        readers: dict[GraphConfig, list[str]] = {}
+        for manifest in found:
+            readers.setdefault(manifest.graph, []).append(manifest.reference)
+        return cls(found, readers, max(manifest.network.layers for manifest in found))
 
 
 class Catalogue:
@@ -25,7 +51,7 @@ class Catalogue:
         self._production: dict[str, str] = {}
         self._read = float("-inf")
         self._grounds: tuple[object, object] = None, None  # what the following was resolved by
-        self._resolved: dict[tuple[str, ...], list[Manifest]] = {}
+        self._resolved: dict[tuple[str, ...], Wanted] = {}
 
     def production(self) -> dict[str, str]:
         """Version in production by model; a model without a readable one is left out."""
@@ -78,20 +104,19 @@ class Catalogue:
         """
         return self._store.versions(name)
 
-    def resolve(self, references: Sequence[str]) -> list[Manifest]:
-        """Manifests of NAME or NAME@VERSION, each once, in their order; all models in production if none is named.
+    def resolve(self, references: Sequence[str]) -> Wanted:
+        """What NAME or NAME@VERSION stand for; all models in production, if none is named.
 
         Raises:
-            ModelNotFoundError: if one is not there.
+            ModelNotFoundError: if one is not there, or none at all.
         """
         production, loaded = self.production(), self._loaded()
         if production is not self._grounds[0] or loaded is not self._grounds[1]:
             self._grounds, self._resolved = (production, loaded), {}
-        wanted = tuple(references)
-        if wanted not in self._resolved:
-            self._resolved[wanted] = self._resolve(wanted or [*production])
-        return self._resolved[wanted]
-
-    def _resolve(self, references: Sequence[str]) -> list[Manifest]:
-        found = [self.manifest(*split_reference(reference)) for reference in references]
-        return list({manifest.reference: manifest for manifest in found}.values())
+        asked = tuple(references)
+        if asked not in self._resolved:
+            found = [self.manifest(*split_reference(reference)) for reference in asked or production]
+            if not found:
+                raise ModelNotFoundError("no model is in production: promote one with `deepergatgnn models promote`")
+            self._resolved[asked] = Wanted.of(found)
+        return self._resolved[asked]

@@ -60,7 +60,8 @@ async def read_posted(request: Request) -> Posted:
     media_type = (header(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
     source: bytes | str
     if media_type == "application/json":
-        body, [content] = await read_documents(request, "single", asked.model_dump(exclude_none=True))
+        options = {} if asked is NO_OPTIONS else asked.model_dump(exclude_none=True)
+        body, [content] = await read_documents(request, "single", options)
         source = source_of(body, content)
         return Posted(source, body["format"], body["models"], body["attention"] != "none", body["id"])
     if media_type in PLAIN:

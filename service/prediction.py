@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.manifest import Manifest
 from deepergatgnn.structures import StructureFormat
 from service import metrics
@@ -107,21 +106,17 @@ class Oracle:
     async def _answer(
         self, posted: Posted, request_id: str, started: float, deadline: float, lane: Lane, ticket: Ticket
     ) -> Document:
-        manifests = self.catalogue.resolve(posted.models)
-        by_config: dict[GraphConfig, list[str]] = {}
-        for manifest in manifests:  # several models over one graph, as long as they read the same kind
-            by_config.setdefault(manifest.graph, []).append(manifest.reference)
-        layers = max(manifest.network.layers for manifest in manifests)
+        wanted = self.catalogue.resolve(posted.models)
         try:
             self._dispatcher.go_on()
             parsed = await self._pool.parse(
-                posted.source, posted.format, list(by_config), lane, layers, sites=posted.attention
+                posted.source, posted.format, list(wanted.readers), lane, wanted.layers, sites=posted.attention
             )
         except BaseException:
             ticket.refused()
             raise
         began = time.perf_counter()
-        parts = list(zip(parsed.graphs, by_config.values(), strict=True))
+        parts = list(zip(parsed.graphs, wanted.readers.values(), strict=True))
         asked = _Asked(parts, posted.attention or self._cache.enabled, request_id, deadline, lane, ticket)
         await self._ask(asked)
         now = time.perf_counter()
@@ -136,7 +131,7 @@ class Oracle:
         }
         predictions = [
             _prediction(manifest, asked.said[manifest.reference], parsed, attention=posted.attention)
-            for manifest in manifests
+            for manifest in wanted.manifests
         ]
         _count(parsed, predictions, latency, asked.held_ms)
         return {

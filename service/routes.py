@@ -30,8 +30,10 @@ from service.schemas import (
     Readiness,
 )
 from service.state import State, state_of
+from service.tracing import PHASES
 
 CLIENT_GONE = 499  # as nginx says it; nobody reads it but the metrics
+SERVER_TIMING = ", ".join(f"{phase};dur={{{phase}:.3f}}" for phase in (*PHASES, "total"))
 ERRORS = statuses(404, 413, 415, 422, 429, 500, 504)
 router = APIRouter()
 
@@ -49,8 +51,10 @@ async def predict(request: Request) -> Response:
         return Response(status_code=CLIENT_GONE)
     except DeeperGATGNNError as error:
         raise counted(error) from None
-    state.tracing.record(request.state.request_id, answer["formula"], answer["latency_ms"], request.headers)
-    timing = ", ".join(f"{phase};dur={value:.3f}" for phase, value in answer["latency_ms"].items())
+    latency_ms = answer["latency_ms"]
+    if state.tracing.wanted:
+        state.tracing.record(request.state.request_id, answer["formula"], latency_ms, request.headers)
+    timing = SERVER_TIMING.format_map(latency_ms)
     return Response(orjson.dumps(answer), media_type="application/json", headers={"Server-Timing": timing})
 
 
@@ -114,7 +118,7 @@ async def show_model(request: Request, name: str) -> ModelSummary:
 async def show_version(request: Request, name: str, version: str) -> Manifest:
     """Everything about a version but its weights."""
     try:
-        return state_of(request).catalogue.resolve([f"{name}@{version}"])[0]
+        return state_of(request).catalogue.resolve([f"{name}@{version}"]).manifests[0]
     except DeeperGATGNNError as error:
         raise service_error(error) from None
 

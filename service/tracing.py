@@ -31,6 +31,11 @@ class Tracing:
             self._provider = TracerProvider()
             self._provider.add_span_processor(BatchSpanProcessor(exporter))
 
+    @property
+    def wanted(self) -> bool:
+        """Whether `record` does anything."""
+        return self._provider is not None
+
     def record(
         self, request_id: str, formula: str, latency_ms: Mapping[str, float], headers: Mapping[str, str]
     ) -> None:
