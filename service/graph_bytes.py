@@ -1,14 +1,16 @@
 """A crystal graph as bytes and back: numpy only, no pickle, for the pipe of a parse process and for the broker."""
 
 import struct
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepergatgnn.crystal_graph import CrystalGraph
 
 _FORM = b"CG1\0"  # changes with the layout, so that replicas of two releases never misread each other
 _HEAD = struct.Struct("<4sIIIId")  # form, nodes n, links e, atoms N, angles A, volume in Å³
+
+_WORD, _REAL, _SHORT, _BYTE = map(np.dtype, ("<i4", "<f4", "<u2", "u1"))
 
 
 def pack_graph(graph: CrystalGraph) -> bytes:
@@ -38,24 +40,20 @@ def unpack_graph(content: bytes) -> CrystalGraph:
     if len(content) < _HEAD.size:
         raise ValueError("not a graph: too short")
     form, n, e, atoms, angles, volume = _HEAD.unpack_from(content)
-    if form != _FORM or len(content) != _HEAD.size + 12 * e + 4 * (n + atoms + n * angles) + 3 * n:
+    n_words = 3 * e + n + atoms + n * angles
+    behind = _HEAD.size + 4 * n_words
+    if form != _FORM or len(content) != behind + 3 * n:
         raise ValueError("not a graph of this release")
-    place = _HEAD.size
-
-    def take(count: int, kind: str) -> Any:
-        nonlocal place
-        found = np.frombuffer(content, kind, count, place)
-        place += found.nbytes
-        return found
-
+    words: NDArray[np.int32] = np.frombuffer(content, _WORD, n_words, _HEAD.size)
+    classes = 3 * e + n
     return CrystalGraph(
-        senders=take(e, "<i4"),
-        distances=take(e, "<f4"),
-        counts=take(e, "<i4"),
-        multiplicities=take(n, "<i4"),
-        classes=take(atoms, "<i4"),
-        surroundings=take(n * angles, "<f4").reshape(n, angles),
-        degrees=take(n, "<u2").astype(np.int32),
-        atomic_numbers=take(n, "u1").astype(np.int64),
+        senders=words[:e],
+        distances=words[e : 2 * e].view(_REAL),
+        counts=words[2 * e : 3 * e],
+        multiplicities=words[3 * e : classes],
+        classes=words[classes : classes + atoms],
+        surroundings=words[classes + atoms :].view(_REAL).reshape(n, angles),
+        degrees=np.frombuffer(content, _SHORT, n, behind).astype(np.int32),
+        atomic_numbers=np.frombuffer(content, _BYTE, n, behind + 2 * n).astype(np.int64),
         volume=volume,
     )

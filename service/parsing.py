@@ -174,20 +174,21 @@ def _packed(graph: CrystalGraph, rounds: int) -> PackedGraph:
 
 def _cell(lattice: Sequence[Sequence[float]]) -> dict[str, float]:
     """Lengths, angles and volume; of three vectors alone, plain numbers are faster than arrays."""
+    a, b, c = lattice
     lengths = [math.hypot(*vector) for vector in lattice]
-    a, b, c = ([part / length for part in vector] for vector, length in zip(lattice, lengths, strict=True))
-    normal = (b[1] * c[2] - b[2] * c[1], b[2] * c[0] - b[0] * c[2], b[0] * c[1] - b[1] * c[0])
-    volume = math.prod(lengths) * abs(_product(a, normal))
-    values = (*lengths, _angle(b, c), _angle(a, c), _angle(a, b), volume)
-    return {name: round(value, 6) for name, value in zip(CELL, values, strict=True)}
+    x, y, z = a
+    volume = abs(x * (b[1] * c[2] - b[2] * c[1]) + y * (b[2] * c[0] - b[0] * c[2]) + z * (b[0] * c[1] - b[1] * c[0]))
+    angles = (
+        _angle(b, c, lengths[1] * lengths[2]),
+        _angle(a, c, lengths[0] * lengths[2]),
+        _angle(a, b, lengths[0] * lengths[1]),
+    )
+    return {name: round(value, 6) for name, value in zip(CELL, (*lengths, *angles, volume), strict=True)}
 
 
-def _angle(one: Sequence[float], other: Sequence[float]) -> float:
-    return math.degrees(math.acos(max(-1.0, min(1.0, _product(one, other)))))
-
-
-def _product(one: Sequence[float], other: Sequence[float]) -> float:
-    return one[0] * other[0] + one[1] * other[1] + one[2] * other[2]
+def _angle(one: Sequence[float], other: Sequence[float], lengths: float) -> float:
+    cosine = (one[0] * other[0] + one[1] * other[1] + one[2] * other[2]) / lengths
+    return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
 
 
 def to_document(parsed: Parsed) -> tuple[dict[str, Any], list[bytes]]:
