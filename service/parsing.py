@@ -148,9 +148,10 @@ def _parsed(
             return graph
         packed.append(_packed(graph, file.rounds))
     crystal = file.crystal
+    formula, reduced_formula = crystal.formulas
     return Parsed(
-        formula=crystal.formula,
-        reduced_formula=crystal.reduced_formula,
+        formula=formula,
+        reduced_formula=reduced_formula,
         n_atoms=crystal.n_atoms,
         symbols=list(crystal.symbols) if file.sites else (),
         frac_coords=crystal.frac_coords.tolist() if file.sites else (),

@@ -70,10 +70,16 @@ class Crystal:
         return reduced_formula(self._counts)
 
     @property
+    def formulas(self) -> tuple[str, str]:
+        """Both of them, for which the atoms are counted once."""
+        counts = self._counts
+        return full_formula(counts), reduced_formula(counts)
+
+    @property
     def _counts(self) -> dict[str, int]:
-        symbols = self.symbols
+        numbers = self.atomic_numbers.tolist()
         # Of so few elements, faster than a Counter.
-        return {symbol: symbols.count(symbol) for symbol in dict.fromkeys(symbols)}
+        return {SYMBOLS[number]: numbers.count(number) for number in dict.fromkeys(numbers)}
 
     @property
     def volume(self) -> float:
