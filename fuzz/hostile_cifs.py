@@ -89,7 +89,7 @@ CIFS: Final[Rows] = {
     "carriage returns": ("unreadable", lambda: "\r" * 3900000),
     "hash line": ("unreadable", lambda: "#" * 3900000),
     "underscores": ("answered", lambda: cif() + "_" * 3900000),
-    "underscore tokens": ("answered", lambda: cif() + "_x " * 1200000),
+    "underscore tokens": ("unreadable", lambda: cif() + "_x " * 1200000),
     "semicolons on lines": ("unreadable", lambda: ";\n" * 1900000),
     "semicolons": ("unreadable", lambda: ";" * 3900000),
     "dollar": ("unreadable", lambda: cif() + "$" * 3900000),

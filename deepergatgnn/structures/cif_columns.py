@@ -19,6 +19,7 @@ from deepergatgnn.structures.cif_text import MOST_QUOTE_WORK, structure_block
 _BLOCK: Final = re.compile(r"^[ \t]*data_", re.MULTILINE)
 _UNEVEN: Final = re.compile(r"len\(items\)=(\d+) is not a multiple of n=(\d+)")
 _QUOTES: Final = ("'", '"')
+_MOST_WORDS: Final = 1_000_000  # pymatgen's tokeniser takes over a second for them
 # Keywords, and all that the other way looks for in the whole text: the beginnings of keys that are refused.
 _NOT_PLAIN: Final = (
     *("\n;", "#\\#", "stop_", "global_", "save_", "_eof"),
@@ -49,6 +50,10 @@ def forgiving_columns(text: str) -> tuple[Columns, list[str]]:
     block, said = structure_block(text)
     # pymatgen would leave out what is not ASCII, and so read 0.1 where there is none.
     content = block.text.encode("ascii", "replace").decode("ascii")
+    if len(content) > 2 * _MOST_WORDS and (count := len(content.split())) > _MOST_WORDS:
+        raise StructureError(
+            "unreadable", f"The CIF has {count:,} words and the limit is {_MOST_WORDS:,}: post the structure alone."
+        )
     try:
         (parsed,) = CifFile.from_str(content).data.values()
     except (ValueError, IndexError) as error:
