@@ -34,6 +34,7 @@ COUNTED = "deepergatgnn:metrics:"
 WITHDRAWN = "deepergatgnn:withdrawn"  # a channel
 GROUP = "workers"
 SCRAPE_S = 1.0
+ANSWERS_AT_ONCE = 32  # all who waited for them go on in one turn of the event loop: 256 hold it for 30 ms
 REPLY_S = 10.0  # more than any command here waits for by itself
 log = structlog.get_logger("queue")
 
@@ -107,7 +108,7 @@ class RequestQueue:
             found = await pipe.execute()
         return [stream_id for stream_id, entries in zip(stream_ids, found, strict=True) if not entries]
 
-    async def answers(self, timeout_s: float, count: int = 512) -> list[Answer]:
+    async def answers(self, timeout_s: float, count: int = ANSWERS_AT_ONCE) -> list[Answer]:
         """Answers that have come, after waiting at most `timeout_s` for the first."""
         reply: Any = await self._client.blmpop(timeout_s, 1, ANSWERS + self._replica, direction="LEFT", count=count)
         answers = []
