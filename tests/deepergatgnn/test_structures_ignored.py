@@ -12,7 +12,7 @@ from pymatgen.core.structure import Structure
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import crystal_from_arrays, crystal_from_pymatgen, read_structure
-from deepergatgnn.structures.cif_columns import plain_columns
+from deepergatgnn.structures.cif.columns import plain_columns
 from deepergatgnn.structures.ignored import AFTER_POSITIONS, ATTACHED_ATOMS, CHARGE, OXIDATION_STATES, UNCERTAINTIES
 from tests.deepergatgnn.test_structures_understood import CALCITE
 
@@ -96,7 +96,7 @@ def test_cif_names_both_kinds_of_other_blocks() -> None:
 
 
 def test_the_refusal_of_a_guessed_setting_names_the_setting_whatever_else_is_said() -> None:
-    with pytest.raises(StructureError, match=r"^The file lists no symmetry operators; its space group R -3 c is read"):
+    with pytest.raises(StructureError, match=r"^The atoms of the file, read as the space group R -3 c"):
         read_structure("data_global\n_x 1\n" + CALCITE.replace("O .507 -.007 .25", "O .507 0 0"))
 
 
