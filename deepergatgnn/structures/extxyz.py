@@ -81,7 +81,7 @@ def read_extxyz(text: str, limits: StructureLimits) -> Crystal:
     _check_occupancies(pairs, columns, rows)
     numbers, warnings = _elements(columns, rows)
     positions = _positions(columns, rows)
-    read = {*_POSITIONS, *_element_columns(columns)}
+    read = {*_POSITIONS, *_element_columns(columns), *(name for name in columns if name.lower() in _OCCUPANCIES)}
     said += warnings + properties_warning(_telling(columns, rows, read))
     check_lattice(lattice, limits)  # before it is inverted
     frac_coords = positions @ np.linalg.inv(lattice)
