@@ -42,8 +42,8 @@ _ONE_OF_THEM: Final = re.compile(r"[+-]?\d*\.\d+(?:[eEdD][+-]?\d+)?")
 _Vectors = NDArray[np.float64]
 
 
-class _Group(NamedTuple):
-    """The elements of the groups of like atoms, and what there is to say of them."""
+class _Elements(NamedTuple):
+    """Atomic numbers, and what there is to say of the names that they are taken from."""
 
     numbers: list[int]  # of each group, or of each atom
     warnings: list[str]
@@ -94,8 +94,8 @@ def read_poscar(text: str, limits: StructureLimits) -> Crystal:
 
 def _read_scale(line: str) -> list[float]:
     """Read one factor, one negative volume, or three factors of x, y and z."""
-    told = _REMARK.split(line, maxsplit=1)[0]
-    found = leading_numbers(told, _DIRECTIONS) or leading_numbers(told, 1)
+    before = _REMARK.split(line, maxsplit=1)[0]
+    found = leading_numbers(before, _DIRECTIONS) or leading_numbers(before, 1)
     if found is None or begins_with_number(found[1]):
         raise _bad_line(1, line, "the scale takes one number, or three factors for x, y and z, with a decimal point")
     if len(found[0]) > 1 and min(found[0]) <= 0:
@@ -104,7 +104,9 @@ def _read_scale(line: str) -> list[float]:
             f"Line 2 of the POSCAR gives the scale factors {line.strip()[:40]!r}: three of them must be above zero.",
         )
     if found[0][0] == 0:
-        raise StructureError("bad_cell", f"Line 2 of the POSCAR gives the scale {line.strip()[:40]!r}: it is not zero.")
+        raise StructureError(
+            "bad_cell", f"Line 2 of the POSCAR gives the scale {line.strip()[:40]!r}: give one that is not zero."
+        )
     return found[0]
 
 
@@ -131,7 +133,7 @@ def _read_header(lines: Sequence[str]) -> _Header:
     names: list[tuple[str, int]] = []
     at = _NAMES_AT
     while at < len(lines):
-        words = _REMARK.split(lines[at], maxsplit=1)[0].split(None, _MOST_GROUPS)
+        words = _REMARK.split(lines[at], maxsplit=1)[0].replace(",", " ").split(None, _MOST_GROUPS)
         if not words:
             raise _empty_line(at)
         if begins_with_number(words[0]):
@@ -209,7 +211,7 @@ def _without_remark(names: list[tuple[str, int]], counts: Sequence[int], counts_
     )
 
 
-def _named_elements(header: _Header) -> _Group:
+def _named_elements(header: _Header) -> _Elements:
     """Look up the elements of the groups that the names line gives."""
     found: dict[str, int] = {}
     warnings: list[str] = []
@@ -219,7 +221,7 @@ def _named_elements(header: _Header) -> _Group:
             warnings += [warning] if warning else []
     if any_charged(found):
         warnings.append(OXIDATION_STATES)
-    return _Group([found[name] for name, _ in header.names], warnings)
+    return _Elements([found[name] for name, _ in header.names], warnings)
 
 
 def _read_mode(lines: Sequence[str], at: int) -> tuple[bool, int, list[str]]:
@@ -261,10 +263,13 @@ def _read_positions(lines: Sequence[str], first: int, counts: Sequence[int]) -> 
     for at in range(first, first + total):
         line = lines[at] if at < len(lines) else ""
         if not line.strip():
+            ends = not any(map(str.strip, lines[at:]))
             raise StructureError(
                 "unreadable",
-                f"The POSCAR declares {_written(counts)} and has {len(coords)} lines of coordinates, up to its line "
-                f"{at}: complete it.",
+                f"The POSCAR declares {_written(counts)} and has {len(coords)} lines of coordinates "
+                + (
+                    f"up to its end, line {at}: complete it." if ends else f"before the empty line {at + 1}: remove it."
+                ),
             )
         found = _read_position(line)
         if found is None:
@@ -335,7 +340,7 @@ def _line_ends(rests: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     return names, flags
 
 
-def _elements(title: str, header: _Header, named: _Group | None, at_ends: Sequence[str], first: int) -> _Group:
+def _elements(title: str, header: _Header, named: _Elements | None, at_ends: Sequence[str], first: int) -> _Elements:
     """Take the element of each atom from the names line, the line ends or the title, in that order.
 
     Raises:
@@ -353,7 +358,7 @@ def _elements(title: str, header: _Header, named: _Group | None, at_ends: Sequen
                     f"Line {line} of the POSCAR names atom {index + 1} {name[:20]!r}, and line {first + index + 1} "
                     f"names it {at_ends[index][:20]!r} at its end: correct one of them.",
                 )
-        return _Group(numbers, named.warnings)
+        return _Elements(numbers, named.warnings)
     if ends and all(ends.numbers):
         seen: dict[int, int] = {}
         for index, (group, number) in enumerate(zip(groups, ends.numbers, strict=True)):
@@ -374,10 +379,10 @@ def _elements(title: str, header: _Header, named: _Group | None, at_ends: Sequen
         )
     found = [number_of_name(name, "line 1 of the POSCAR") for name in names]
     said = f"The file does not name its elements; {' '.join(names)} are taken from its first line."
-    return _Group([found[group][0] for group in groups], [said, *(warning for _, warning in found if warning)])
+    return _Elements([found[group][0] for group in groups], [said, *(warning for _, warning in found if warning)])
 
 
-def _elements_at_ends(words: Sequence[str]) -> _Group | None:
+def _elements_at_ends(words: Sequence[str]) -> _Elements | None:
     """Look up the elements at the line ends, 0 for an empty end; None where the words there are other remarks."""
     found: dict[str, tuple[int, str | None]] = {"": (0, None)}
     try:
@@ -399,7 +404,7 @@ def _elements_at_ends(words: Sequence[str]) -> _Group | None:
         )
     if any_charged(found):
         warnings.append(OXIDATION_STATES)
-    return _Group([found[word][0] for word in words], warnings)
+    return _Elements([found[word][0] for word in words], warnings)
 
 
 def _names_in_title(title: str, counts: Sequence[int]) -> list[str] | None:
