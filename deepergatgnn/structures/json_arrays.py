@@ -33,7 +33,7 @@ from deepergatgnn.structures.limits import StructureLimits
 _PLAIN_KEYS: Final = frozenset(
     {"lattice", "species", "frac_coords", "cart_coords", "coords", "coords_are_cartesian", "labels", "pbc"}
 )
-_OCCUPANCIES: Final = ("occupancies", "occupancy", "occu", "occupation")
+_OCCUPANCIES: Final = frozenset({"occupancies", "occupancy", "occu", "occupation"})
 _JARVIS_KEYS: Final = frozenset({"lattice_mat", "coords", "elements", "abc", "angles", "cartesian"})
 _ASE_KEYS: Final = frozenset({"numbers", "symbols", "positions", "cell", "pbc", "celldisp", "info", "constraints"})
 
@@ -146,6 +146,7 @@ def _read_arrays(
             "unreadable", f"There are {len(names)} {species[0]} and {len(coords)} {key}: give one for each atom."
         )
     _check_occupancies(value, names)
+    known |= _OCCUPANCIES
     others = {key: each for key, each in value.items() if key not in known and _is_for_each(each, len(names))}
     telling = telling_properties({**others, **more})
     said = [*([CHARGE] if value.get("charge") else []), *properties_warning(telling)]
