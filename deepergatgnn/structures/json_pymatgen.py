@@ -87,23 +87,22 @@ def _properties(site: Mapping[str, Any], said: list[str]) -> list[str]:
 
 def _positions(sites: Any, cell: Array, *, oriented: bool) -> Array:
     """Fractional positions of the sites, each from abc or xyz; where both are given they must agree."""
-    coords = np.full((len(sites), 3), np.nan)
     by_abc = [index for index, site in enumerate(sites) if site.get("abc") is not None]
     by_xyz = [index for index, site in enumerate(sites) if site.get("xyz") is not None]
     if lacking := sorted(set(range(len(sites))).difference(by_abc, by_xyz)):
         raise StructureError("unreadable", f"The site {lacking[0] + 1} has neither abc nor xyz: give its position.")
-    if not oriented and len(by_abc) == len(sites):
-        by_xyz = []  # their axes are unknown, and they are not needed
-    if by_xyz:
-        rows = [sites[index]["xyz"] for index in by_xyz]
-        xyz = rows_of_three(rows, "xyz", lambda row: f"xyz of site {by_xyz[row] + 1}")
-        coords[by_xyz] = fractional(cell, xyz, "xyz of the sites", oriented=oriented)
-    if by_abc:
-        rows = [sites[index]["abc"] for index in by_abc]
-        abc = rows_of_three(rows, "abc", lambda row: f"abc of site {by_abc[row] + 1}")
-        both = np.isin(by_abc, by_xyz)
-        if both.any():
-            at = np.array(by_abc)[both]
-            check_same_positions(cell, abc[both], coords[at], ("abc", "xyz"), lambda row: f"site {at[row] + 1}")
-        coords[by_abc] = abc
+    abc = _rows(sites, by_abc, "abc")
+    if len(by_abc) == len(sites) and not (by_xyz and oriented):
+        return abc  # the axes of xyz are unknown, and it is not needed
+    xyz = fractional(cell, _rows(sites, by_xyz, "xyz"), "xyz of the sites", oriented=oriented)
+    coords = np.empty((len(sites), 3))
+    coords[by_xyz] = xyz
+    both = sorted(set(by_abc).intersection(by_xyz)) if len(by_abc) < len(sites) else by_xyz
+    twice = abc if len(both) == len(by_abc) else abc[[by_abc.index(index) for index in both]]
+    check_same_positions(cell, twice, coords[both], ("abc", "xyz"), lambda row: f"site {both[row] + 1}")
+    coords[by_abc] = abc
     return coords
+
+
+def _rows(sites: Any, indices: list[int], key: str) -> Array:
+    return rows_of_three([sites[index][key] for index in indices], key, lambda row: f"{key} of site {indices[row] + 1}")

@@ -1,8 +1,10 @@
 """What JSON forms of a structure are made of: lists, numbers, positions, cells; each refused with its name."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from operator import mul
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +19,7 @@ Array = NDArray[np.float64]
 CELL_PARAMETERS: Final = ("a", "b", "c", "alpha", "beta", "gamma")
 _FULL: Final = 1e-3  # how far from 1 an occupancy may be by rounding
 _SAME_POSITION: Final = 0.05  # Å; two records of a position that differ by more differ by more than rounding
+_PLAINLY_SAME: Final = 1e-6  # fractional; less than that in the longest cell
 _SAME_ANGLE: Final = 0.6  # degrees; an angle may be rounded to a whole one
 _SAME_LENGTH: Final = 0.01  # relative, of a length or a volume
 _RIGHT: Final = 1e-6  # cosine, within which an angle is a right one
@@ -145,14 +148,15 @@ def check_parameters(cell: Array, parameters: Mapping[str, Any], name: str) -> N
         StructureError: `bad_cell`.
     """
     stated = {key: number(value, f"{key} beside the {name}") for key, value in parameters.items() if value is not None}
-    if not stated or not np.isfinite(cell).all():
+    rows: list[list[float]] = cell.tolist()  # of nine numbers, faster than arrays
+    lengths = [math.hypot(*row) for row in rows]
+    if not stated or not all(0 < length < math.inf for length in lengths):
         return
-    lengths = np.linalg.norm(cell, axis=1)
-    actual = dict(zip(("a", "b", "c"), lengths.tolist(), strict=True)) | {"volume": float(abs(np.linalg.det(cell)))}
-    for key, first, second in (("alpha", 1, 2), ("beta", 0, 2), ("gamma", 0, 1)):
-        product = float(lengths[first] * lengths[second])
-        cosine = float(cell[first] @ cell[second]) / product if product else 1.0
-        actual[key] = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+    cosines = [sum(map(mul, rows[i], rows[j])) / lengths[i] / lengths[j] for i, j in ((1, 2), (0, 2), (0, 1))]
+    angles = [math.degrees(math.acos(max(-1.0, min(1.0, cosine)))) for cosine in cosines]
+    gram = 1 + 2 * math.prod(cosines) - sum(cosine**2 for cosine in cosines)
+    volume = math.prod(lengths) * math.sqrt(max(gram, 0.0))
+    actual = dict(zip((*CELL_PARAMETERS, "volume"), (*lengths, *angles, volume), strict=True))
     for key, value in stated.items():
         is_angle = key in ("alpha", "beta", "gamma")
         allowed = _SAME_ANGLE if is_angle else _SAME_LENGTH * actual[key]
@@ -205,6 +209,8 @@ def check_same_positions(
     if len(one) != len(other):
         raise StructureError("unreadable", f"There are {len(one)} {names[0]} and {len(other)} {names[1]}: keep one.")
     between = one - other
+    if np.abs(between).max(initial=0) < _PLAINLY_SAME:  # nan is not
+        return
     apart = np.linalg.norm((between - np.rint(between)) @ cell, axis=1)
     wrong = np.flatnonzero(~(apart <= _SAME_POSITION))  # nan is wrong, too
     if len(wrong):

@@ -10,7 +10,7 @@ import ase
 import numpy as np
 import pytest
 from ase.io.jsonio import encode
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 from pymatgen.core.structure import Molecule
 
@@ -506,6 +506,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@settings(deadline=None)  # the first example reads the crystals
 @given(
     index=some.integers(0, 39),
     form=some.sampled_from(sorted(FORMS)),
