@@ -17,6 +17,7 @@ from deepergatgnn.structures.limits import StructureLimits
 Reader = Callable[[Mapping[str, Any], StructureLimits], Crystal]
 _DEEPEST: Final = 6  # objects within objects, as `data[0].attributes` or `output.structure`
 _MOST_OBJECTS: Final = 100_000
+_MOST_CHECKED: Final = 200_000  # colons; a site of pymatgen's has about ten
 _NAMES_SHOWN: Final = 3
 # Where documents keep the one structure that they are about; elsewhere it is told from where it was taken.
 _USUAL: Final = frozenset(
@@ -49,7 +50,9 @@ def read_json(text: str, limits: StructureLimits) -> Crystal:
         StructureError: `unreadable` also for a key that an object gives twice with different values.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_without_repeats)
+        # Of a text with more values than any structure has, the check would take longer than the reading.
+        hook = _without_repeats if text.count(":") <= _MOST_CHECKED else None
+        value = json.loads(text, object_pairs_hook=hook)
     except StructureError:
         raise
     except ValueError as error:
