@@ -22,6 +22,8 @@ def predict(
 ) -> None:
     """Predict properties of structure files; a file that is refused is told and the exit code is then 2.
 
+    What was not taken literally in a file is told on stderr, and is in `warnings` of the JSON.
+
     Example: deepergatgnn predict examples/al2cu.cif --model bulk-modulus
     """
     from deepergatgnn.predictor import Predictor
@@ -58,9 +60,18 @@ def predict(
             }
             for manifest, prediction in found
         ]
-        results.append({"file": str(file), "formula": crystal.formula, "predictions": predictions})
+        results.append(
+            {
+                "file": str(file),
+                "formula": crystal.formula,
+                "predictions": predictions,
+                "warnings": list(crystal.warnings),
+            }
+        )
         if not as_json:
             _show(file, crystal.reduced_formula, predictions)
+            for warning in crystal.warnings:
+                print(f"{file}: {warning}", file=sys.stderr)
     if as_json:
         print(json.dumps(results))
     if refused:
