@@ -1,4 +1,4 @@
-"""Every tabulated setting of every space group, by each of its names: the same operators, or all that it leaves open."""
+"""Every tabulated setting of every space group by each of its names: the same operators, or what it leaves open."""
 
 import gemmi
 import pytest

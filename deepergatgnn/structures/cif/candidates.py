@@ -12,6 +12,7 @@ from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.cif.operators import P1, Operators, parse_operators
 from deepergatgnn.structures.cif.settings import (
     Setting,
+    is_tabulated,
     setting_of_hall,
     settings_of_name,
     settings_of_number,
@@ -47,6 +48,7 @@ class _Named:
     settings: tuple[Setting, ...]
     contradicts: tuple[tuple[str, ...], ...]
     unknown: str  # a name that is not known, where no other is
+    is_of_setting: bool  # whether one of the names is of a setting, and not of a type alone
 
 
 def symmetries(statements: Statements, lattice: NDArray[np.float64], said: list[str]) -> list[Symmetry]:
@@ -105,13 +107,19 @@ def _listed(
         if not operators.fits(lattice):
             raise _does_not_fit(operators.misfit(lattice))
         return [Symmetry(operators, "the operators of the file", is_listed=True)]
-    found = [reading for one in lists for reading in _of_list(one, named, statements, said) if _fits(reading, lattice)]
+    of_names = {reading.operators.key: reading for reading in _fitting(named, lattice)}
+    found = [
+        reading
+        for one in lists
+        for reading in _of_list(one, named, statements, said)
+        if reading.operators.fits(lattice) and (one.is_group or reading.operators.key not in of_names)
+    ]
     known = {reading.operators.key for reading in found}
-    for reading in _fitting(named, lattice):
-        if reading.operators.key not in known:
+    for key, reading in of_names.items():
+        if key not in known:
             # A list that is a part of the named group and no group is one that lost some of its operators.
-            is_part = any(one.key < reading.operators.key and not one.is_group for one in lists)
-            against = () if is_part else (f"the file lists {_number_of_operators(operators)}",)
+            is_part = any(one.key < key and not one.is_group for one in lists)
+            against = () if is_part else (f"the list of {_number_of_operators(operators)}",)
             found.append(Symmetry(reading.operators, reading.name, (*reading.contradicts, *against)))
     if not found:
         raise _does_not_fit(operators.misfit(lattice)) if operators.is_group else _no_group(operators)
@@ -119,20 +127,18 @@ def _listed(
 
 
 def _agrees(operators: Operators, named: _Named) -> bool:
-    """Whether operators are of the named type, in whatever setting: a list of operators says more than a name."""
-    return not named.settings or any(
-        setting.operators.key == operators.key or setting.number == operators.group_number for setting in named.settings
-    )
-
-
-def _fits(reading: Symmetry, lattice: NDArray[np.float64]) -> bool:
-    return reading.operators.fits(lattice)
+    """Whether operators are those of a named setting, or of the named type at an origin that no symbol has."""
+    if not named.settings or any(setting.operators.key == operators.key for setting in named.settings):
+        return True
+    is_of_type = any(setting.number == operators.group_number for setting in named.settings)
+    # Another setting that has a symbol, such as P 21/c under the name P 21/n, contradicts the name.
+    return is_of_type and not (named.is_of_setting and is_tabulated(operators))
 
 
 def _of_list(operators: Operators, named: _Named, statements: Statements, said: list[str]) -> list[Symmetry]:
     """The readings of one list of operators: as it stands, and completed where it is no group."""
     what = _number_of_operators(operators)
-    against = () if _agrees(operators, named) else (f"the file names the space group {statements.name_of_group}",)
+    against = () if _agrees(operators, named) else (f"the space group {statements.name_of_group}",)
     if operators.is_group:
         return [Symmetry(operators, f"the {what} of the file ({operators.group_symbol})", against, is_listed=True)]
     closure = operators.closure
@@ -142,7 +148,7 @@ def _of_list(operators: Operators, named: _Named, statements: Statements, said: 
         said.append("The operators of the file lack the identity, x,y,z; it is added.")
         return [Symmetry(closure, "the operators of the file with x,y,z", against, is_listed=True)]
     # Where the completed list makes the same atoms, it does not matter which of them are missing.
-    no_group = f"the {what} of the file are no group"
+    no_group = "the rules of a group"
     return [
         Symmetry(operators, f"the {what} of the file as they are", (no_group, *against), is_listed=True),
         Symmetry(
@@ -203,7 +209,8 @@ def _named(
         if all(setting.number != found[0].number for setting in order):
             order |= dict.fromkeys(found)
     if not order:
-        return _Named((), (), next((name.text for name in (*names, *halls, *types, *numbers)), ""))
+        unknown = next((name.text for name in (*names, *halls, *types, *numbers)), "")
+        return _Named((), (), unknown, is_of_setting=False)
     against = {
         setting: tuple(
             [what for what, found in statements if setting not in found]
@@ -213,7 +220,7 @@ def _named(
     }
     fewest = min(map(len, against.values()))
     settings = tuple(setting for setting in order if len(against[setting]) == fewest)
-    return _Named(settings, tuple(against[setting] for setting in settings), "")
+    return _Named(settings, tuple(against[setting] for setting in settings), "", bool(statements))
 
 
 def _number(text: str) -> int:

@@ -73,8 +73,8 @@ def read_columns(text: str) -> tuple[Columns, list[str]]:
 def forgiving_columns(text: str) -> tuple[Columns, list[str]]:
     """Read any file, by pymatgen's tokeniser; see `read_columns`."""
     block, said = structure_block(text)
-    # pymatgen would leave out what is not ASCII, and so read 0.1 where there is none.
-    content = block.text.encode("ascii", "replace").decode("ascii")
+    # pymatgen would leave out what is not ASCII, and so read 0.1 where there is none; a question mark means unknown.
+    content = block.text.encode("ascii", "backslashreplace").decode("ascii")
     if len(content) > 2 * _MOST_WORDS and (count := len(content.split())) > _MOST_WORDS:
         raise StructureError(
             "unreadable", f"The CIF has {count:,} words and the limit is {_MOST_WORDS:,}: post the structure alone."

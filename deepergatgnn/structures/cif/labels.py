@@ -20,15 +20,16 @@ _AMBIGUOUS: Final = frozenset(
 )
 _POLYATOMIC: Final = (
     *("H2O", "D2O", "H3O", "D3O", "OH", "OD", "NH4", "ND4", "NH3", "ND3", "NH2", "NO3", "NO2", "CO3", "CO2", "HCO3"),
-    *("PO4", "PO3", "HPO4", "H2PO4", "SO4", "SO3", "HSO4", "BH4", "BD4", "BF4", "BO3", "BO4", "ALH4", "ALD4", "SIO4"),
-    *("CLO4", "CLO3", "IO3", "ASO4", "VO4", "CRO4", "MOO4", "WO4", "SEO4", "SEO3", "TEO3", "GEO4", "PF6", "SIF6"),
-    *("SBF6", "ASF6", "CH3", "CD3", "CH2", "CH4", "CF3", "SCN", "NCS", "OCN", "C2O4", "SIO2", "H2S"),
+    *("PO4", "PO3", "HPO4", "H2PO4", "SO4", "SO3", "HSO4", "BH4", "BD4", "BF4", "BO3", "BO4", "AlH4", "AlD4", "SiO4"),
+    *("ClO4", "ClO3", "IO3", "AsO4", "VO4", "CrO4", "MoO4", "WO4", "SeO4", "SeO3", "TeO3", "GeO4", "PF6", "SiF6"),
+    *("SbF6", "AsF6", "CH3", "CD3", "CH2", "CH4", "CF3", "SCN", "NCS", "OCN", "SiO2", "H2S"),
 )
 # A group of atoms with an index or a charge: NO3, H2O1, NH4_2, PO4A, CO3(1), SO42-.
-_GROUP: Final = re.compile(
-    rf"({'|'.join(sorted(_POLYATOMIC, key=len, reverse=True))})(?:\d?[+-]|[\d_()'\"*a-zA-Z]{{0,4}})"
-)
-_NEVER_GROUPS: Final = frozenset({"OH", "OD", "CH2", "CH3", "C2O4"})  # in labels: atoms by their first letter
+_INDEX: Final = r"(?:\d?[+-]|[\d_()'\"*a-zA-Z]{0,4})"
+_LONGEST_FIRST: Final = sorted(_POLYATOMIC, key=len, reverse=True)
+_GROUP: Final = re.compile(rf"({'|'.join(_LONGEST_FIRST)}){_INDEX}")
+_GROUP_IN_CAPITALS: Final = re.compile(rf"({'|'.join(_LONGEST_FIRST).upper()}){_INDEX}")
+_NEVER_GROUPS: Final = frozenset({"OH", "OD", "CH2", "CH3"})  # in labels: atoms by their first letter
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,13 @@ def element_of(text: str, is_type: bool) -> Element | None:
     letters = match[0] if match else ""
     if not letters or letters.lower() in _PLACEHOLDERS or (letters in ("T", "t") and not is_type):
         return None
+    numbers = _by_letters(letters)
+    if group := _group(text, is_type):
+        return Element(numbers or (1,), is_certain=False, reason=f"is a group of atoms, {group}")
     if letters.title() in ISOTOPES:
         return Element((1,), is_certain=True, warning=ISOTOPE_WARNING.format(letters.title()))
-    if not (numbers := _by_letters(letters)):
+    if not numbers:
         return None
-    if group := _group(text, is_type):
-        return Element(numbers, is_certain=False, reason=f"is a group of atoms, {group}")
     return _of_letters(text, letters, numbers, is_type)
 
 
@@ -113,7 +115,7 @@ def _by_letters(letters: str) -> tuple[int, ...]:
 
 
 def _group(text: str, is_type: bool) -> str:
-    match = _GROUP.fullmatch(text.upper() if text.isupper() else text)
+    match = (_GROUP_IN_CAPITALS if text.isupper() else _GROUP).fullmatch(text)
     if match is None or (match[1] in _NEVER_GROUPS and not (is_type and match[1] not in ("OH", "OD"))):
         return ""
     return match[1]

@@ -166,6 +166,17 @@ def of_gemmi(group: gemmi.GroupOps) -> Operators:
     return _checked(rotations, translations)
 
 
+def to_gemmi(operators: Operators) -> gemmi.GroupOps:
+    """Convert the operators of a group for gemmi, translations to the nearest 24th."""
+    group = []
+    for row in sorted(operators.key):
+        one = gemmi.Op("x,y,z")
+        one.rot = [[_DENOMINATOR * value for value in row[start : start + 3]] for start in (0, 3, 6)]
+        one.tran = [round(value / _FINE) for value in row[9:]]
+        group.append(one)
+    return gemmi.GroupOps(group)
+
+
 @lru_cache(maxsize=4096)
 def _row(component: str) -> tuple[float, float, float, float]:
     """One third of an operator, such as `-x+1/2`: the row of the rotation, and the translation."""

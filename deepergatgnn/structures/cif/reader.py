@@ -128,12 +128,7 @@ def _doubts(reading: Reading, statements: Statements) -> list[str]:
     counts = reading.counts
     symmetry = reading.symmetry
     if not symmetry.is_listed and symmetry.operators.n_operators > 1:
-        group = statements.name_of_group[:40]
-        said.append(
-            f"The file lists no symmetry operators; those of {group} are used."
-            if "".join(group.split()) == "".join(symmetry.name.split())
-            else f"The file lists no symmetry operators; its space group {group} is read as {symmetry.name}."
-        )
+        said.append(_unlisted(symmetry, statements))
     formula = statements.formula
     if formula is not None and formula.verdict(counts) == "agrees":
         # A sum that leaves out what the other formulae have.
@@ -149,6 +144,15 @@ def _doubts(reading: Reading, statements: Statements) -> list[str]:
     if symmetry.contradicts:
         said.append(f"The symmetry does not agree with another statement: {symmetry.contradicts[0]}.")
     return said
+
+
+def _unlisted(symmetry: Symmetry, statements: Statements) -> str:
+    if statements.operators:
+        return f"The operators that the file lists are not used, but those of {symmetry.name}."
+    group = statements.name_of_group[:40]
+    if "".join(group.split()) == "".join(symmetry.name.split()):
+        return f"The file lists no symmetry operators; those of {group} are used."
+    return f"The file lists no symmetry operators; its space group {group} is read as {symmetry.name}."
 
 
 def _crystal(reading: Reading, lattice: NDArray[np.float64], said: list[str], limits: StructureLimits) -> Crystal:

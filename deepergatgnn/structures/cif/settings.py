@@ -14,7 +14,7 @@ from typing import Final
 import gemmi
 
 from deepergatgnn.errors import StructureError
-from deepergatgnn.structures.cif.operators import Operators, of_gemmi
+from deepergatgnn.structures.cif.operators import Operators, of_gemmi, to_gemmi
 
 _LONGEST_NAME: Final = 80  # characters
 _CUBIC: Final = 195  # the first number
@@ -123,6 +123,11 @@ def setting_of_hall(hall: str) -> Setting | None:
         return None
     known = gemmi.find_spacegroup_by_ops(group)
     return _setting(known) if known else Setting(f"Hall symbol {text}", operators.group_number, text)
+
+
+def is_tabulated(operators: Operators) -> bool:
+    """Whether a group of operators is one of the settings that have a symbol."""
+    return gemmi.find_spacegroup_by_ops(to_gemmi(operators)) is not None
 
 
 def _hall(text: str) -> str:
