@@ -1,5 +1,6 @@
 """Versioned checkpoints: NAME@VERSION → a verified folder; publish, promote, roll back."""
 
-from model_store.store import ModelStore, split_reference
+from deepergatgnn.checkpoints import split_reference
+from model_store.store import ModelStore
 
 __all__ = ["ModelStore", "split_reference"]

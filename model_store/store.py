@@ -11,25 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deepergatgnn.artifact import MANIFEST, read_manifest, seal, seal_path, verify_files
+from deepergatgnn.checkpoints import PRODUCTION, SHIPPED, split_reference
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
 from deepergatgnn.manifest import NAME_PATTERN, VERSION_PATTERN, Manifest
 
-SHIPPED = Path(__file__).parent / "checkpoints"
-PRODUCTION, HISTORY = "production", "history"
-LONGEST_NAME = 100  # characters; the name becomes a folder's
-
-
-def split_reference(reference: str) -> tuple[str, str | None]:
-    """Take NAME[@VERSION] apart.
-
-    Raises:
-        ModelNotFoundError: if it is not of that form, so that no name ever becomes a path.
-    """
-    name, at, version = reference.partition("@")
-    named = len(name) <= LONGEST_NAME and re.fullmatch(NAME_PATTERN, name)
-    if not named or (at and not re.fullmatch(VERSION_PATTERN, version)):
-        raise ModelNotFoundError(f"{reference[:80]!r} is not a model: write NAME or NAME@MAJOR.MINOR.PATCH")
-    return name, version or None
+HISTORY = "history"
 
 
 def _order(version: str) -> tuple[int, ...]:
