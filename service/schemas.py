@@ -2,11 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
 Format = Literal["auto", "cif", "poscar", "extxyz", "json"]
 Attention = Literal["global", "none"]
 ModelReference = Annotated[str, Field(max_length=160)]
+Embedding = Annotated[StrictBool, Field(description="Whether each prediction has the crystal vector, `embedding`.")]
+QueryEmbedding = Annotated[
+    Embedding, BeforeValidator(lambda value: {"true": True, "false": False}.get(value, value), bool)
+]
 Identifier = Annotated[str, Field(max_length=256)]
 SALT = "NaCl\n1.0\n0 2.82 2.82\n2.82 0 2.82\n2.82 2.82 0\nNa Cl\n1 1\ndirect\n0 0 0\n.5 .5 .5\n"
 
@@ -23,6 +27,7 @@ class PredictRequest(BaseModel):
     format: Format = "auto"
     models: list[ModelReference] = Field(default_factory=list, max_length=32)
     attention: Attention = "global"
+    embedding: Embedding = False
     id: Identifier | None = None
 
 
@@ -32,6 +37,7 @@ class PredictOptions(BaseModel):
     format: Format | None = None
     models: list[ModelReference] | None = Field(default=None, max_length=32, examples=[["bulk-modulus"]])
     attention: Attention | None = None
+    embedding: QueryEmbedding | None = None
 
 
 class BulkItem(BaseModel):
@@ -55,6 +61,7 @@ class BulkRequest(BaseModel):
     structures: list[Any] = Field(min_length=1)
     models: list[ModelReference] = Field(default_factory=list, max_length=32)
     attention: Attention = "global"
+    embedding: Embedding = False
 
 
 class Interval(BaseModel):
@@ -93,6 +100,11 @@ class PropertyPrediction(BaseModel):
     interval: Interval
     domain: DomainVerdict
     attention: list[AtomWeight] | None = None
+    embedding: list[float] | None = Field(
+        default=None,
+        description="Crystal vector that the model's head sees, without a unit; the same in every cell of a crystal, "
+        "comparable among crystals of one version. Only where the request has `embedding`: true.",
+    )
 
 
 class LatencyMs(BaseModel):
