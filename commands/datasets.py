@@ -8,7 +8,7 @@ import typer
 
 from commands.options import JsonOption, StoreOption, open_store
 
-app = typer.Typer(help="Data sets that can be trained on.", no_args_is_help=True)
+app = typer.Typer(help="Data sets that can be trained on.\n\nExample: deepergatgnn datasets list", no_args_is_help=True)
 
 
 @app.command("list")
@@ -83,6 +83,7 @@ def prepare_run(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.", metavar="CONFIG.yaml")],
     out: Annotated[Path, typer.Option(help="Folder to write; one written before is replaced.", metavar="FOLDER")],
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a folder from which a machine trains that has only torch, torch-geometric, numpy and safetensors.
 
@@ -99,6 +100,10 @@ def prepare_run(
     parsed = read_config(config)
     assembly = assemble(parsed)
     save_run(parsed, assembly, open_store(store), out)
+    if as_json:
+        sizes = assembly.split.sizes()
+        print(json.dumps({"path": str(out), "rows": len(assembly.dataset), "members": parsed.members, "parts": sizes}))
+        return
     print(f"{out}: {len(assembly.dataset)} rows, {parsed.members} member{'s' if parsed.members > 1 else ''} to train")
     print(split_sentence(assembly.split.sizes(), assembly.notes))
 

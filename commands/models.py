@@ -10,7 +10,7 @@ from deepergatgnn.artifact import CARD
 from deepergatgnn.errors import ConfigError
 from model_store import split_reference
 
-app = typer.Typer(help="Versions in the store.", no_args_is_help=True)
+app = typer.Typer(help="Versions in the store.\n\nExample: deepergatgnn models list", no_args_is_help=True)
 Version = Annotated[str, typer.Argument(help="A version, with its number.", metavar="NAME@VERSION")]
 Reference = Annotated[str, typer.Argument(help="NAME or NAME@VERSION.", metavar="MODEL")]
 

@@ -1,5 +1,6 @@
 """`predict`: files to properties without a server."""
 
+import errno
 import json
 import math
 import os
@@ -67,19 +68,21 @@ def predict(
 
     Example: deepergatgnn predict - < POSCAR
     """
-    if embeddings is not None and not embeddings.parent.is_dir():
-        raise ConfigError(f"the folder of {embeddings} is not there: make it, or write elsewhere")
+    if embeddings is not None and (embeddings.is_dir() or not embeddings.parent.is_dir()):
+        reason = "is a folder" if embeddings.is_dir() else "is in a folder that is not there"
+        raise ConfigError(f"{embeddings} {reason}: write the vectors elsewhere")
     predictors, worst = _load(open_store(store), model, device)
     vectors: dict[str, list[Vector]] = {predictor.manifest.reference: [] for predictor in predictors}
     predicted, count = list[str](), 0
     with _printing(as_json=as_json) as show:
         for place, problem in _with_progress(_inputs(files)):
-            result, found = ({"file": place, "error": problem}, []) if problem else _predict(place, predictors)
+            result, found = ({"file": _name(place), "error": problem}, []) if problem else _predict(place, predictors)
             count += 1
             if not found:
                 worst = max(worst, FAILURE if result["error"]["code"] == "prediction_failed" else WRONG_INPUT)
             else:
-                predicted.append(place)
+                predicted.append(_name(place))
+            if embeddings is not None and found:
                 for predictor, prediction in zip(predictors, found, strict=True):
                     vectors[predictor.manifest.reference].append(prediction.embedding)
             show(result)
@@ -113,7 +116,8 @@ def _load(store: ModelStore, wanted: Sequence[str] | None, device: str) -> tuple
             print(f"model {name} is left out: {error}", file=sys.stderr)
             code = FAILURE
     if not loaded:
-        raise ModelNotFoundError(f"no model to predict with in {store.root}: {'; '.join(problems)}")
+        reason = f"no model to predict with in {store.root}: {'; '.join(problems)}"
+        raise ArtifactError(reason) if code else ModelNotFoundError(reason)
     return loaded, code
 
 
@@ -150,27 +154,27 @@ def _predict(place: str, predictors: Sequence["Predictor"]) -> tuple[Result, lis
 
     try:
         if place == STDIN:
-            crystal = read_structure(sys.stdin.buffer.read(DEFAULT_LIMITS.max_bytes + 1))
+            crystal = read_structure(_standard_input(DEFAULT_LIMITS.max_bytes + 1))
         else:
             crystal = read_structure_file(place)
         found = [predictor.predict_structure(crystal) for predictor in predictors]
     except StructureError as error:
-        return {"file": place, "error": _problem(error.code, error.detail)}, []
+        return {"file": _name(place), "error": _problem(error.code, error.detail)}, []
     except FileNotFoundError:
-        return {"file": place, "error": _problem("no_file", "There is no such file.")}, []
+        return {"file": _name(place), "error": _problem("no_file", "There is no such file.")}, []
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         why = error.strerror if isinstance(error, OSError) else error
-        return {"file": place, "error": _problem("unreadable_file", f"The file cannot be read: {why}.")}, []
+        return {"file": _name(place), "error": _problem("unreadable_file", f"The file cannot be read: {why}.")}, []
     except (RuntimeError, MemoryError) as error:
         detail = f"The model cannot compute this crystal: {str(error).partition(chr(10))[0] or 'out of memory'}"
-        return {"file": place, "error": _problem("prediction_failed", detail)}, []
+        return {"file": _name(place), "error": _problem("prediction_failed", detail)}, []
     for predictor, prediction in zip(predictors, found, strict=True):
         if not math.isfinite(prediction.value):
             detail = f"{predictor.manifest.reference} gives {prediction.value} for this crystal."
-            return {"file": place, "error": _problem("prediction_failed", detail)}, []
+            return {"file": _name(place), "error": _problem("prediction_failed", detail)}, []
     predictions = [_document(predictor, prediction) for predictor, prediction in zip(predictors, found, strict=True)]
     result = {
-        "file": place,
+        "file": _name(place),
         "formula": crystal.formula,
         "reduced_formula": crystal.reduced_formula,
         "n_atoms": crystal.n_atoms,
@@ -178,6 +182,12 @@ def _predict(place: str, predictors: Sequence["Predictor"]) -> tuple[Result, lis
         "warnings": list(crystal.warnings),
     }
     return result, found
+
+
+def _standard_input(most: int) -> bytes:
+    if sys.stdin is None:  # as after `<&-`
+        raise OSError(errno.EBADF, "standard input is closed")
+    return sys.stdin.buffer.read(most)
 
 
 def _document(predictor: "Predictor", prediction: "Prediction") -> Result:
@@ -230,20 +240,26 @@ def _printing(*, as_json: bool) -> Iterator[Callable[[Result], None]]:
         print("\n]" if lines else "[]")
 
 
+def _name(place: str) -> str:
+    """The name of a file as text: one that is not UTF-8 could not be printed, nor read again from JSON."""
+    return os.fsencode(place).decode("utf-8", "replace")
+
+
 def _print_text(result: Result) -> None:
+    file = "".join(one if one.isprintable() else "\ufffd" for one in result["file"])  # of one line
     if error := result.get("error"):
-        print(f"{result['file']}: refused, {error['code']}: {error['detail']}", file=sys.stderr, flush=True)
+        print(f"{file}: refused, {error['code']}: {error['detail']}", file=sys.stderr, flush=True)
         return
     for answer in result["predictions"]:
         interval = answer["interval"]
         outside = "" if answer["domain"]["in_domain"] else f"  outside: {'; '.join(answer['domain']['reasons'])}"
         print(
-            f"{result['file']}  {result['reduced_formula']}  {answer['property']} {answer['value']:.4f} "
+            f"{file}  {result['reduced_formula']}  {answer['property']} {answer['value']:.4f} "
             f"{answer['unit']} [{interval['low']:.4f}, {interval['high']:.4f}]{outside}",
             flush=True,
         )
     for warning in result["warnings"]:
-        print(f"{result['file']}: warning: {warning}", file=sys.stderr, flush=True)
+        print(f"{file}: warning: {warning}", file=sys.stderr, flush=True)
 
 
 def _write_embeddings(out: Path, files: Sequence[str], vectors: "Mapping[str, Sequence[Vector]]") -> None:

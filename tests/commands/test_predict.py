@@ -15,6 +15,7 @@ from tests.fixtures import Published
 
 CIF = (ROOT / "examples/ZrO2.cif").read_bytes()
 POSCAR = (ROOT / "examples/ZnO.POSCAR").read_bytes()
+NOT_UTF8 = "set/\ufffd\ufffd.cif"
 CHARGED = b"""data_MgO
 _cell_length_a 4.2
 _cell_length_b 4.2
@@ -43,6 +44,7 @@ def files(tmp_path: Path) -> Path:
     (tmp_path / "set" / "POSCAR_2").write_bytes(POSCAR)
     (tmp_path / "set" / "b.cif").write_bytes(CHARGED)
     (tmp_path / "set" / "c.cif").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
+    (Path(os.fsdecode(os.fsencode(tmp_path / "set") + b"/\xff\n.cif"))).write_bytes(POSCAR)
     (tmp_path / "set" / "readme.txt").write_bytes(b"not a structure")
     os.mkfifo(tmp_path / "set" / "pipe")
     return tmp_path
@@ -58,6 +60,7 @@ def test_every_other_file_is_predicted(command: Command) -> None:
         ("set/POSCAR_2", None),
         ("set/b.cif", None),
         ("set/c.cif", "unreadable"),
+        ("set/\ufffd\n.cif", None),
         ("set/a/deep/ZrO2.CIF", None),
         ("empty", "no_file"),
         ("-", None),
@@ -72,8 +75,15 @@ def test_every_other_file_is_predicted(command: Command) -> None:
             [prediction] = result["predictions"]
             assert len(prediction["attention"]) == result["n_atoms"]
             assert prediction["interval"]["low"] < prediction["value"] < prediction["interval"]["high"]
-    assert [bool(result["warnings"]) for result in results if "warnings" in result] == [False, True, False, False, True]
-    assert results[1]["predictions"] == results[6]["predictions"]
+    assert [bool(result["warnings"]) for result in results if "warnings" in result] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert results[1]["predictions"] == results[4]["predictions"] == results[7]["predictions"]
     lines = done.stdout.decode().splitlines()
     assert [json.loads(line.rstrip(",")) for line in lines[1:-1]] == results
 
@@ -83,11 +93,17 @@ def test_people_read_a_line_for_each_file(command: Command) -> None:
     done = command("predict", "missing.cif", "set/b.cif", "set/c.cif", "set")
     assert done.returncode == 2
     printed, told = done.stdout.decode().splitlines(), done.stderr.decode().splitlines()
-    assert [line.split()[0] for line in printed] == ["set/b.cif", "set/POSCAR_2", "set/b.cif", "set/a/deep/ZrO2.CIF"]
+    assert [line.split()[0] for line in printed] == [
+        "set/b.cif",
+        "set/POSCAR_2",
+        "set/b.cif",
+        NOT_UTF8,
+        "set/a/deep/ZrO2.CIF",
+    ]
     assert "missing.cif: refused, no_file: There is no such file." in told
     assert sum(line.startswith("set/c.cif: refused, unreadable:") for line in told) == 2
     assert any(line.startswith("set/b.cif: warning: Oxidation states") for line in told)
-    assert told[-1] == "4 of 7 files predicted"
+    assert told[-1] == "5 of 8 files predicted"
     assert "Traceback" not in done.stderr.decode()
 
 
@@ -108,7 +124,7 @@ def test_good_files_end_well_and_their_vectors_are_written(command: Command, fil
         (["x.cif", "--model", "no-such-model"], 2, "no model 'no-such-model'"),
         (["x.cif", "--model", "tiny-bulk-modulus@3.0.0"], 2, "no version 3.0.0"),
         (["x.cif", "--store", "nowhere"], 2, "nowhere"),
-        (["x.cif", "--embeddings", "nowhere/out.npz"], 2, "the folder of nowhere/out.npz is not there"),
+        (["x.cif", "--embeddings", "nowhere/out.npz"], 2, "nowhere/out.npz is in a folder that is not there"),
         (["x.cif", "--device", "cuda:99"], 2, "no device"),
         ([], 2, "FILE"),
     ],
