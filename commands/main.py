@@ -12,7 +12,6 @@ from deepergatgnn.errors import ConfigError, DeeperGATGNNError, ModelNotFoundErr
 
 app = typer.Typer(
     name="deepergatgnn",
-    help="Crystal properties with DeeperGATGNN: train, predict, serve.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
