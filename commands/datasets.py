@@ -1,8 +1,9 @@
 """`datasets`: what can be trained on."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +29,7 @@ def show_dataset(
     name: Annotated[str, typer.Argument(help="Bundled set, set of the data folder, path to a file or a folder.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Count rows, elements, targets and refused rows of a data set.
+    """Count rows, elements, targets, refused rows and warnings of a data set.
 
     A target's name in this list is the `key` of a target in the YAML of a run.
 
@@ -53,6 +54,7 @@ def show_dataset(
             shown = " ".join(f"{'-' if value is None else format(value, '.5g'):>11}" for value in numbers)
             print(f"{key:{width}} {spread['known']:>8} {shown}")
     _print_refused(found["refused"])
+    _print_warnings(found["warnings"])
 
 
 @app.command("fetch")
@@ -68,14 +70,17 @@ def fetch_dataset(
     Example: deepergatgnn datasets fetch matbench:matbench_dielectric --out data
     """
     from training.datasets import fetch
+    from training.row_warnings import warning_table
 
     path, dataset = fetch(name, out)
     refused = [{"id": row.id, "code": row.code, "detail": row.detail} for row in dataset.refused]
+    warnings = warning_table(dataset.warnings)
     if as_json:
-        print(json.dumps({"path": str(path), "rows": len(dataset.rows), "refused": refused}))
+        print(json.dumps({"path": str(path), "rows": len(dataset.rows), "refused": refused, "warnings": warnings}))
         return
     print(f"{path}: {len(dataset.rows)} rows")
     _print_refused(refused)
+    _print_warnings(warnings)
 
 
 @app.command("prepare")
@@ -94,6 +99,7 @@ def prepare_run(
     """
     from training.assembly import assemble
     from training.config import read_config
+    from training.row_warnings import warning_table
     from training.splits import split_sentence
     from training.tasks import save_run
 
@@ -106,8 +112,17 @@ def prepare_run(
         return
     print(f"{out}: {len(assembly.dataset)} rows, {parsed.members} member{'s' if parsed.members > 1 else ''} to train")
     print(split_sentence(assembly.split.sizes(), assembly.notes))
+    _print_refused([asdict(refusal) for refusal in assembly.dataset.refused])
+    _print_warnings(warning_table(assembly.dataset.warnings))
 
 
 def _print_refused(refused: list[dict[str, str]]) -> None:
     for row in refused:
         print(f"refused {row['id']}: {row['code']}: {row['detail']}")
+
+
+def _print_warnings(table: list[dict[str, Any]]) -> None:
+    from training.row_warnings import warning_lines
+
+    for line in warning_lines(table):
+        print(line)

@@ -53,6 +53,7 @@ def train(
     from training.cached import report_epoch
     from training.config import read_config
     from training.distributed import joined, speaks
+    from training.row_warnings import warning_lines, warning_table
     from training.run import run
     from training.splits import split_sentence
 
@@ -65,7 +66,8 @@ def train(
 
     def announce(_: str, sizes: dict[str, int], notes: dict[str, Any]) -> None:
         if speaks():
-            print(split_sentence(sizes, notes), file=sys.stderr, flush=True)
+            for line in [*warning_lines(warning_table(notes["warnings"])), split_sentence(sizes, notes)]:
+                print(line, file=sys.stderr, flush=True)
 
     with _interruptible(), joined(device_named(device)) as place:
         manifests = run(

@@ -6,6 +6,7 @@ the event loop hands on and never looks into.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Literal, TypeVar
@@ -24,6 +25,7 @@ Options = Mapping[str, Any]
 Fields = dict[str, Any]
 Contents = Sequence[bytes] | Sequence[memoryview]
 ITEMS_A_TURN = 32  # read at once by the event loop
+_NOT_FINITE = re.compile(rb'("(?:[^"\\]|\\.)*+")|-?\b(?:NaN|Infinity)\b', re.DOTALL)
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -70,12 +72,23 @@ def read_json(body: bytes, limit: JsonLimit) -> dict[str, Any]:
         detail = f"the JSON has {marks:,} brackets, braces and colons, and {limit:,} may be posted: post {what}"
         raise ServiceError(413, "too_many_bytes", detail)
     try:
-        document = orjson.loads(body)
+        document = _loads(body)
     except orjson.JSONDecodeError as error:
         raise ServiceError(400, "malformed", f"the body is not JSON: {error}") from None
     if not isinstance(document, Mapping):
         raise ServiceError(400, "malformed", 'the body is not a JSON object: post {"structure": "..."}')
     return dict(document)
+
+
+def _loads(body: bytes) -> Any:
+    """Read JSON, in which `NaN` and `Infinity` are null: Python and pymatgen write them for an unknown property."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        if not any(name in body for name in (b"NaN", b"Infinity")):
+            raise
+        # Of the texts of a body, which may hold these words, each is left as it is.
+        return orjson.loads(_NOT_FINITE.sub(lambda found: found[1] or b"null", body))
 
 
 def validated(schema: type[M], document: object) -> M:

@@ -17,6 +17,7 @@ from training.cache import prepared_dataset
 from training.config import ExcludedRows, TargetConfig, TrainingConfig
 from training.packed import Selected
 from training.prepared import PreparedDataset
+from training.row_warnings import joined
 from training.splits import Split, describe_split, split_rows
 
 
@@ -123,6 +124,7 @@ def _joined(main: PreparedDataset, extras: Sequence[PreparedDataset]) -> Prepare
         graphs=Selected([part.graphs for part in sets], places),
         cells=Selected([part.cells for part in sets], places),
         refused=tuple(refusal for part in sets for refusal in part.refused),
+        warnings=joined((part.warnings, [part.ids[row] for row in rows]) for part, rows in parts),
     )
 
 

@@ -30,6 +30,7 @@ from training.prepared import PreparedDataset
 from training.readers.folders import TABLES
 from training.readers.matminer_sets import is_set_name
 from training.readers.rows import Dataset
+from training.row_warnings import by_kind
 from training.storage import FORMAT, DamagedFolderError, FolderWriter, read_prepared
 
 CACHE_VARIABLE = "DEEPERGATGNN_CACHE"
@@ -137,6 +138,7 @@ def _table(dataset: Dataset, config: GraphConfig, chunks: Sequence[Chunk]) -> Pr
     """All that is known of the rows besides graphs and cells."""
     targets = [row for chunk in chunks for row in chunk.targets]
     fields = [row for chunk in chunks for row in chunk.fields]
+    warned = (pair for chunk in chunks for pair in zip(chunk.ids, chunk.warnings, strict=True))
     keys, names = sorted({key for row in targets for key in row}), sorted({name for row in fields for name in row})
     return PreparedDataset(
         name=dataset.name,
@@ -149,6 +151,7 @@ def _table(dataset: Dataset, config: GraphConfig, chunks: Sequence[Chunk]) -> Pr
         graphs=(),
         cells=(),
         refused=(*dataset.refused, *(refusal for chunk in chunks for refusal in chunk.refused)),
+        warnings=by_kind(warned),
     )
 
 

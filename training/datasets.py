@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from deepergatgnn.errors import ConfigError
 from training.readers import folders, frames, json_lines, matminer_sets, tables
 from training.readers.rows import Dataset, Row, number
+from training.row_warnings import warning_table
 
 __all__ = [
     "BUNDLED",
@@ -133,7 +134,7 @@ def fetch(name: str, folder: Path | None = None) -> tuple[Path, Dataset]:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Counts of a data set: rows, elements, targets with their spread, refused rows with their reason."""
+    """Counts of a data set: rows, elements, spreads of targets, refused rows with their reason, kinds of warnings."""
     dataset = read_dataset(name)
     keys = sorted({key for row in dataset.rows for key in row.targets})
     sizes = [row.crystal.n_atoms for row in dataset.rows]
@@ -148,6 +149,7 @@ def describe(name: str) -> dict[str, Any]:
         "targets": {key: _summary(column[np.isfinite(column)]) for key, column in columns},
         "fields": sorted({key for row in dataset.rows for key in row.fields}),
         "refused": [{"id": row.id, "code": row.code, "detail": row.detail} for row in dataset.refused],
+        "warnings": warning_table(dataset.warnings),
     }
 
 

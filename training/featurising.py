@@ -35,6 +35,7 @@ class Chunk:
     fields: list[dict[str, Any]]
     arrays: Arrays
     refused: list[Refusal]
+    warnings: list[tuple[str, ...]]
 
 
 def featurise(rows: Sequence[Row], config: GraphConfig, processes: int | None = None) -> Iterator[Chunk]:
@@ -89,4 +90,5 @@ def featurise_chunk(rows: Sequence[Row], config: GraphConfig) -> Chunk:
         fields=[row.fields for row in kept],
         arrays=pack(graphs, [row.crystal.lattice for row in kept], [row.crystal.frac_coords for row in kept]),
         refused=refused,
+        warnings=[row.crystal.warnings for row in kept],
     )

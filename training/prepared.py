@@ -1,7 +1,7 @@
 """A data set ready for training: graphs, targets, formulas; what the loop needs and no more."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class PreparedDataset:
         graphs: of the rows; from a cache each is made when it is asked for, of slices of mapped files.
         cells: of the rows, likewise.
         refused: rows without a graph.
+        warnings: ids of the rows whose structure was not taken literally, by the kind of the warning.
     """
 
     name: str
@@ -47,6 +48,7 @@ class PreparedDataset:
     graphs: Sequence[CrystalGraph]
     cells: Sequence[Cell]
     refused: tuple[Refusal, ...]
+    warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -58,7 +60,7 @@ class PreparedDataset:
         return np.stack([self.columns.get(key, nothing) for key in keys], axis=1)
 
     def take(self, rows: NDArray[np.int64]) -> "PreparedDataset":
-        """Some of the rows, in the given order; all refusals stay."""
+        """Some of the rows, in the given order; all refusals and warnings stay."""
         return replace(
             self,
             ids=[self.ids[row] for row in rows],

@@ -43,7 +43,8 @@ def run(
         device: where to compute.
         report: called after every epoch.
         track: wraps the batches of an epoch, for a progress bar.
-        announce: called before training with the name of the run, the sizes of its parts and what the split came to.
+        announce: called before training with the name of the run, the sizes of its parts, and what the split came to
+            and the `warnings` of the rows by kind.
         plots: whether to draw the images that lie beside the cards.
         prepared: a folder that `tasks.save_run` wrote for this configuration, instead of the data.
         member: train this one only, counted from 1, and publish nothing; another run does, when all are trained.
@@ -57,7 +58,7 @@ def run(
         TrainingError: if the loss is not finite.
     """
     assembly = assemble(config) if prepared is None else load_run(config, prepared)
-    announce(config.name, assembly.split.sizes(), assembly.notes)
+    announce(config.name, assembly.split.sizes(), {**assembly.notes, "warnings": assembly.dataset.warnings})
     trained = train_members(config, assembly, store, runs, device=device, report=report, track=track, member=member)
     if rank() or member is not None:
         return []

@@ -20,7 +20,7 @@ from training.packed import LAYOUT, Arrays, PackedCells, PackedGraphs, pack
 from training.prepared import PreparedDataset, Refusal
 
 INDEX, ROWS, COLUMNS = "index.json", "rows.json", "columns.bin"
-FORMAT = 2
+FORMAT = 3
 _CHUNK = 1000
 
 
@@ -58,7 +58,7 @@ class FolderWriter:
         self.add(COLUMNS, np.array([dataset.columns[key] for key in keys], dtype="<f8").tobytes())
         rows = {"ids": list(dataset.ids), "formulas": list(dataset.formulas)}
         fields = {name: list(column) for name, column in dataset.fields.items()}
-        self.add(ROWS, json.dumps(rows | {"fields": fields}).encode())
+        self.add(ROWS, json.dumps(rows | {"fields": fields, "warnings": dataset.warnings}).encode())
         content = {
             "format": FORMAT,
             "name": dataset.name,
@@ -147,6 +147,7 @@ def _read(folder: Path) -> PreparedDataset:
         graphs=PackedGraphs(arrays),
         cells=PackedCells(arrays),
         refused=tuple(Refusal(**refusal) for refusal in content["refused"]),
+        warnings=rows["warnings"],
     )
 
 

@@ -21,19 +21,14 @@ with warnings.catch_warnings():
         _value = Element(_symbol).X
         ELECTRONEGATIVITIES[_symbol] = math.inf if math.isnan(_value) else _value
 
-_ISOTOPES: Final = frozenset({"D", "T"})
-_ISOTOPE_WARNING: Final = "Heavy hydrogen ({}) is read as H: the models know elements, not isotopes."
+ISOTOPES: Final = frozenset({"D", "T"})
+ISOTOPE_WARNING: Final = "Heavy hydrogen ({}) is read as H: the models know elements, not isotopes."
 
 # An element with an optional charge (Fe3+, O2-, Na+, Fe+2) or the tail of a pseudopotential name (Fe_pv, Si/79d9).
 _SYMBOL: Final = re.compile(r"([A-Z][a-z]?)(?:\d*\.?\d*[+-]\d*\.?\d*|[_/].*)?")
 
 # Fe3+, O2-, Na+ and Fe+2.
 _CHARGED: Final = re.compile(r"\s*[A-Za-z]{1,2}(?:(\d*\.?\d*)[+-]|[+-](\d*\.?\d*))\s*")
-
-# CIF type symbols and labels go on with anything: Fe1, Fe3+, OW1, C12A, Siva.
-_LETTERS: Final = re.compile(r"[A-Za-z]+")
-_PLACEHOLDERS: Final = frozenset({"x", "xx", "va", "vac", "vc", "du", "dum", "bq", "gh", "lp", "q", "cg", "cnt", "m"})
-_WATER: Final = {"wat": 8, "ow": 8, "hw": 1}  # water oxygen and hydrogen, WatOW and Ow1 alike
 
 
 def atomic_number(symbol: object, place: str) -> tuple[int, str | None]:
@@ -51,43 +46,11 @@ def atomic_number(symbol: object, place: str) -> tuple[int, str | None]:
     """
     if isinstance(symbol, str) and (match := _SYMBOL.fullmatch(symbol.strip())):
         name = match[1]
-        if name in _ISOTOPES:
-            return 1, _ISOTOPE_WARNING.format(name)
+        if name in ISOTOPES:
+            return 1, ISOTOPE_WARNING.format(name)
         if name in ATOMIC_NUMBERS:
             return ATOMIC_NUMBERS[name], None
-    raise _unknown(symbol, place)
-
-
-def atomic_number_of_label(symbol: str, place: str) -> tuple[int, str | None]:
-    """Look up the element that a CIF type symbol or site label begins with.
-
-    The rule is pymatgen's: two letters if they are an element, else the first; anything but a plain match is reported.
-
-    Args:
-        symbol: `_atom_site_type_symbol`, or `_atom_site_label` where the file has no type symbols.
-        place: what carries the symbol, for the message.
-
-    Returns:
-        The atomic number, and a warning where the symbol was not taken literally.
-
-    Raises:
-        StructureError: `unknown_element` if there is no element, or a name for a vacancy or a dummy atom.
-    """
-    match = _LETTERS.match(symbol.strip())
-    letters = match[0] if match else ""
-    if not letters or letters.lower() in _PLACEHOLDERS:
-        raise _unknown(symbol, place)
-    if letters.title() in _ISOTOPES:
-        return 1, _ISOTOPE_WARNING.format(letters.title())
-    if letters in ATOMIC_NUMBERS:
-        return ATOMIC_NUMBERS[letters], None
-    if water := next((number for name, number in _WATER.items() if letters.lower().startswith(name)), 0):
-        return water, f"The type {symbol.strip()[:20]!r} is read as {SYMBOLS[water]}."
-    for name in (letters[:2].title(), letters[0].upper()):
-        if name in ATOMIC_NUMBERS:
-            warning = None if name == letters.title() else f"The type {symbol.strip()[:20]!r} is read as {name}."
-            return ATOMIC_NUMBERS[name], warning
-    raise _unknown(symbol, place)
+    raise unknown_element(symbol, place)
 
 
 def any_charged(symbols: Iterable[str]) -> bool:
@@ -102,10 +65,16 @@ def any_charged(symbols: Iterable[str]) -> bool:
 
 def is_element(symbol: str) -> bool:
     """Whether this is the plain symbol of an element or of heavy hydrogen."""
-    return symbol in ATOMIC_NUMBERS or symbol in _ISOTOPES
+    return symbol in ATOMIC_NUMBERS or symbol in ISOTOPES
 
 
-def _unknown(symbol: object, place: str) -> StructureError:
+def unknown_element(symbol: object, place: str) -> StructureError:
+    """Build the refusal of a symbol that is no element.
+
+    Args:
+        symbol: what the file says.
+        place: what carries the symbol, such as `atom 3`.
+    """
     return StructureError(
         "unknown_element",
         f"The species {str(symbol)[:40]!r} of {place} is no chemical element: write a symbol such as Fe or O.",

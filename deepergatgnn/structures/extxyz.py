@@ -1,21 +1,55 @@
-"""Extended XYZ: a count, a comment of key=value pairs with the lattice, one line for each atom."""
+"""Extended XYZ: a count, a comment of key=value pairs with the lattice, one line for each atom.
 
+Read as ase reads and writes it, and as https://github.com/libAtoms/extxyz specifies it.
+"""
+
+import json
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.checks import check_lattice
-from deepergatgnn.structures.crystal import Crystal, crystal_from_arrays, too_many_atoms
-from deepergatgnn.structures.ignored import properties_warning
+from deepergatgnn.structures.crystal import Crystal, crystal_from_numbers, disordered, too_many_atoms
+from deepergatgnn.structures.element_names import number_of_name
+from deepergatgnn.structures.elements import SYMBOLS, any_charged
+from deepergatgnn.structures.ignored import OXIDATION_STATES, properties_warning
 from deepergatgnn.structures.limits import StructureLimits
 from deepergatgnn.structures.text import real_number
 
-# A key is tried from its first letter only, or a long word would be tried from each of its letters.
-_PAIR: Final = re.compile(r"""(?<![\w-])([A-Za-z_][\w-]*)\s*=\s*(?:"([^"]*)"|'([^']*)'|(\S+))""")
+_QUOTED: Final = r""" "[^"\\]*+(?:\\.[^"\\]*+)*+" | '[^']*+' """
+# A key, alone or with a value: quoted, in braces or brackets (which may hold others), or a word. Possessive, for a
+# long comment would be tried from each of its characters.
+_PAIR: Final = re.compile(
+    rf"""
+    ( {_QUOTED} | [^\s="'{{}}\[\]]++ )
+    (?: \s*+ = \s*+
+        ( {_QUOTED} | \{{[^{{}}]*+(?:\{{[^{{}}]*+\}}[^{{}}]*+)*+\}} | \[[^\[\]]*+(?:\[[^\[\]]*+\][^\[\]]*+)*+\] | \S*+ )
+    )?+
+    """,
+    re.VERBOSE,
+)
+_BRACKETS: Final = re.compile(r"[\[\]{}(),]")
+_INNER_LIST: Final = re.compile(r"[\[{(]([^\[\]{}()]*)[\]})]")
 _DEFAULT_PROPERTIES: Final = "species:S:1:pos:R:3"
-_READ: Final = frozenset({"species", "pos", "z", "numbers", "atomic_numbers"})  # the last three say the species again
+# As ase names its arrays, too.
+_SPECIES: Final = ("species", "symbols")
+_NUMBERS: Final = ("Z", "numbers", "atomic_numbers")
+_POSITIONS: Final = ("pos", "positions")
+_OCCUPANCIES: Final = frozenset({"occupancy", "occupancies", "occ", "site_occupancy"})
+_SOLE_KEYS: Final = ("Lattice", "Properties", "pbc")
+_KEYS: Final = _OCCUPANCIES.union(key.lower() for key in _SOLE_KEYS)  # that are read
+_MOST_PAIRS: Final = 10_000  # of a key and a value
+_LONGEST_LATTICE: Final = 2000  # characters
+_TRUE: Final = frozenset({"t", "true", "1"})
+_WHOLE_SITE: Final = 1e-3  # what an occupancy may lack
+_DIRECTIONS: Final = 3
+
+_Pairs = Mapping[str, str]
+_Rows = list[list[str]]
 
 
 def read_extxyz(text: str, limits: StructureLimits) -> Crystal:
@@ -38,24 +72,20 @@ def read_extxyz(text: str, limits: StructureLimits) -> Crystal:
         raise StructureError(
             "unreadable", f"The extxyz declares {count} atoms and has {len(rows)} lines of them: complete it."
         )
-    pairs = {match[1].lower(): next(filter(None, match.groups()[1:]), "") for match in _PAIR.finditer(lines[1])}
+    pairs = _pairs(lines[1])
     lattice = _lattice(pairs)
     said = _check_periodic(pairs)
     if any(line.strip() for line in lines[2 + count :]):
         said.append("The text goes on after the first frame; only that is read.")
-    columns = _columns(pairs.get("properties", _DEFAULT_PROPERTIES))
-    symbol_at, position_at = columns["species"].start, columns["pos"].start
-    try:
-        symbols = [row[symbol_at] for row in rows]
-        positions = np.array([[real_number(word) for word in row[position_at : position_at + 3]] for row in rows])
-    except (IndexError, ValueError) as error:
-        raise StructureError(
-            "unreadable", "A line of the extxyz does not hold the species and the position that Properties= promises."
-        ) from error
-    said += properties_warning(_telling(columns, rows))
+    columns = _columns(pairs.get("Properties", _DEFAULT_PROPERTIES))
+    _check_occupancies(pairs, columns, rows)
+    numbers, warnings = _elements(columns, rows)
+    positions = _positions(columns, rows)
+    read = {*_POSITIONS, *_element_columns(columns), *(name for name in columns if name.lower() in _OCCUPANCIES)}
+    said += warnings + properties_warning(_telling(columns, rows, read))
     check_lattice(lattice, limits)  # before it is inverted
-    frac_coords = positions.reshape(-1, 3) @ np.linalg.inv(lattice)
-    return crystal_from_arrays(lattice, symbols, frac_coords, warnings=said, limits=limits)
+    frac_coords = positions @ np.linalg.inv(lattice)
+    return crystal_from_numbers(lattice, numbers, frac_coords, warnings=said, limits=limits)
 
 
 def _count(line: str) -> int:
@@ -65,24 +95,71 @@ def _count(line: str) -> int:
     return int(word)
 
 
-def _lattice(pairs: dict[str, str]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    if "lattice" not in pairs:
+def _pairs(comment: str) -> dict[str, str]:
+    """Read the keys and values of a comment; one that is spelt in another case counts where the right one is absent.
+
+    Raises:
+        StructureError: if `Lattice`, `Properties` or `pbc` is given twice, with other values.
+    """
+    found: dict[str, str] = {}
+    for index, match in enumerate(_PAIR.finditer(comment)):
+        if index == _MOST_PAIRS:
+            raise StructureError(
+                "unreadable", f"The second line of the extxyz has over {_MOST_PAIRS:,} keys: leave out those of others."
+            )
+        key = _unquoted(match[1])
+        if key.lower() not in _KEYS:
+            continue
+        value = "T" if match[2] is None else _unquoted(match[2])
+        if key in _SOLE_KEYS and _plain(found.setdefault(key, value)) != _plain(value):
+            raise StructureError(
+                "unreadable",
+                f"The extxyz gives {key} twice, {found[key][:60]!r} and {value[:60]!r}: remove one of them.",
+            )
+        found[key] = value
+    for key in _SOLE_KEYS:
+        if key not in found and (other := next((name for name in found if name.lower() == key.lower()), None)):
+            found[key] = found[other]
+    return found
+
+
+def _unquoted(word: str) -> str:
+    if len(word) > 1 and word[0] == word[-1] == '"':
+        return re.sub(r"\\(.)", r"\1", word[1:-1])
+    return word[1:-1] if len(word) > 1 and word[0] == word[-1] == "'" else word
+
+
+def _plain(value: str) -> list[str]:
+    """The words of a value, whatever brackets they are in."""
+    return _BRACKETS.sub(" ", value.removeprefix("_JSON ")).split()
+
+
+def _lattice(pairs: _Pairs) -> NDArray[np.float64]:
+    """Read nine numbers, the three vectors one after the other, in one list or in three."""
+    if "Lattice" not in pairs:
         raise StructureError(
             "no_structure", 'The file has no cell: add Lattice="ax ay az bx by bz cx cy cz" to its second line.'
         )
+    value = pairs["Lattice"][:_LONGEST_LATTICE]
+    inner = [len(_plain(one)) for one in _INNER_LIST.findall(value[1:-1])]
     try:
-        return np.array([real_number(word) for word in pairs["lattice"].replace(",", " ").split()]).reshape(3, 3)
+        numbers = np.array([real_number(word) for word in _plain(value)]).reshape(3, 3)
     except ValueError as error:
         raise StructureError(
-            "bad_cell", f"Lattice={pairs['lattice'][:60]!r} is not nine numbers: give three vectors in Å."
+            "bad_cell", f"Lattice={value[:60]!r} is not nine numbers: give three vectors in Å."
         ) from error
+    if inner not in ([], [_DIRECTIONS] * _DIRECTIONS):
+        raise StructureError("bad_cell", f"Lattice={value[:60]!r} is not three lists of three numbers: give them in Å.")
+    return numbers
 
 
-def _check_periodic(pairs: dict[str, str]) -> list[str]:
+def _check_periodic(pairs: _Pairs) -> list[str]:
     if "pbc" not in pairs:
         return ["The file does not say pbc; it is taken for periodic in all three directions."]
-    flags = pairs["pbc"].replace(",", " ").split()
-    if len(flags) != 3 or any(flag.lower() not in ("t", "true", "1") for flag in flags):  # noqa: PLR2004 - directions
+    flags = [flag.lower() for flag in _plain(pairs["pbc"])]
+    if len(flags) == 1:  # for all directions, or TTT
+        flags = list(flags[0]) if len(flags[0]) == _DIRECTIONS else flags * _DIRECTIONS
+    if len(flags) != _DIRECTIONS or not _TRUE.issuperset(flags):
         raise StructureError(
             "no_structure", f'The file has pbc="{pairs["pbc"][:20]}": only crystals with pbc="T T T" are predicted.'
         )
@@ -90,31 +167,161 @@ def _check_periodic(pairs: dict[str, str]) -> list[str]:
 
 
 def _columns(properties: str) -> dict[str, slice]:
-    """Find the columns of each property, and refuse the absence of species and position."""
+    """Find the columns of each property, and refuse the absence of elements and positions."""
     words = properties.split(":")
     found: dict[str, slice] = {}
     column = 0
-    for name, width in zip(words[::3], words[2::3], strict=False):
-        end = column + (min(int(width), 1_000_000) if width.isdecimal() else 0)
-        found[name.lower()] = slice(column, end)
+    for name, kind, width in zip(words[::3], words[1::3], words[2::3], strict=False):
         if not width.isdecimal():
             break
+        end = column + min(int(width), 1_000_000)
+        key = _property_name(name, kind)
+        if key in found:
+            raise StructureError(
+                "unreadable", f"Properties={properties[:60]!r} has {name[:20]!r} twice: give another name to one."
+            )
+        found[key] = slice(column, end)
         column = end
-    if "species" not in found or "pos" not in found:
+    position = _first(_POSITIONS, found)
+    if position is None or _width(found[position]) != _DIRECTIONS or not _element_columns(found):
         raise StructureError(
-            "unreadable", f"Properties={properties[:60]!r} lacks species or pos: give both, as {_DEFAULT_PROPERTIES}."
+            "unreadable",
+            f"Properties={properties[:60]!r} lacks pos:R:3, or one of species:S:1 and Z:I:1: give both, as "
+            f"{_DEFAULT_PROPERTIES}.",
         )
     return found
 
 
-def _telling(columns: dict[str, slice], rows: list[list[str]]) -> list[str]:
+def _property_name(name: str, kind: str) -> str:
+    """The name as ase spells it; a column of reals called Z, such as an effective charge, is no atomic number."""
+    for known in (*_SPECIES, *_NUMBERS, *_POSITIONS):
+        if name.lower() == known.lower():
+            return known if known not in _NUMBERS or kind.upper() == "I" else f"{name} "
+    return name
+
+
+def _element_columns(columns: Mapping[str, slice]) -> list[str]:
+    return [name for name in (*_SPECIES, *_NUMBERS) if name in columns and _width(columns[name]) == 1]
+
+
+def _first(names: tuple[str, ...], columns: Mapping[str, slice]) -> str | None:
+    return next((name for name in names if name in columns), None)
+
+
+def _width(columns: slice) -> int:
+    return int(columns.stop - columns.start)
+
+
+def _elements(columns: Mapping[str, slice], rows: _Rows) -> tuple[list[int], list[str]]:
+    """Look up the element of each atom, which several columns may say, and refuse columns that disagree."""
+    readings: list[tuple[str, list[int]]] = []
+    warnings: list[str] = []
+    for name in _element_columns(columns):
+        at = columns[name].start
+        words = [row[at] if at < len(row) else "" for row in rows]
+        found = {word: _element(word, name, words.index(word) + 1) for word in dict.fromkeys(words)}
+        warnings += [warning for _, warning in found.values() if warning]
+        if name in _SPECIES and any_charged(found):
+            warnings.append(OXIDATION_STATES)
+        readings.append((name, [found[word][0] for word in words]))
+    name, numbers = readings[0]
+    for other, others in readings[1:]:
+        for index, (one, two) in enumerate(zip(numbers, others, strict=True), start=1):
+            if one != two:
+                raise StructureError(
+                    "unreadable",
+                    f"Atom {index} of the extxyz is {SYMBOLS[one]} by its {name} and {SYMBOLS[two]} by its {other}: "
+                    "correct one of them.",
+                )
+    return numbers, warnings
+
+
+def _element(word: str, column: str, atom: int) -> tuple[int, str | None]:
+    if not word:
+        raise _short_line(atom)
+    if column in _NUMBERS:
+        number = int(word) if re.fullmatch(r"\+?\d{1,6}", word, re.ASCII) else 0
+        if not 0 < number < len(SYMBOLS):
+            raise StructureError(
+                "unknown_element", f"Atom {atom} of the extxyz has {column} {word[:20]!r}: give 1 to 118."
+            )
+        return number, None
+    if word.isdecimal():
+        raise StructureError(
+            "unknown_element",
+            f"The species of atom {atom} is the number {word[:20]!r}, as a type of LAMMPS, which names no element: "
+            "write symbols, or call the column Z:I:1 if these are atomic numbers.",
+        )
+    return number_of_name(word, f"atom {atom}")
+
+
+def _positions(columns: Mapping[str, slice], rows: _Rows) -> NDArray[np.float64]:
+    at = columns[_first(_POSITIONS, columns) or ""]
+    positions = []
+    for atom, row in enumerate(rows, start=1):
+        try:
+            x, y, z = (real_number(word) for word in row[at])
+        except ValueError as error:
+            raise _short_line(atom) from error
+        positions.append((x, y, z))
+    return np.array(positions, dtype=np.float64).reshape(-1, _DIRECTIONS)
+
+
+def _short_line(atom: int) -> StructureError:
+    return StructureError(
+        "unreadable",
+        f"The line of atom {atom} of the extxyz does not hold the element and the three coordinates that Properties= "
+        "promises: complete it.",
+    )
+
+
+def _check_occupancies(pairs: _Pairs, columns: Mapping[str, slice], rows: _Rows) -> None:
+    """Refuse partial occupancies, as ase writes them into the comment or others into a column."""
+    for key, value in pairs.items():
+        if key.lower() in _OCCUPANCIES:
+            for kind, shares in _shares(value).items():
+                if len(shares) != 1 or abs(next(iter(shares.values())) - 1) > _WHOLE_SITE:
+                    raise disordered(f"kind {kind[:20]} in {key}", list(shares.items()) or [("vacancy", 1.0)])
+    for name, at in columns.items():
+        if name.lower() in _OCCUPANCIES and _width(at) == 1:
+            for atom, row in enumerate(rows, start=1):
+                share = _number(row[at.start]) if at.start < len(row) else None
+                if share is not None and abs(share - 1) > _WHOLE_SITE:
+                    raise disordered(f"atom {atom}", [("its element", share)])
+
+
+def _shares(value: str) -> dict[str, dict[str, float]]:
+    """Occupancies of each kind of atoms; none where the value is another thing."""
+    try:
+        found: Any = json.loads(value.removeprefix("_JSON "))
+    except (ValueError, RecursionError):
+        return {}
+    if isinstance(found, int | float):
+        return {"of all atoms": {"its element": float(found)}}
+    if not isinstance(found, dict):
+        return {}
+    return {
+        str(kind): {str(name)[:40]: float(share) for name, share in shares.items() if isinstance(share, int | float)}
+        for kind, shares in found.items()
+        if isinstance(shares, dict)
+    }
+
+
+def _number(word: str) -> float | None:
+    try:
+        return real_number(word)
+    except ValueError:
+        return None
+
+
+def _telling(columns: Mapping[str, slice], rows: _Rows, read: set[str]) -> list[str]:
     """The names of the properties that are not read and hold anything but zeros."""
-    if not columns.keys() - _READ:
+    if not columns.keys() - read:
         return []
-    told = {column for row in rows for column, word in enumerate(row) if word.strip("0.+-Ee")}
+    told = {column for row in rows for column, word in enumerate(row) if word.strip("0.+-EeDd")}
     most = max(told, default=0) + 1
     return [
-        name
+        name.strip()
         for name, at in columns.items()
-        if name not in _READ and not told.isdisjoint(range(at.start, min(at.stop, most)))
+        if name not in read and not told.isdisjoint(range(at.start, min(at.stop, most)))
     ]

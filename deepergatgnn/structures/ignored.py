@@ -45,8 +45,16 @@ def telling_properties(properties: Mapping[Any, Any]) -> list[str]:
 
 def _tells(name: object, value: object) -> bool:
     if isinstance(value, np.ndarray):
-        value = value.ravel().tolist()
+        value = value.tolist()
     values = value if isinstance(value, list | tuple) else [value]
     if name == "selective_dynamics":
         return not all(one is True for one in values)
-    return not all(one is None or (isinstance(one, int | float | np.number) and one == 0) for one in values)
+    return not all(_is_nothing(one) for one in values)
+
+
+def _is_nothing(value: object) -> bool:
+    """Whether a value is none, no number, zero or empty text; or a row of such values, as the forces on atoms are."""
+    if isinstance(value, list | tuple):
+        return all(_is_nothing(one) for one in value)
+    is_number = isinstance(value, int | float | np.number)
+    return value is None or value == "" or (is_number and (value == 0 or value != value))  # noqa: PLR0124 - as nan

@@ -1,45 +1,69 @@
-"""JSON structures: pymatgen's, OPTIMADE's, and plain arrays.
-
-They are read field by field. `Structure.from_dict` would decode site properties by importing the classes that the
-text names, and so do what the text says.
-"""
+"""JSON structures: which form an object has, and where in a document the structure is."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
-from pymatgen.core.lattice import Lattice
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 from deepergatgnn.errors import StructureError
-from deepergatgnn.structures.checks import check_lattice
-from deepergatgnn.structures.crystal import Crystal, crystal_from_arrays, disordered, too_many_atoms
-from deepergatgnn.structures.ignored import (
-    ATTACHED_ATOMS,
-    CHARGE,
-    OXIDATION_STATES,
-    properties_warning,
-    telling_properties,
-)
+from deepergatgnn.structures.crystal import Crystal
+from deepergatgnn.structures.json_arrays import read_ase, read_jarvis, read_plain
+from deepergatgnn.structures.json_optimade import read_optimade
+from deepergatgnn.structures.json_pymatgen import read_pymatgen
+from deepergatgnn.structures.json_values import shown
 from deepergatgnn.structures.limits import StructureLimits
 
-_CELL_PARAMETERS: Final = ("a", "b", "c", "alpha", "beta", "gamma")
-_PLAIN_KEYS: Final = frozenset({"lattice", "species", "frac_coords", "cart_coords", "labels", "pbc"})
-_FULL: Final = 1e-3  # how far from 1 an occupancy may be by rounding
+Reader = Callable[[Mapping[str, Any], StructureLimits], Crystal]
+_DEEPEST: Final = 6  # objects within objects, as `data[0].attributes` or `output.structure`
+_MOST_OBJECTS: Final = 100_000
+_MOST_CHECKED: Final = 200_000  # colons; a site of pymatgen's has about ten
+_NAMES_SHOWN: Final = 3
+# Where documents keep the one structure that they are about; elsewhere it is told from where it was taken.
+_USUAL: Final = frozenset(
+    {"structure", "final_structure", "data", "attributes", "output", "atoms", "entry", "response"}
+)
+_OF_OPTIMADE: Final = frozenset({"cartesian_site_positions", "fractional_site_positions", "lattice_vectors"})
+_TELLING: Final = _OF_OPTIMADE | {"sites", "frac_coords", "cart_coords", "coords", "lattice_mat", "positions"}
+_TEXTS: Final = ("structure", "cif", "poscar", "text", "content")
+_EXPECTED: Final = "post lattice, species and frac_coords, a pymatgen or an OPTIMADE structure"
+
+
+class _Found(NamedTuple):
+    """A structure in a document.
+
+    Attributes:
+        path: of keys.
+        value: the object.
+        reader: of its form.
+    """
+
+    path: tuple[str, ...]
+    value: Mapping[str, Any]
+    reader: Reader
 
 
 def read_json(text: str, limits: StructureLimits) -> Crystal:
-    """Read a JSON text; see `read_object`."""
+    """Read a JSON text; see `read_object`.
+
+    Raises:
+        StructureError: `unreadable` also for a key that an object gives twice with different values.
+    """
     try:
-        value = json.loads(text)
+        # Of a text with more values than any structure has, the check would take longer than the reading.
+        hook = _without_repeats if text.count(":") <= _MOST_CHECKED else None
+        value = json.loads(text, object_pairs_hook=hook)
+    except StructureError:
+        raise
     except ValueError as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise StructureError("unreadable", f"The text is not valid JSON{where}: post one object.") from error
-    if not isinstance(value, Mapping):
+    if isinstance(value, list):
         raise StructureError(
-            "unreadable", f"The JSON is a {type(value).__name__}: post one object, not a list of them."
+            "unreadable", f"The JSON is a list of {len(value)}: post one object of it, not a list of them."
         )
+    if not isinstance(value, Mapping):
+        raise StructureError("unreadable", f"The JSON is {shown(value)}: post one object.")
     return read_object(value, limits)
 
 
@@ -47,187 +71,128 @@ def read_object(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
     """Read an object by the keys that it has.
 
     Args:
-        value: `Structure.as_dict()`, an OPTIMADE response, resource or its attributes, or plain arrays.
+        value: `Structure.as_dict()`, the attributes of an OPTIMADE structure, plain arrays, JARVIS `atoms`,
+            `ase.Atoms.todict()`; or a document that holds one of them, such as a computed entry or a response.
         limits: bounds that the structure must keep.
 
     Raises:
-        StructureError: `no_structure` if it has the keys of none of them, and as `read_structure`.
+        StructureError: `no_structure` if it has the keys of none of them, `unreadable` if it holds several
+            structures, and as `read_structure`.
     """
-    if "sites" in value:
-        return _read_pymatgen(value, limits)
-    if "frac_coords" in value:
-        return _read_plain(value, limits)
-    if "cartesian_site_positions" in value or "lattice_vectors" in value:
-        return _read_optimade(value, limits)
-    for key in ("data", "attributes", "structure"):
-        if isinstance(inner := value.get(key), Mapping) and inner is not value:
-            return read_object(inner, limits)
-    keys = ", ".join(str(key)[:30] for key in list(value)[:5]) or "none"
-    raise StructureError(
-        "no_structure",
-        f"The object has the keys {keys}: post lattice, species and frac_coords, a pymatgen or an OPTIMADE structure.",
-    )
-
-
-def _read_plain(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
-    lattice = value.get("lattice")
-    if isinstance(lattice, Mapping):
-        lattice = _pymatgen_lattice(lattice)
-    species = _list(value.get("species"), "species")
-    # What has an entry for each atom is said of the atoms.
-    others = {key: each for key, each in value.items() if key not in _PLAIN_KEYS and _is_for_each(each, len(species))}
-    if isinstance(properties := value.get("site_properties"), Mapping):
-        others |= properties
-    said = [*([CHARGE] if value.get("charge") else []), *properties_warning(telling_properties(others))]
-    return crystal_from_arrays(lattice, species, value["frac_coords"], warnings=said, limits=limits)
-
-
-def _read_pymatgen(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
-    sites = _list(value["sites"], "sites")
-    if len(sites) > limits.max_atoms:
-        raise too_many_atoms(len(sites), limits)
-    if not isinstance(lattice := value.get("lattice"), Mapping):
-        raise StructureError("no_structure", "The structure has no lattice, so it is a molecule: post a crystal.")
-    if not all(lattice.get("pbc", (True, True, True))):
-        raise StructureError("no_structure", "The lattice is not periodic in all three directions: post a crystal.")
-    cell = _pymatgen_lattice(lattice)
-    check_lattice(cell, limits)  # before it is inverted
-    said = [CHARGE] if value.get("charge") else []
-    symbols, coords, properties = [], [], list[str]()
-    for index, site in enumerate(sites, start=1):
-        if not isinstance(site, Mapping):
-            raise StructureError("unreadable", f"Site {index} is not an object: post species and abc.")
-        symbols.append(_pymatgen_symbol(site, index))
-        properties += _site_properties(site, said)
-        if "abc" in site:
-            coords.append(_vector(site["abc"], f"abc of site {index}"))
-        else:
-            coords.append(_vector(site.get("xyz"), f"abc of site {index}") @ np.linalg.inv(cell))
-    said += properties_warning(properties)
-    return crystal_from_arrays(cell, symbols, np.array(coords).reshape(-1, 3), warnings=said, limits=limits)
-
-
-def _pymatgen_lattice(lattice: Mapping[str, Any]) -> NDArray[np.float64]:
-    if "matrix" in lattice:
-        try:
-            return np.array(lattice["matrix"], dtype=np.float64).reshape(3, 3)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise StructureError("bad_cell", "The lattice matrix is not nine numbers: give three vectors.") from error
-    try:
-        parameters = [float(lattice[name]) for name in _CELL_PARAMETERS]
-        return np.array(Lattice.from_parameters(*parameters).matrix, dtype=np.float64)
-    except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
+    found = _distinct(_structures_in(value))
+    if not found:
+        raise StructureError("no_structure", _nothing_in(value))
+    if len(found) > 1:
+        names = ", ".join(".".join(each.path)[:60] for each in found[:_NAMES_SHOWN])
+        more = f" and {len(found) - _NAMES_SHOWN} more" if len(found) > _NAMES_SHOWN else ""
         raise StructureError(
-            "bad_cell", "The lattice is neither a matrix nor six parameters that make a cell: give the matrix."
-        ) from error
-
-
-def _pymatgen_symbol(site: Mapping[str, Any], index: int) -> str:
-    species = _list(site.get("species"), f"species of site {index}")
-    shares = []
-    for one in species:
-        if not isinstance(one, Mapping):
-            raise StructureError("unreadable", f"A species of site {index} is not an object: post element and occu.")
-        shares.append((str(one.get("element"))[:20], _number(one.get("occu", 1), f"occu of site {index}")))
-    return _sole(shares, f"site {index}")
-
-
-def _site_properties(site: Mapping[str, Any], said: list[str]) -> list[str]:
-    """The names of what a site has beside element and position; oxidation states are added to what is said."""
-    names = telling_properties(site["properties"]) if isinstance(site.get("properties"), Mapping) else []
-    for species in site["species"]:
-        if species.get("oxidation_state") and OXIDATION_STATES not in said:
-            said.append(OXIDATION_STATES)
-        if species.get("spin"):
-            names.append("spin")
-    return names
-
-
-def _is_for_each(value: Any, n_atoms: int) -> bool:
-    return isinstance(value, list | tuple | np.ndarray) and len(value) == n_atoms
-
-
-def _read_optimade(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
-    positions = _list(value.get("cartesian_site_positions"), "cartesian_site_positions", missing="no_structure")
-    if len(positions) > limits.max_atoms:
-        raise too_many_atoms(len(positions), limits)
-    periodic = value.get("nperiodic_dimensions", 3)
-    types = value.get("dimension_types")
-    if periodic not in (3, None) or (isinstance(types, Sequence) and list(types) not in ([1, 1, 1], [])):
-        raise StructureError(
-            "no_structure",
-            f"Periodic in {str(periodic)[:20]} dimensions, types {str(types)[:20]}: post a crystal in 3.",
+            "unreadable", f"The object holds {len(found)} structures, {names}{more}: post one of them alone."
         )
-    lattice = value.get("lattice_vectors")
-    if lattice is None:
-        raise StructureError("no_structure", "The structure has no lattice_vectors: post a crystal.")
-    cell = np.array([_vector(row, "lattice_vectors", "bad_cell") for row in _list(lattice, "lattice_vectors")])
-    if cell.shape != (3, 3):
-        raise StructureError("bad_cell", f"There are {len(cell)} lattice_vectors: give three.")
-    check_lattice(cell, limits)  # before it is inverted
-    names = _list(value.get("species_at_sites"), "species_at_sites")
-    symbols_of = _optimade_species(value.get("species"))
-    symbols = []
-    for index, name in enumerate(names, start=1):
-        # `species` is optional where every name is a symbol, as the plain resources of small servers have it.
-        shares = symbols_of.get(str(name), [(str(name), 1.0)])
-        symbols.append(_sole(shares, f"site {index}"))
-    rows = [_vector(row, f"position of site {index}") for index, row in enumerate(positions, start=1)]
-    coords = np.array(rows).reshape(-1, 3) @ np.linalg.inv(cell)
-    given = value.get("species")
-    said = [ATTACHED_ATOMS] if given is not None and any(one.get("attached") for one in _list(given, "species")) else []
-    return crystal_from_arrays(cell, symbols, coords, warnings=said, limits=limits)
+    [(path, inner, reader)] = found
+    crystal = reader(inner, limits)
+    unusual = [key for key in path if key.split("[")[0] not in _USUAL]
+    if unusual:
+        said = f"The structure is taken from {'.'.join(path)[:80]}."
+        return replace(crystal, warnings=(*crystal.warnings, said))
+    return crystal
 
 
-def _optimade_species(species: Any) -> dict[str, list[tuple[str, float]]]:
-    if species is None:
-        return {}
-    found = {}
-    for one in _list(species, "species"):
-        if not isinstance(one, Mapping):
-            raise StructureError("unreadable", "An entry of species is not an object: post name and chemical_symbols.")
-        name = str(one.get("name"))[:40]
-        symbols = [str(symbol)[:20] for symbol in _list(one.get("chemical_symbols"), f"chemical_symbols of {name}")]
-        shares = _list(one.get("concentration") or [1.0] * len(symbols), f"concentration of {name}")
-        if len(shares) != len(symbols):
-            raise StructureError("unreadable", f"The species {name} has {len(shares)} concentrations: give one each.")
-        found[name] = [
-            (symbol, _number(share, f"concentration of {name}")) for symbol, share in zip(symbols, shares, strict=True)
-        ]
-    return found
+def _reader_of(value: Mapping[str, Any]) -> Reader | None:
+    """The reader of the form that an object has; None if it is no structure."""
+    if _TELLING.isdisjoint(value):
+        return None
+    keys = value.keys()
+    if "sites" in keys and not isinstance(value["sites"], int):  # which a document has for their number
+        return read_pymatgen
+    if "lattice_mat" in keys:
+        return read_jarvis
+    if keys >= {"positions", "cell"} and not keys.isdisjoint({"numbers", "symbols"}):
+        return read_ase
+    is_plain = not keys.isdisjoint({"frac_coords", "cart_coords"}) or keys >= {"lattice", "species", "coords"}
+    if (is_plain or not keys.isdisjoint(_OF_OPTIMADE)) and not _is_trajectory(value):
+        return read_plain if is_plain else read_optimade
+    return None
 
 
-def _sole(shares: list[tuple[str, float]], place: str) -> str:
-    """Give the one species of a site, or refuse the site as disordered."""
-    present = [(symbol, occupancy) for symbol, occupancy in shares if occupancy != 0]
-    if not present:
-        raise StructureError("unknown_element", f"The {place} has no species: give it an element, or remove it.")
-    if len(present) > 1 or not abs(present[0][1] - 1) <= _FULL:  # nor is nan
-        names = [("vacant" if symbol == "vacancy" else symbol, occupancy) for symbol, occupancy in present]
-        raise disordered(place, names)
-    return present[0][0]
+def _structures_in(document: Mapping[str, Any]) -> list[_Found]:
+    """The structures that a document holds; of an object with `structure` that one alone.
+
+    Raises:
+        StructureError: `unreadable`, if the document has more objects than are looked through.
+    """
+    found: list[_Found] = []
+    waiting: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [((), document)]
+    looked_at = 0
+    while waiting:
+        path, value = waiting.pop()
+        if reader := _reader_of(value):
+            found.append(_Found(path, value, reader))
+        elif len(path) < _DEEPEST:
+            inner = [((*path, name), each) for name, each in islice(_objects_in(value), _MOST_OBJECTS)]
+            looked_at += len(inner)
+            if looked_at >= _MOST_OBJECTS:
+                detail = f"The JSON has over {_MOST_OBJECTS:,} objects: post the structure alone."
+                raise StructureError("unreadable", detail)
+            waiting += reversed(inner)
+    return _preferred(found)
 
 
-def _list(value: Any, name: str, missing: Any = "unreadable") -> Sequence[Any]:
-    if isinstance(value, np.ndarray):
-        return list(value)
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return value
-    raise StructureError(missing, f"The {name} of the structure is no list: give one.")
+def _objects_in(value: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The objects under the keys of an object, also those in lists."""
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield str(key)[:40], inner
+        elif isinstance(inner, list):
+            for index, each in enumerate(inner):
+                if isinstance(each, Mapping):
+                    yield f"{str(key)[:40]}[{index}]", each
 
 
-def _number(value: Any, name: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise StructureError("unreadable", f"The {name} is {str(value)[:20]!r}: give a number.") from error
+def _preferred(found: list[_Found]) -> list[_Found]:
+    """What is left when beside a `structure` all others are passed over."""
+    holders = {each.path[:at] for each in found for at, key in enumerate(each.path) if key == "structure"}
+    return [
+        each
+        for each in found
+        if not any(key != "structure" and each.path[:at] in holders for at, key in enumerate(each.path))
+    ]
 
 
-def _vector(value: Any, name: str, code: Any = "unreadable") -> NDArray[np.float64]:
-    try:
-        vector = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        vector = np.empty(0)
-    if vector.shape != (3,):
-        raise StructureError(code, f"The {name} is {str(value)[:40]!r}: give three numbers.")
-    return vector
+def _distinct(found: list[_Found]) -> list[_Found]:
+    """One of each: a document may repeat its structure."""
+    return list({_written(each.value): each for each in reversed(found)}.values())[::-1] if len(found) > 1 else found
+
+
+def _written(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _is_trajectory(value: Mapping[str, Any]) -> bool:
+    return "coords_are_displacement" in value or "nframes" in value or value.get("@class") == "Trajectory"
+
+
+def _nothing_in(value: Mapping[str, Any]) -> str:
+    """Say what an object is that holds no structure, as far as that can be told."""
+    if _is_trajectory(value):
+        return "The object is a trajectory of many structures: post one of them."
+    for key in _TEXTS:
+        if isinstance(text := value.get(key), str) and text.strip():
+            return f"The key {key} holds text, not an object: post that text itself."
+    if isinstance(items := value.get("data"), list) and not items:
+        return f"The list data is empty: {_EXPECTED}."
+    if isinstance(name := value.get("@class"), str):
+        return f"The object is a {name[:40]}, which is no crystal with its atoms: {_EXPECTED}."
+    keys = ", ".join(str(key)[:30] for key in list(value)[:5]) or "none"
+    return f"The object has the keys {keys}: {_EXPECTED}."
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, in which no key may stand twice: readers would take the first or the last of them."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        for key, each in pairs:
+            if each != value[key]:
+                raise StructureError(
+                    "unreadable", f"The key {key[:40]!r} is given twice with different values: keep the right one."
+                )
+    return value

@@ -1,28 +1,58 @@
-"""POSCAR and CONTCAR files: pymatgen reads them once the counts are known to be sane."""
+"""POSCAR and CONTCAR files, read as VASP reads them; where it would not look, or look away, the file must be clear.
 
+VASP reads with Fortran's list-directed input: it takes as many numbers as it needs and passes over the rest of a line.
+See https://vasp.at/wiki/POSCAR.
+"""
+
+import math
 import re
+from collections.abc import Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
-from pymatgen.io.vasp.inputs import Poscar
+import numpy as np
+from numpy.typing import NDArray
 
 from deepergatgnn.errors import StructureError
-from deepergatgnn.structures.crystal import Crystal, crystal_from_pymatgen, too_many_atoms
-from deepergatgnn.structures.elements import is_element
-from deepergatgnn.structures.ignored import AFTER_POSITIONS
+from deepergatgnn.structures.checks import check_lattice
+from deepergatgnn.structures.crystal import Crystal, crystal_from_numbers, too_many_atoms
+from deepergatgnn.structures.element_names import is_pseudo_hydrogen, number_of_name, split_names
+from deepergatgnn.structures.elements import ATOMIC_NUMBERS, SYMBOLS, any_charged, is_element
+from deepergatgnn.structures.ignored import AFTER_POSITIONS, OXIDATION_STATES, properties_warning
 from deepergatgnn.structures.limits import StructureLimits
-from deepergatgnn.structures.text import real_number
+from deepergatgnn.structures.text import begins_with_number, leading_numbers, real_number
 
-_HEADER_LINES: Final = 5  # comment, scale, three vectors
-_MOST_SYMBOL_LINES: Final = 10  # as many as pymatgen looks for
-_MOST_KINDS: Final = 10_000  # groups of like atoms; far more than there are atoms
-_NAME_IN_COMMENT: Final = re.compile(r"([A-Z][a-z]?)(\d*)")
+_VECTORS_AT: Final = 2  # index of the first line of each part
+_NAMES_AT: Final = 5
+_MOST_NAME_LINES: Final = 120  # VASP writes twenty names on each
+_MOST_GROUPS: Final = 10_000  # of like atoms; far more than there are atoms
+_MOST_LEFT_OVER: Final = 10_000  # lines that are counted for a message
+_DIRECTIONS: Final = 3
+_NAME_IN_TITLE: Final = re.compile(r"([A-Z][a-z]?)(\d*)")
+_FORMULA: Final = re.compile(r"(?:[A-Z][a-z]?\d*)++")
+_LONGEST_FORMULA: Final = 400  # characters
+_REMARK: Final = re.compile(r"[!#]")
+_WHOLE: Final = re.compile(r"\+?\d{1,12}", re.ASCII)  # 10^12 atoms are too many
+_MODE: Final = re.compile(r"(?:direct|cart|selective)", re.IGNORECASE)
+_FLAG: Final = re.compile(r"\.?(?:t|f|true|false)\.?", re.IGNORECASE)
+# What a format with too few columns writes: 0.25000000-0.25000000 0.5. Without a point, 0.5-1 may be an exponent.
+_RUN_TOGETHER: Final = re.compile(r"(?:[+-]?\d*\.\d+(?:[eEdD][+-]?\d+)?(?=[+\s-]|$)\s*){3}")
+_ONE_OF_THEM: Final = re.compile(r"[+-]?\d*\.\d+(?:[eEdD][+-]?\d+)?")
+
+_Vectors = NDArray[np.float64]
+
+
+class _Elements(NamedTuple):
+    """Atomic numbers, and what there is to say of the names that they are taken from."""
+
+    numbers: list[int]  # of each group, or of each atom
+    warnings: list[str]
 
 
 class _Header(NamedTuple):
-    comment: str
+    names: list[tuple[str, int]]  # each with the number of its line
     counts: list[int]
-    n_names: int
-    n_lines: int
+    mode_at: int  # index of the line that follows the counts
 
 
 def read_poscar(text: str, limits: StructureLimits) -> Crystal:
@@ -33,139 +63,371 @@ def read_poscar(text: str, limits: StructureLimits) -> Crystal:
         limits: bounds that the structure must keep.
 
     Raises:
-        StructureError: as `read_structure`.
+        StructureError: `unknown_element` if the file names no elements, and as `read_structure`.
     """
-    header = _scan_header(text)
-    if header.n_names and header.n_names != len(header.counts):
-        raise StructureError(
-            "unreadable",
-            f"The POSCAR names {header.n_names} elements and gives {len(header.counts)} counts: make them agree.",
-        )
+    lines = text.split("\n")
+    if len(lines) <= _NAMES_AT + 1:
+        raise StructureError("unreadable", f"The POSCAR ends after {len(lines)} lines: complete it.")
+    scale = _read_scale(lines[1])
+    vectors = np.array([_read_vector(lines[at], at, "abc"[at - _VECTORS_AT]) for at in range(_VECTORS_AT, _NAMES_AT)])
+    header = _read_header(lines)
     total = sum(header.counts)
     if total > limits.max_atoms:
         raise too_many_atoms(total, limits)
+    named = _named_elements(header) if header.names else None
     if total == 0:
         raise StructureError("no_structure", "The POSCAR declares 0 atoms: give the number of each element.")
-    lines = text.split("\n")
-    first = header.n_lines + _check_mode(lines[header.n_lines :]) + 1
-    # Counted before pymatgen sees the file, which believes the declared counts.
-    given = sum(1 for line in lines[header.n_lines :] if line.strip()) - 1
-    if given < total:
+    cartesian, first, warnings = _read_mode(lines, header.mode_at)
+    coords, rests = _read_positions(lines, first, header.counts)
+    warnings += _check_what_follows(lines, first + total, header.counts)
+    at_ends, flags = _line_ends(rests)
+    elements = _elements(lines[0], header, named, at_ends, first)
+    warnings = [*elements.warnings, *warnings]
+    if any(flag.strip(".")[0] in "fF" for row in flags for flag in row):
+        warnings += properties_warning(["selective_dynamics"])
+    factors = _factors(scale, vectors)
+    lattice = vectors * factors
+    check_lattice(lattice, limits)  # before it is inverted
+    frac_coords = (coords * factors) @ np.linalg.inv(lattice) if cartesian else coords
+    return crystal_from_numbers(lattice, elements.numbers, frac_coords, warnings=warnings, limits=limits)
+
+
+def _read_scale(line: str) -> list[float]:
+    """Read one factor, one negative volume, or three factors of x, y and z."""
+    before = _REMARK.split(line, maxsplit=1)[0]
+    found = leading_numbers(before, _DIRECTIONS) or leading_numbers(before, 1)
+    if found is None or begins_with_number(found[1]):
+        raise _bad_line(1, line, "the scale takes one number, or three factors for x, y and z, with a decimal point")
+    if len(found[0]) > 1 and min(found[0]) <= 0:
         raise StructureError(
-            "unreadable",
-            f"The POSCAR declares {total} atoms and has {max(given, 0)} lines of coordinates: complete it.",
+            "bad_cell",
+            f"Line 2 of the POSCAR gives the scale factors {line.strip()[:40]!r}: three of them must be above zero.",
         )
-    _check_coordinates(lines[first : first + total])
-    ignored = [] if _is_zero(lines[first + total :]) else [AFTER_POSITIONS]
-    poscar = Poscar.from_str(text, read_velocities=False)
-    if header.n_names or poscar.true_names:
-        return crystal_from_pymatgen(poscar.structure, warnings=ignored, limits=limits)
-    names = _names_from_comment(header)
-    if names is None:
-        # VASP 4 keeps the elements in another file. pymatgen counts through the periodic table instead, and so does
-        # every tool built on it; a reader that differs would disagree with all of them in silence.
-        assumed = " ".join(dict.fromkeys(site.specie.symbol for site in poscar.structure))
-        said = (
-            f"The file does not name its elements: {assumed[:80]} are placeholders, and every answer is for them. "
-            "Add a line of element symbols above the counts."
+    if found[0][0] == 0:
+        raise StructureError(
+            "bad_cell", f"Line 2 of the POSCAR gives the scale {line.strip()[:40]!r}: give one that is not zero."
         )
-    else:
-        poscar = Poscar.from_str(text, default_names=names, read_velocities=False)
-        said = f"The file does not name its elements; {' '.join(names)} are taken from its first line."
-    return crystal_from_pymatgen(poscar.structure, warnings=[said, *ignored], limits=limits)
+    return found[0]
 
 
-def _scan_header(text: str) -> _Header:
-    lines = [line.split("#", 1)[0] for line in text.split("\n", _HEADER_LINES + 2 * _MOST_SYMBOL_LINES + 1)]
-    if len(lines) <= _HEADER_LINES + 1:
-        raise StructureError("unreadable", f"The POSCAR ends after {len(lines)} lines: complete it.")
-    _check_numbers(lines)
-    for first in range(_HEADER_LINES, min(len(lines), _HEADER_LINES + _MOST_SYMBOL_LINES + 1)):
-        words = lines[first].split()
-        if words and _is_integer(words[0]):
+def _read_vector(line: str, at: int, name: str) -> list[float]:
+    found = leading_numbers(_REMARK.split(line, maxsplit=1)[0], _DIRECTIONS)
+    if found is None or begins_with_number(found[1]):
+        if not line.strip():
+            raise _empty_line(at)
+        raise _bad_line(at, line, f"the vector {name} takes 3 numbers, with a decimal point")
+    return found[0]
+
+
+def _factors(scale: Sequence[float], vectors: _Vectors) -> _Vectors:
+    """The factors of x, y and z; a negative scale is the volume of the cell."""
+    if scale[0] >= 0 or len(scale) > 1:
+        return np.broadcast_to(np.array(scale), _DIRECTIONS)
+    volume = abs(float(np.linalg.det(vectors)))
+    # A flat cell is left as it is, to be refused for that.
+    return np.full(_DIRECTIONS, math.cbrt(-scale[0] / volume) if volume else 1.0)
+
+
+def _read_header(lines: Sequence[str]) -> _Header:
+    """Read the names and the counts, each of which may go on over several lines."""
+    names: list[tuple[str, int]] = []
+    at = _NAMES_AT
+    while at < len(lines):
+        words = _REMARK.split(lines[at], maxsplit=1)[0].replace(",", " ").split(None, _MOST_GROUPS)
+        if not words:
+            raise _empty_line(at)
+        if begins_with_number(words[0]):
             break
+        if not words[0][0].isalpha() or (names and _MODE.match(words[0])):
+            raise _bad_line(at, lines[at], "the number of atoms of each element is expected there, in whole numbers")
+        if at == _NAMES_AT + _MOST_NAME_LINES or len(names) + len(words) > _MOST_GROUPS:
+            raise StructureError(
+                "unreadable", "The POSCAR has no line with the number of atoms of each element: add it."
+            )
+        names += [(word, at + 1) for word in words]
+        at += 1
     else:
         raise StructureError("unreadable", "The POSCAR has no line with the number of atoms of each element: add it.")
-    n_symbol_lines = first - _HEADER_LINES
-    n_lines = first + max(1, n_symbol_lines)
-    for number, line in enumerate(lines[1 : n_lines + 1], start=2):
-        if not line.strip():  # what follows would be taken for velocities
-            raise StructureError("unreadable", f"Line {number} of the POSCAR is empty: remove it, or complete it.")
+    counts = _read_counts(lines[at], at)
+    counts_at = at
+    at += 1
+    if names:
+        while len(counts) < len(names) and at < len(lines) and _is_whole(lines[at]):
+            counts += _read_counts(lines[at], at)
+            at += 1
+    else:
+        # A forgotten mode would make counts of the first position, unless that is what follows.
+        end = next((index for index in range(at, len(lines)) if not _is_whole(lines[index])), at)
+        if end > at and end < len(lines) and lines[end].strip() and not begins_with_number(lines[end]):
+            for index in range(at, end):
+                counts += _read_counts(lines[index], index)
+            at = end
+    return _Header(_without_remark(names, counts, counts_at), counts, at)
+
+
+def _read_counts(line: str, at: int) -> list[int]:
     counts: list[int] = []
-    for word in " ".join(lines[first:n_lines]).split(None, _MOST_KINDS)[:_MOST_KINDS]:
-        if not _is_integer(word) or len(word) > 12 or int(word) < 0:  # noqa: PLR2004 - 10^12 atoms are too many
-            raise StructureError("unreadable", f"The POSCAR has the atom count {word[:20]!r}: give whole numbers.")
+    for word in _REMARK.split(line, maxsplit=1)[0].replace(",", " ").split(None, _MOST_GROUPS)[:_MOST_GROUPS]:
+        if not _WHOLE.fullmatch(word):
+            if begins_with_number(word):
+                raise StructureError(
+                    "unreadable",
+                    f"Line {at + 1} of the POSCAR has the atom count {word[:20]!r}: give whole numbers.",
+                )
+            break
         counts.append(int(word))
-    comment = text.split("\n", 1)[0].strip(" #\t")
-    n_names = len(" ".join(lines[_HEADER_LINES:first]).split())
-    return _Header(comment, counts, n_names, n_lines)
+    return counts
 
 
-def _check_numbers(lines: list[str]) -> None:
-    for number, (line, what, count) in enumerate(
-        zip(lines[1:_HEADER_LINES], ("scale", "vector a", "vector b", "vector c"), (1, 3, 3, 3), strict=True), start=2
-    ):
-        try:
-            # A vector may be followed by a remark in the files of some programs, but pymatgen takes numbers alone.
-            good = len([real_number(word) for word in line.split()]) == count
-        except ValueError:
-            good = False
-        if not good:
+def _is_whole(line: str) -> bool:
+    """Whether a line holds whole numbers alone, a remark aside."""
+    words = _REMARK.split(line, maxsplit=1)[0].split(None, _MOST_GROUPS)
+    return bool(words) and all(map(_WHOLE.fullmatch, words))
+
+
+def _without_remark(names: list[tuple[str, int]], counts: Sequence[int], counts_at: int) -> list[tuple[str, int]]:
+    """Leave out what follows the names without being one, and refuse names that do not go with the counts."""
+    if not names or len(names) == len(counts):
+        return names
+    if len(names) > len(counts) and names[0][1] == names[-1][1]:
+        remark = [word for word, _ in names[len(counts) :]]
+        if not any(word.lower().title() in ATOMIC_NUMBERS or begins_with_number(word) for word in remark):
+            return names[: len(counts)]
+    if len(names) == 1:
+        word, line = names[0]
+        ways = split_names(word, len(counts))
+        if len(ways) == 1:
+            return [(name, line) for name in ways[0]]
+        if ways:
+            readings = " or ".join(" ".join(way) for way in ways)
             raise StructureError(
                 "unreadable",
-                f"Line {number} of the POSCAR is {line.strip()[:40]!r}: the {what} takes {count} "
-                f"number{'s' * (count > 1)} and nothing else.",
+                f"Line {line} of the POSCAR names {word[:20]!r}, which may be {readings}: separate the elements.",
             )
+    raise StructureError(
+        "unreadable",
+        f"The POSCAR names {len(names)} elements and gives {len(counts)} counts in line {counts_at + 1}: "
+        "make them agree.",
+    )
 
 
-def _check_mode(lines: list[str]) -> int:
-    """Find the line with the mode of the coordinates among those that follow the counts, and refuse its absence."""
-    first = 1 if lines and lines[0].lstrip()[:1] in ("s", "S") else 0  # selective dynamics
-    # What pymatgen takes for the mode may be anything, but a forgotten one is a lost atom.
-    if len(lines) > first and _n_numbers(lines[first]) == 3:  # noqa: PLR2004 - x, y, z
+def _named_elements(header: _Header) -> _Elements:
+    """Look up the elements of the groups that the names line gives."""
+    found: dict[str, int] = {}
+    warnings: list[str] = []
+    for name, line in header.names:
+        if name not in found:
+            found[name], warning = number_of_name(name, f"line {line} of the POSCAR")
+            warnings += [warning] if warning else []
+    if any_charged(found):
+        warnings.append(OXIDATION_STATES)
+    return _Elements([found[name] for name, _ in header.names], warnings)
+
+
+def _read_mode(lines: Sequence[str], at: int) -> tuple[bool, int, list[str]]:
+    """Find whether the positions are Cartesian, the index of the first of them, and what there is to say."""
+    if at < len(lines) and lines[at].lstrip()[:1] in ("s", "S"):
+        at += 1
+    line = lines[at] if at < len(lines) else ""
+    if not line.strip():
+        raise _empty_line(at)
+    if begins_with_number(line):
         raise StructureError(
             "unreadable",
-            f"The POSCAR has {lines[first].strip()[:40]!r} where the mode of the coordinates is expected: "
+            f"The POSCAR has {line.strip()[:40]!r} in line {at + 1} where the mode of the coordinates is expected: "
             "add a line that says Direct or Cartesian.",
         )
-    return first
+    word = re.split(r"[^A-Za-z]", line.strip()[:40], maxsplit=1)[0].lower()
+    if word.startswith("cryst"):
+        raise StructureError(
+            "unreadable",
+            f"Line {at + 1} of the POSCAR is {line.strip()[:40]!r}, which is Cartesian for VASP and fractional for "
+            "others: write Direct or Cartesian.",
+        )
+    cartesian = line.lstrip()[0] in "cCkK"
+    if cartesian and line[0] not in "cCkK":
+        return True, at + 1, [f"Line {at + 1} of the POSCAR says Cartesian after a blank, where VASP does not see it."]
+    known = ("cartesian", "kartesian") if cartesian else ("direct", "fractional", "relative", "reduced")
+    if word and any(one.startswith(word) or word.startswith(one) for one in known):
+        return cartesian, at + 1, []
+    reading = "Cartesian" if cartesian else "direct"
+    said = f"Line {at + 1} of the POSCAR is {line.strip()[:40]!r}: as in VASP, the coordinates are taken for {reading}."
+    return cartesian, at + 1, [said]
 
 
-def _check_coordinates(lines: list[str]) -> None:
-    for number, line in enumerate(lines, start=1):
-        if _n_numbers(line) < 3:  # noqa: PLR2004 - x, y, z
+def _read_positions(lines: Sequence[str], first: int, counts: Sequence[int]) -> tuple[_Vectors, list[str]]:
+    """Read the coordinates of each atom, and what follows them on their lines."""
+    total = sum(counts)
+    coords: list[list[float]] = []
+    rests: list[str] = []
+    for at in range(first, first + total):
+        line = lines[at] if at < len(lines) else ""
+        if not line.strip():
+            ends = not any(map(str.strip, lines[at:]))
             raise StructureError(
                 "unreadable",
-                f"The position of atom {number} in the POSCAR is {line.strip()[:40]!r}: give three numbers.",
+                f"The POSCAR declares {_written(counts)} and has {len(coords)} lines of coordinates "
+                + (
+                    f"up to its end, line {at}: complete it." if ends else f"before the empty line {at + 1}: remove it."
+                ),
             )
+        found = _read_position(line)
+        if found is None:
+            raise StructureError(
+                "unreadable",
+                f"The position of atom {len(coords) + 1} in the POSCAR is {line.strip()[:40]!r}, in line {at + 1}: "
+                "give three numbers, with a decimal point.",
+            )
+        coords.append(found[0])
+        rests.append(found[1])
+    return np.array(coords), rests
 
 
-def _is_zero(lines: list[str]) -> bool:
-    """Whether there is nothing but zeros, as after a relaxation."""
-    return not "\n".join(lines).strip("0.+-Ee \t\n")
-
-
-def _n_numbers(line: str) -> int:
-    """How many of the first three words are numbers, those run together such as 0.1-0.2 counted apart."""
-    words = line.split(None, 3)[:3]
-    if len(words) < 3:  # noqa: PLR2004 - x, y, z
-        words = re.findall(r"-?[^-]+", " ".join(words).replace(" ", ""))
-    try:
-        return len([real_number(word) for word in words])
-    except ValueError:
-        return 0
-
-
-def _names_from_comment(header: _Header) -> list[str] | None:
-    """Take `Mg Si` or `Mg2 Si4` from the first line, if that is exactly what it says."""
-    matches = [_NAME_IN_COMMENT.fullmatch(word) for word in header.comment.split()]
-    names = [match[1] for match in matches if match and is_element(match[1])]
-    counts = [int(match[2]) if match and match[2] else None for match in matches]
-    agrees = all(said in (None, declared) for said, declared in zip(counts, header.counts, strict=False))
-    if len(names) == len(matches) == len(header.counts) and agrees:
-        return names
+def _read_position(line: str) -> tuple[list[float], str] | None:
+    if found := leading_numbers(line, _DIRECTIONS):
+        return found
+    if match := _RUN_TOGETHER.match(line.strip()):
+        numbers = [real_number(word) for word in _ONE_OF_THEM.findall(match[0])]
+        rest = line.strip()[match.end() :]
+        if len(numbers) == _DIRECTIONS and not begins_with_number(rest):
+            return numbers, rest
     return None
 
 
-def _is_integer(word: str) -> bool:
-    return re.fullmatch(r"[+-]?\d+", word, re.ASCII) is not None
+def _check_what_follows(lines: Sequence[str], end: int, counts: Sequence[int]) -> list[str]:
+    """Refuse a position too many; warn of the rest, such as velocities, unless it is zero."""
+    following = (line for line in lines[end:])
+    left_over = 0
+    if end < len(lines) and lines[end].strip():
+        for line in islice(following, _MOST_LEFT_OVER):
+            if leading_numbers(line, _DIRECTIONS) is None:
+                break
+            left_over += 1
+    else:
+        # Velocities are as many as the atoms; fewer lines are positions after an empty line.
+        block = [line for line in islice(following, 2 * sum(counts) + 1) if line.strip()]
+        numeric = [leading_numbers(line, _DIRECTIONS) is not None for line in block]
+        if numeric and all(numeric) and len(block) < sum(counts):
+            left_over = len(block)
+    if left_over:
+        raise StructureError(
+            "unreadable",
+            f"The POSCAR declares {_written(counts)} and has {sum(counts) + left_over} lines of coordinates: "
+            "correct the counts, or remove a line.",
+        )
+    # Nothing but zeros follows a relaxation.
+    return [AFTER_POSITIONS] if "\n".join(lines[end:]).strip("0.+-EeDd \t\n") else []
+
+
+def _line_ends(rests: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Part what follows the coordinates into the word that may be a name, empty if none, and the flags T and F."""
+    names: list[str] = []
+    flags: list[list[str]] = []
+    single: set[str] = set()  # flags that do not come in threes
+    for rest in rests:
+        words = _REMARK.sub(" ", rest[:200]).split()[: _DIRECTIONS + 1]
+        are_flags = [bool(_FLAG.fullmatch(word)) for word in words]
+        name_first = words[:1] == ["F"] and words[_DIRECTIONS:] != ["F"]  # fluorine; T before flags is no tritium
+        start = 1 if all(are_flags[1:]) and len(words) > _DIRECTIONS and (name_first or not are_flags[0]) else 0
+        has_flags = len(words) >= start + _DIRECTIONS and all(are_flags[start : start + _DIRECTIONS])
+        flags.append(words[start : start + _DIRECTIONS] if has_flags else [])
+        left = [*words[:start], *words[start + _DIRECTIONS :], ""] if has_flags else [*words, ""]
+        # A T that is left over is rather one more flag than tritium.
+        names.append("" if left[0] != "F" and _FLAG.fullmatch(left[0]) else left[0])
+        single |= {left[0]} if _FLAG.fullmatch(left[0]) and not has_flags else set()
+    if single - {"F"}:
+        names = ["" if name == "F" else name for name in names]
+    return names, flags
+
+
+def _elements(title: str, header: _Header, named: _Elements | None, at_ends: Sequence[str], first: int) -> _Elements:
+    """Take the element of each atom from the names line, the line ends or the title, in that order.
+
+    Raises:
+        StructureError: if the line ends contradict the names line or the counts, or nothing names the elements.
+    """
+    groups = [index for index, count in enumerate(header.counts) for _ in range(count)]
+    ends = _elements_at_ends(at_ends)
+    if named:
+        numbers = [named.numbers[group] for group in groups]
+        for index, number in enumerate(ends.numbers if ends else ()):
+            if number and number != numbers[index]:
+                name, line = header.names[groups[index]]
+                raise StructureError(
+                    "unreadable",
+                    f"Line {line} of the POSCAR names atom {index + 1} {name[:20]!r}, and line {first + index + 1} "
+                    f"names it {at_ends[index][:20]!r} at its end: correct one of them.",
+                )
+        return _Elements(numbers, named.warnings)
+    if ends and all(ends.numbers):
+        seen: dict[int, int] = {}
+        for index, (group, number) in enumerate(zip(groups, ends.numbers, strict=True)):
+            if seen.setdefault(group, number) != number:
+                raise StructureError(
+                    "unreadable",
+                    f"Group {group + 1} of the POSCAR, of {header.counts[group]} like atoms, has "
+                    f"{SYMBOLS[seen[group]]} and, at the end of line {first + index + 1}, {SYMBOLS[number]}: "
+                    "correct the counts.",
+                )
+        return ends
+    names = _names_in_title(title, header.counts)
+    if names is None:
+        raise StructureError(
+            "unknown_element",
+            "The POSCAR names no elements, which VASP 4 kept in another file: add a line of element symbols, such as "
+            f"{' '.join(['Na', 'Cl', 'O'][: max(1, len(header.counts))])}, above the counts in line {_NAMES_AT + 1}.",
+        )
+    found = [number_of_name(name, "line 1 of the POSCAR") for name in names]
+    said = f"The file does not name its elements; {' '.join(names)} are taken from its first line."
+    return _Elements([found[group][0] for group in groups], [said, *(warning for _, warning in found if warning)])
+
+
+def _elements_at_ends(words: Sequence[str]) -> _Elements | None:
+    """Look up the elements at the line ends, 0 for an empty end; None where the words there are other remarks."""
+    found: dict[str, tuple[int, str | None]] = {"": (0, None)}
+    try:
+        for number, word in enumerate(words, start=1):
+            if word not in found:
+                if word[0].islower():  # a Wyckoff letter is no element
+                    return None
+                found[word] = number_of_name(word, f"atom {number}")
+    except StructureError:
+        if is_pseudo_hydrogen(word):
+            raise
+        return None
+    # One warning for all labels; the one of heavy hydrogen is another.
+    warnings = [warning for word, (_, warning) in found.items() if warning and is_element(word)]
+    if label := next((word for word, (_, warning) in found.items() if warning and not is_element(word)), ""):
+        element = SYMBOLS[found[label][0]]
+        warnings.append(
+            f"The elements are taken from the labels at the line ends: {label[:20]!r} is read as {element}."
+        )
+    if any_charged(found):
+        warnings.append(OXIDATION_STATES)
+    return _Elements([found[word][0] for word in words], warnings)
+
+
+def _names_in_title(title: str, counts: Sequence[int]) -> list[str] | None:
+    """Take `Mg Si`, `Mg2 Si4` or `Mg2Si4` from the first line, if that is exactly what it says."""
+    words = title.strip(" #!\t").split(None, len(counts))
+    if len(words) == 1 < len(counts) and _FORMULA.fullmatch(words[0][:_LONGEST_FORMULA]):
+        # Of a formula, in which no number is one atom.
+        words = [name + (number or "1") for name, number in _NAME_IN_TITLE.findall(words[0][:_LONGEST_FORMULA])]
+    matches = [_NAME_IN_TITLE.fullmatch(word) for word in words]
+    names = [match[1] for match in matches if match and is_element(match[1])]
+    declared = [int(match[2][:12]) if match and match[2] else None for match in matches]
+    agrees = all(said in (None, count) for said, count in zip(declared, counts, strict=False))
+    return names if len(names) == len(matches) == len(counts) and agrees else None
+
+
+def _written(counts: Sequence[int]) -> str:
+    shown = " ".join(map(str, counts[:6])) + (" ..." if len(counts) > 6 else "")  # noqa: PLR2004 - enough to be found
+    return f"{sum(counts)} atoms ({shown})" if len(counts) > 1 else f"{sum(counts)} atoms"
+
+
+def _bad_line(at: int, line: str, remedy: str) -> StructureError:
+    return StructureError("unreadable", f"Line {at + 1} of the POSCAR is {line.strip()[:40]!r}: {remedy}.")
+
+
+def _empty_line(at: int) -> StructureError:
+    return StructureError("unreadable", f"Line {at + 1} of the POSCAR is empty: remove it, or complete it.")

@@ -32,7 +32,8 @@ def read_structure(
 
     Args:
         source: the text of a CIF, POSCAR, extxyz or JSON file, or an object: pymatgen's `Structure.as_dict()`,
-            an OPTIMADE structure, or `{"lattice": ..., "species": ..., "frac_coords": ...}`. It is not changed.
+            an OPTIMADE structure, `{"lattice": ..., "species": ..., "frac_coords": ...}`, JARVIS atoms,
+            `ase.Atoms.todict()`, or a document that holds one of them. It is not changed.
         format: of the text; `auto` tells it from the content. An object is always JSON.
         limits: bounds that the structure must keep.
 

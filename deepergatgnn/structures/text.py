@@ -13,6 +13,10 @@ StructureFormat = Literal["auto", "cif", "poscar", "extxyz", "json"]
 # Everything below space but tab and newline; vertical tab and form feed have become spaces by then.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _PLAIN: Final = bytes((*b"\t\n", *range(0x20, 0x7F)))
+# Also what is no number but stands in the place of one, such as 1/3, 3*0.0 or 5.64.0.
+_NUMBER_LIKE: Final = re.compile(r"\s*[+-]?(?:\.?\d|nan\b|inf\b)", re.IGNORECASE | re.ASCII)
+_LONGEST_NUMBER: Final = 40  # characters that tell a number from a word
+_HEAD: Final = 400  # characters of a line in which three numbers must begin
 _SHOWN: Final = 40  # characters of an unknown file in the message
 # What typesetting makes of a minus and of a space; a parser that drops them would drop a sign.
 _TYPESET: Final = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212"), "-") | dict.fromkeys(
@@ -71,12 +75,13 @@ def detect_format(text: str) -> TextFormat:
     Raises:
         StructureError: `unreadable` if it looks like none of the four.
     """
+    lines = text.split("\n", 5)
+    # A comment, a scale (or three), three vectors; one of them may be spoilt, which the reader says in better words.
+    # Before JSON, as the comment may begin with a bracket.
+    if len(lines) > 1 and _numbers(lines[1]) and [_numbers(line) for line in lines[2:5]].count(3) > 1:
+        return "poscar"
     if text.lstrip()[:1] in ("{", "["):
         return "json"
-    lines = text.split("\n", 5)
-    # A comment, a scale (or three), three vectors.
-    if len(lines) > 1 and _numbers(lines[1]) in (1, 3) and [_numbers(line) for line in lines[2:5]] == [3, 3, 3]:
-        return "poscar"
     if lines[0].strip().isdecimal():
         return "extxyz"
     if _CIF.search(text):
@@ -89,14 +94,37 @@ def detect_format(text: str) -> TextFormat:
 
 
 def real_number(word: str) -> float:
-    """Read a number as every language writes it; Python alone would take 5_0 for 50.
+    """Read a number as every language writes it; Python alone would take 5_0 for 50, and Fortran's 5.0D+00 for none.
 
     Raises:
         ValueError: if it is none.
     """
     if "_" in word:
         raise ValueError(word)
-    return float(word)
+    return float(word.replace("D", "e").replace("d", "e"))
+
+
+def leading_numbers(line: str, count: int) -> tuple[list[float], str] | None:
+    """Read so many numbers from the beginning of a line, separated by blanks or, all of them, by commas.
+
+    Returns:
+        The numbers and what follows them; None where the line begins otherwise, as with a decimal comma.
+    """
+    words = line.split(None, count)
+    last = words[count - 1].rstrip(",") if len(words) >= count else ""
+    if (numbers := _read_numbers([*words[: count - 1], last])) is not None:
+        return numbers, words[count] if len(words) > count else ""
+    parts = line.split(",", count)
+    end = parts[count - 1].split(None, 1) if len(parts) >= count else []
+    numbers = _read_numbers([*map(str.strip, parts[: count - 1]), *(end[:1] or [""])])
+    rest = " ".join([*end[1:], *parts[count:]])
+    # 0,5 is a half where it is not two numbers.
+    return None if numbers is None or begins_with_number(rest) else (numbers, rest)
+
+
+def begins_with_number(text: str) -> bool:
+    """Whether the first word of a text is a number, or looks as if it were meant for one."""
+    return _NUMBER_LIKE.match(text[:_LONGEST_NUMBER]) is not None
 
 
 def _decode(data: bytes) -> str:
@@ -108,13 +136,18 @@ def _decode(data: bytes) -> str:
         return data.decode("latin-1")
 
 
+def _read_numbers(words: list[str]) -> list[float] | None:
+    try:
+        return [real_number(word) for word in words]
+    except ValueError:
+        return None
+
+
 def _numbers(line: str) -> int:
-    """Count the numbers that a line begins with, up to three."""
+    """Count what looks like numbers at the beginning of a line, up to three."""
     count = 0
-    for word in line.split()[:3]:
-        try:
-            float(word)
-        except ValueError:
+    for word in line[:_HEAD].replace(",", " ").split()[:3]:
+        if not begins_with_number(word):
             break
         count += 1
     return count

@@ -146,13 +146,13 @@ def test_poscar_dialects(change: Any) -> None:
     np.testing.assert_allclose(crystal.frac_coords, plain.frac_coords)
 
 
-def test_poscar_that_names_no_elements_is_answered_for_placeholders_and_says_so() -> None:
+def test_poscar_that_names_no_elements_is_refused() -> None:
     text = MG2SI.replace("Mg Si Mg\n", "")
     # In the second, the counts of the first line are not those of the file.
     for unnamed in (text, text.replace("Mg2Si", "Mg2 Si1 Mg1")):
-        crystal = read_structure(unnamed)
-        assert set(crystal.symbols) == {"H", "He", "Li"}
-        assert "Add a line of element symbols" in crystal.warnings[0]
+        with pytest.raises(StructureError, match="add a line of element symbols") as caught:
+            read_structure(unnamed)
+        assert caught.value.code == "unknown_element"
 
 
 def test_extxyz() -> None:

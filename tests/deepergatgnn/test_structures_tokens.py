@@ -12,7 +12,7 @@ from pymatgen.io.cif import CifWriter
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import DEFAULT_LIMITS, crystal_from_arrays, crystal_to_pymatgen, read_structure
-from deepergatgnn.structures.cif_columns import forgiving_columns, plain_columns
+from deepergatgnn.structures.cif.columns import forgiving_columns, plain_columns
 from deepergatgnn.structures.text import clean_text, detect_format
 from training.datasets import known_datasets
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as some
 from pydantic import ValidationError
 
 from deepergatgnn.errors import StructureError
+from deepergatgnn.structures import crystal_to_pymatgen
 from service.errors import ServiceError
 from service.intake import SHORT_JSON
 from service.json_bodies import Kind, read_body, read_body_in_turns, source_of
@@ -265,6 +266,49 @@ def test_a_long_body_is_answered_as_a_short_one(client: httpx.Client, path: str,
     short, long = (posted(client, path, document, long=length) for length in (False, True))
     assert short.status_code == long.status_code
     assert told(short.json()) == told(long.json())
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("name", ["NaN", "-Infinity", "Infinity"])
+def test_an_unknown_property_of_a_site_is_null_and_an_unknown_coordinate_is_refused(
+    client: httpx.Client, name: str, *, long: bool
+) -> None:
+    """Python writes NaN into JSON, and so does pymatgen; in a text it stays what it is."""
+    structure = json.loads(json.dumps(crystal_to_pymatgen(some_crystals(40)[0]).as_dict()))
+
+    def answer_to(document: dict[str, Any]) -> tuple[int, Any]:
+        body = json.dumps(document).replace('"?"', name).encode() + b" " * SHORT_JSON * long
+        answer = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+        return answer.status_code, answer.json()
+
+    structure["sites"][0]["properties"] = {"magmom": "?", "note": f'"{name}"'}
+    status, answer = answer_to({"structure": structure, "id": f"x{name}"})
+    assert (status, answer["id"]) == (200, f"x{name}")
+    assert answer["warnings"] == ["The site property note is ignored: the models know elements and positions."]
+    structure["sites"][0]["abc"][0] = "?"
+    status, answer = answer_to({"structure": structure})
+    assert (status, answer["code"], "abc of site 1" in answer["detail"]) == (422, "bad_cell", True)
+
+
+def test_a_body_that_is_no_json_is_malformed_whatever_words_it_has(client: httpx.Client) -> None:
+    for body in (b'{"structure": NaNo}', b'{"structure": "NaN', b'{"structure" NaN}', b"NaN"):
+        answer = client.post("/predict", content=body, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
+
+
+def test_objects_of_jarvis_and_ase_are_answered_as_plain_arrays(client: httpx.Client) -> None:
+    crystal = some_crystals(40)[1]
+    cell, cart = crystal.lattice.tolist(), (crystal.frac_coords @ crystal.lattice).tolist()
+    forms = [
+        as_object(1),
+        {"lattice_mat": cell, "elements": list(crystal.symbols), "coords": cart, "cartesian": True},
+        {"cell": cell, "numbers": crystal.atomic_numbers.tolist(), "positions": cart, "pbc": [True] * 3},
+        {"energy": -1, "data": {}, "structure": as_object(1)},
+        {"data": [{"attributes": as_object(1)}]},
+    ]
+    answers = [client.post("/predict", json={"structure": form}).json() for form in forms]
+    values = [[round(said["value"], 4) for said in answer["predictions"]] for answer in answers]
+    assert values == values[:1] * len(forms)
 
 
 def told(answer: Any) -> list[Any]:

@@ -205,3 +205,16 @@ def test_a_folder_in_the_data_folder_has_a_name(tmp_path: Path, monkeypatch: pyt
     assert known_datasets()["mine"] == tmp_path / "mine"
     assert_back(read_dataset("mine"), turned=True)
     assert KEY not in read_dataset("mine").rows[0].targets
+
+
+def test_a_file_of_vasp_4_without_names_is_not_trained_on(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, name="POSCAR_{}")
+    for row in ROWS[:2]:
+        path = folder / f"POSCAR_{row.id}"
+        lines = path.read_text().split("\n")
+        # Neither the title, the names line nor the line ends name an element.
+        path.write_text("\n".join(["title", *lines[1:5], *lines[6:8], *(" ".join(x.split()[:3]) for x in lines[8:])]))
+    dataset = read_dataset(str(folder))
+    assert [row.id for row in dataset.rows] == [row.id for row in ROWS[2:]]
+    assert codes(dataset) == [(row.id, "unknown_element") for row in ROWS[:2]]
+    assert all("names no elements" in refusal.detail for refusal in dataset.refused)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.structures import Crystal
 from training.prepared import Refusal
+from training.row_warnings import by_kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,11 @@ class Dataset:
     sha256: str
     rows: tuple[Row, ...]
     refused: tuple[Refusal, ...]
+
+    @property
+    def warnings(self) -> dict[str, list[str]]:
+        """Ids of the rows whose structure was not taken literally, by the kind of the warning."""
+        return by_kind((row.id, row.crystal.warnings) for row in self.rows)
 
     def values(self, keys: Sequence[str]) -> NDArray[np.float64]:
         """Targets [rows, keys]; NaN where a row has no finite number."""

@@ -32,7 +32,7 @@ def crystal_of(source: Any, format: StructureFormat = "auto") -> Crystal:  # noq
 
     Args:
         source: text of a CIF, POSCAR, extxyz or JSON file; an object of pymatgen, its `as_dict()`, an OPTIMADE
-            structure, plain arrays, JARVIS `atoms`; or JSON text of those or of ASE.
+            structure, plain arrays, JARVIS `atoms`; or JSON text of those or of a database of ASE.
         format: of a text.
 
     Raises:
@@ -40,11 +40,9 @@ def crystal_of(source: Any, format: StructureFormat = "auto") -> Crystal:  # noq
     """
     if hasattr(source, "as_dict"):
         source = source.as_dict()
-    if isinstance(source, str | bytes) and format in ("auto", "json"):
+    if isinstance(source, str | bytes) and format in ("auto", "json") and _may_be_of_ase(source):
         source = _object(source)
     if isinstance(source, Mapping):
-        if "lattice_mat" in source:
-            return _jarvis(source)
         if "nextid" in source and "ids" in source:
             from training.readers.frames import crystal_of_ase_json  # noqa: PLC0415 - that module reads cells too
 
@@ -57,6 +55,11 @@ def crystal_of(source: Any, format: StructureFormat = "auto") -> Crystal:  # noq
     raise StructureError("unreadable", f"The structure is a {type(source).__name__}: give text or an object.")
 
 
+def _may_be_of_ase(text: str | bytes) -> bool:
+    """Whether a text can be a JSON database of ASE, which is a JSON object with this key."""
+    return "nextid" in text if isinstance(text, str) else b"nextid" in text
+
+
 def _object(text: str | bytes) -> Any:
     """The object that a JSON text holds; the text itself where it is something else."""
     try:
@@ -64,23 +67,3 @@ def _object(text: str | bytes) -> Any:
     except (ValueError, RecursionError):
         return text
     return found if isinstance(found, Mapping) else text
-
-
-def _jarvis(atoms: Mapping[str, Any]) -> Crystal:
-    """Read what JARVIS calls atoms: lattice_mat, coords, elements, cartesian."""
-    if atoms.get("cartesian"):
-        return read_structure(
-            {
-                "lattice_vectors": atoms["lattice_mat"],
-                "cartesian_site_positions": atoms.get("coords"),
-                "species_at_sites": _stripped(atoms),
-            }
-        )
-    return read_structure(
-        {"lattice": atoms["lattice_mat"], "species": _stripped(atoms), "frac_coords": atoms.get("coords")}
-    )
-
-
-def _stripped(atoms: Mapping[str, Any]) -> Any:
-    elements = atoms.get("elements")
-    return [str(element).strip() for element in elements] if isinstance(elements, list | tuple) else elements

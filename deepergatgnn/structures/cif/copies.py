@@ -1,13 +1,14 @@
 """The symmetry copies of the sites of a CIF."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepergatgnn.structures.cif_symmetry import Operators
+from deepergatgnn.structures.cif.operators import Operators
 from deepergatgnn.structures.crystal import too_many_atoms
 from deepergatgnn.structures.limits import StructureLimits
 
@@ -15,6 +16,8 @@ from deepergatgnn.structures.limits import StructureLimits
 # to 3e-4 apart, which pymatgen's 1e-4 would leave as two atoms.
 _SITE_TOLERANCE: Final = 1e-3
 _EXACT: Final = 1e-4  # fractional; a merger over more than this is worth a warning
+_CLOSEST: Final = 0.5  # Å; copies that are farther apart are two atoms, whatever the digits
+_THIRD_TOLERANCE: Final = 1e-4  # of the value; pymatgen's `frac_tolerance`
 # Copies in the same of 100,000 cells along each axis are the same atom. Decimals do not fall on the shifted borders.
 _GRID: Final = 100_000
 _GRID_SHIFT: Final = 0.0043
@@ -22,7 +25,8 @@ _MARGIN: Final = 2 / _GRID
 _CHUNK: Final = 512  # copies that are compared at a time, if they are of several sites
 
 
-class Copies(NamedTuple):
+@dataclass(frozen=True)
+class Copies:
     """The atoms that symmetry makes of sites, copies of a site together.
 
     Attributes:
@@ -37,25 +41,55 @@ class Copies(NamedTuple):
     merged: list[int]
 
 
-def expand(positions: NDArray[np.float64], operators: Operators, limits: StructureLimits) -> Copies:
+def ideal_positions(posted: NDArray[np.float64], operators: Operators, said: list[str]) -> NDArray[np.float64]:
+    """Round coordinates such as 0.3333 to a third, as pymatgen does, where symmetry will be applied.
+
+    Args:
+        posted: coordinates of the file, [sites, 3].
+        operators: of the file.
+        said: warnings are added here.
+    """
+    if operators.n_operators == 1:
+        return posted
+    ideal = posted.copy()
+    for third in (1 / 3, 2 / 3):
+        ideal[np.abs(ideal / third - 1) <= _THIRD_TOLERANCE] = third
+    if changed := int((np.abs(ideal - posted) > 1e-6).sum()):  # noqa: PLR2004 - the last digit of six is no news
+        said.append(f"{changed} coordinates are rounded to exact thirds, to apply the symmetry.")
+    return ideal
+
+
+def expand(
+    positions: NDArray[np.float64],
+    operators: Operators,
+    limits: StructureLimits,
+    rounding: NDArray[np.float64] | None = None,
+    lattice: NDArray[np.float64] | None = None,
+) -> Copies:
     """Make the distinct copies of sites.
 
     Args:
         positions: fractional coordinates, [sites, 3].
         operators: of the file.
         limits: `max_atoms` is kept while copies are made.
+        rounding: by how much each coordinate may be off, [sites, 3]; copies that coincide within that are one atom.
+        lattice: cell vectors as rows, in Å, [3, 3], with `rounding`.
 
     Raises:
         StructureError: `too_many_atoms`.
     """
     if operators.is_identity:
         return Copies(positions, [1] * len(positions), [])
+    if rounding is None or lattice is None:
+        rounding, lattice = np.zeros_like(positions), np.eye(3)
     step = max(1, _CHUNK // operators.n_operators)
     coords: list[NDArray[np.float64]] = []
     merged: list[int] = []
     n_atoms = 0
     for start in range(0, len(positions), step):
-        for site, (copies, is_merged) in enumerate(_of_some(positions[start : start + step], operators), start):
+        some = slice(start, start + step)
+        of_some = _of_some(positions[some], operators, rounding[some], lattice)
+        for site, (copies, is_merged) in enumerate(of_some, start):
             coords.append(copies)
             merged += [site] if is_merged else []
             n_atoms += len(copies)
@@ -64,16 +98,23 @@ def expand(positions: NDArray[np.float64], operators: Operators, limits: Structu
     return Copies(np.concatenate(coords), [len(copies) for copies in coords], merged)
 
 
-def _of_some(positions: NDArray[np.float64], operators: Operators) -> Iterator[tuple[NDArray[np.float64], bool]]:
+def _of_some(
+    positions: NDArray[np.float64],
+    operators: Operators,
+    rounding: NDArray[np.float64],
+    lattice: NDArray[np.float64],
+) -> Iterator[tuple[NDArray[np.float64], bool]]:
     """The copies of each site, and whether near ones were merged; sites without a doubt all at once."""
-    rotations, translations, _ = operators
+    rotations, translations = operators.rotations, operators.translations
     # Term by term: a sum of products with 0 and ±1 is then rounded once, whatever the number of sites.
     moved = rotations[:, :, 0] * positions[:, None, None, 0]
     moved += rotations[:, :, 1] * positions[:, None, None, 1]
     moved += rotations[:, :, 2] * positions[:, None, None, 2]
     moved += translations  # [sites, O, 3]
     wrapped = moved - np.floor(moved)
-    first, doubtful = _distinct(wrapped)
+    # Two copies of a rounded site are apart by at most the sum of what either is off.
+    reach = 2 * np.einsum("oij,sj->so", np.abs(rotations), rounding).max(axis=1)
+    first, doubtful = _distinct(wrapped, np.maximum(reach, _SITE_TOLERANCE))
     sites = first // operators.n_operators
     distinct = wrapped.reshape(-1, 3)[first]
     offset = moved.reshape(-1, 3)[first] - positions[sites]
@@ -81,10 +122,13 @@ def _of_some(positions: NDArray[np.float64], operators: Operators) -> Iterator[t
     distinct[itself] = positions[sites[itself]]
     bounds = np.searchsorted(sites, np.arange(len(positions) + 1)).tolist()
     for site, (begin, end) in enumerate(pairwise(bounds)):
-        yield _one_by_one(moved[site], positions[site]) if site in doubtful else (distinct[begin:end], False)
+        if site in doubtful:
+            yield _one_by_one(positions[site], operators, rounding[site], lattice)
+        else:
+            yield distinct[begin:end], False
 
 
-def _distinct(wrapped: NDArray[np.float64]) -> tuple[NDArray[np.int64], set[int]]:
+def _distinct(wrapped: NDArray[np.float64], reach: NDArray[np.float64]) -> tuple[NDArray[np.int64], set[int]]:
     """Indices of the first of each set of equal copies, [R], and the sites of which some are near but not equal."""
     n_sites, n_operators, _ = wrapped.shape
     cells = np.floor(wrapped * _GRID + _GRID_SHIFT).astype(np.int64) % _GRID
@@ -93,22 +137,38 @@ def _distinct(wrapped: NDArray[np.float64]) -> tuple[NDArray[np.int64], set[int]
     coords, sites = wrapped.reshape(-1, 3)[first], first // n_operators
     between = coords[:, None, :] - coords[None, :, :]
     apart = np.abs(between - np.rint(between)).max(axis=-1)  # [R, R]
-    near = (apart < _SITE_TOLERANCE + _MARGIN) & (sites[:, None] == sites)
+    near = (apart < reach[sites][:, None] + _MARGIN) & (sites[:, None] == sites)
     return first, set(sites[near.sum(axis=1) > 1].tolist())
 
 
-def _one_by_one(copies: NDArray[np.float64], position: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
-    """The copies of one site that are not near to an earlier one."""
+def _one_by_one(
+    position: NDArray[np.float64],
+    operators: Operators,
+    rounding: NDArray[np.float64],
+    lattice: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], bool]:
+    """The copies of one site that are not near to an earlier one.
+
+    Copies that coincide within the rounding of the digits say that the site is on a special position: it is moved
+    there, to the mean of the copies that fall on itself, and copied from there.
+    """
+    copies = operators.rotations @ position + operators.translations  # [O, 3]
+    offset = copies - position
+    offset -= np.rint(offset)
+    # Of the two copies that are compared, one is the site itself.
+    off = np.abs(operators.rotations - np.eye(3)) @ rounding  # [O, 3]
+    within = (np.abs(offset) <= off + _MARGIN).all(axis=-1) & (np.linalg.norm(offset @ lattice, axis=-1) < _CLOSEST)
+    is_itself = within | (np.abs(offset).max(axis=-1) < _SITE_TOLERANCE)
+    merged = bool((np.abs(offset[is_itself]).max(axis=-1) > _EXACT).any())
+    if merged:
+        position = position + offset[is_itself].mean(axis=0)
+        copies = operators.rotations @ position + operators.translations
     between = copies[:, None, :] - copies[None, :, :]
     apart = np.abs(between - np.round(between)).max(axis=-1)  # [O, O]
     kept: list[int] = []
-    merged = False
     for index in range(len(copies)):
-        nearest = apart[index, kept].min() if kept else np.inf
-        if nearest >= _SITE_TOLERANCE:
+        if not kept or apart[index, kept].min() >= _SITE_TOLERANCE:
             kept.append(index)
-        else:
-            merged = merged or bool(nearest > _EXACT)
     distinct = copies[kept] - np.floor(copies[kept])
     offset = copies[kept] - position
     distinct[np.abs(offset - np.round(offset)).max(axis=-1) < _SITE_TOLERANCE] = position

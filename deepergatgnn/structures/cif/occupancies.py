@@ -1,5 +1,8 @@
 """The occupancies of the sites of a CIF: whole atoms only, refused where a model would have to choose."""
 
+import math
+import re
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -7,13 +10,16 @@ from numpy.typing import NDArray
 from pymatgen.io.cif import str2float
 
 from deepergatgnn.errors import StructureError
-from deepergatgnn.structures.cif_symmetry import Columns, Operators
+from deepergatgnn.structures.cif.columns import Columns
+from deepergatgnn.structures.cif.operators import Operators
 from deepergatgnn.structures.crystal import disordered
 
 FRACT: Final = ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z")
 _FULL: Final = 1e-3  # how far from 1 an occupancy may be by rounding
 _SAME_PLACE: Final = 1e-3  # fractional; as for the copies of one site
 _MOST_COMPARISONS: Final = 20_000_000
+_OCCUPANCY: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?:\(\d+\))?")
+_NO_GROUP: Final = frozenset({"?", ".", "", "0"})
 
 
 def whole_occupancies(
@@ -29,9 +35,12 @@ def whole_occupancies(
         said: warnings are added here.
 
     Raises:
-        StructureError: `disordered` for a site that is partly vacant or shared, or `unreadable`.
+        StructureError: `disordered` for a site that is partly vacant or shared, or one of several alternatives;
+            `unreadable` for an occupancy that is no number.
     """
-    occupancies = _read(columns, len(types))
+    occupancies = _read(columns, labels)
+    is_dummy = _dummies(columns, labels, said)
+    occupancies = [0.0 if dummy else x for x, dummy in zip(occupancies, is_dummy, strict=True)]
     if set(occupancies) == {1.0} and not any(" + " in symbol for symbol in set(types)):
         return [True] * len(types)
     partial = [i for i, x in enumerate(occupancies) if x != 0 and not abs(x - 1) <= _FULL]  # nan is partial, too
@@ -48,9 +57,22 @@ def whole_occupancies(
         if index not in absorbed and index not in left_out:
             raise _refusal(columns, types, labels, occupancies, index)
     for index, occupancy in enumerate(occupancies):
-        if occupancy == 0:
+        if occupancy == 0 and not is_dummy[index]:
             said.append(f"The {place_of(index, labels[index])} has the occupancy 0 and is left out.")
     return [occupancy != 0 and index not in left_out for index, occupancy in enumerate(occupancies)]
+
+
+def _dummies(columns: Columns, labels: Sequence[str], said: list[str]) -> list[bool]:
+    """Tell which rows are dummies, such as the centre of a ring, and say so."""
+    flags = columns.get("_atom_site_calc_flag", [])
+    if len(flags) != len(labels):
+        return [False] * len(labels)
+    is_dummy = [flag.strip().lower() == "dum" for flag in flags]
+    said += [
+        f"The {place_of(index, labels[index])} is a dummy (calc_flag dum) and is left out."
+        for index in np.flatnonzero(is_dummy).tolist()
+    ]
+    return is_dummy
 
 
 def place_of(index: int, label: str) -> str:
@@ -58,22 +80,73 @@ def place_of(index: int, label: str) -> str:
     return f"site {index + 1} ({label[:20]})"
 
 
-def _read(columns: Columns, rows: int) -> list[float]:
+def _read(columns: Columns, labels: Sequence[str]) -> list[float]:
+    rows = len(labels)
     column = columns.get("_atom_site_occupancy") or ["1"] * rows
     if len(column) != rows:
         raise StructureError("unreadable", f"The CIF has {len(column)} occupancies for {rows} sites: complete them.")
     try:
-        return list(map(float, column))
+        occupancies = list(map(float, column))
     except ValueError:
-        return [_occupancy(text) for text in column]
+        occupancies = [_occupancy(text, place_of(index, labels[index])) for index, text in enumerate(column)]
+    for index, occupancy in enumerate(occupancies):
+        if not math.isfinite(occupancy) or occupancy < 0 or "_" in column[index]:
+            raise _no_occupancy(column[index], place_of(index, labels[index]))
+    return occupancies
 
 
-def _occupancy(text: str) -> float:
+def _occupancy(text: str, place: str) -> float:
     # The dictionary's default is 1, and `.` and `?` ask for the default.
-    try:
-        return 1.0 if text in (".", "?") else str2float(text)
-    except ValueError:
+    if text in (".", "?", ""):
         return 1.0
+    if not _OCCUPANCY.fullmatch(text):
+        raise _no_occupancy(text, place)
+    return float(str2float(text))
+
+
+def _no_occupancy(text: str, place: str) -> StructureError:
+    return StructureError(
+        "unreadable", f"The {place} has the occupancy {text[:20]!r}: write a number from 0 to 1, such as 0.5."
+    )
+
+
+def alternatives(columns: Columns, labels: Sequence[str], is_atom: Sequence[bool]) -> StructureError | None:
+    """Build the refusal of sites that exclude one another: disorder groups of one assembly, each taken as whole.
+
+    Args:
+        columns: the data block.
+        labels: what the file calls each row.
+        is_atom: whether a row is taken for an atom.
+
+    Returns:
+        None if there are none.
+    """
+    rows = len(labels)
+    groups = columns.get("_atom_site_disorder_group", [])
+    if len(groups) != rows or not set(groups) - _NO_GROUP:
+        return None
+    assemblies = columns.get("_atom_site_disorder_assembly", [])
+    if len(assemblies) != rows:
+        assemblies = ["."] * rows
+    first: dict[str, tuple[str, int]] = {}
+    for index, (group, assembly) in enumerate(zip(groups, assemblies, strict=True)):
+        if group in _NO_GROUP or not is_atom[index]:
+            continue
+        place = place_of(index, labels[index])
+        if group.startswith("-"):
+            return StructureError(
+                "disordered",
+                f"The {place} is in the disorder group {group[:10]}, so its symmetry copies exclude one another: "
+                "post an ordered cell.",
+            )
+        known, at = first.setdefault("." if assembly in _NO_GROUP else assembly, (group, index))
+        if known != group:
+            return StructureError(
+                "disordered",
+                f"The {place_of(at, labels[at])} is in the disorder group {known[:10]} and the {place} in the group "
+                f"{group[:10]}: they exclude one another, keep one group and post an ordered cell.",
+            )
+    return None
 
 
 def _completed(

@@ -6,15 +6,17 @@ their own, no keyword but `loop_`, and nothing that gemmi refuses.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from gemmi import cif
 from pymatgen.io.cif import CifFile
 
 from deepergatgnn.errors import StructureError
-from deepergatgnn.structures.cif_symmetry import Columns
-from deepergatgnn.structures.cif_text import MOST_QUOTE_WORK, structure_block
+from deepergatgnn.structures.cif.text import MOST_QUOTE_WORK, CifBlockText, structure_block
+
+# Values by key in lower case; a key outside of a loop has a list of one.
+Columns = dict[str, list[str]]
 
 _BLOCK: Final = re.compile(r"^[ \t]*data_", re.MULTILINE)
 _UNEVEN: Final = re.compile(r"len\(items\)=(\d+) is not a multiple of n=(\d+)")
@@ -27,6 +29,29 @@ _NOT_PLAIN: Final = (
 )
 _ATOMS: Final = frozenset({"_atom_site_fract_x", "_atom_site.fract_x"})
 _CELL: Final = frozenset({"_cell_length_a", "_cell.length_a"})
+# Columns that say something of the same row; those of displacement parameters are a loop of their own.
+_OF_A_SITE: Final = re.compile(
+    r"_atom_site_(?:fract_[xyz]|label|type_symbol|occupancy|calc_flag|disorder_\w+|\w*symmetry_multiplicity|wyckoff_\w+"
+    r"|attached_hydrogens)"
+)
+# What is read: given twice with two values, either could be meant.
+_READ: Final = re.compile(
+    r"_(?:cell_(?:length|angle)_\w+|cell_formula_units_z|atom_site_(?:fract_[xyz]|label|type_symbol|occupancy|calc_flag"
+    r"|disorder_\w+|\w*symmetry_multiplicity|wyckoff_\w+|attached_hydrogens)|chemical_formula_(?:sum|moiety|structural)"
+    r"|symmetry_equiv_pos_as_xyz|space_group_symop_operation_xyz|symmetry_(?:space_group_name|int_tables)\S+"
+    r"|space_group_(?:name|it)_\S+)"
+)
+_TAG: Final = re.compile(r"(?<!\S)(_[^\s'\"]+)(?:\s+('[^'\n]*'|\"[^\"\n]*\"|[^\s_][^\s]*))?")
+
+
+_ABSENT: Final = ["?"]
+
+
+def value_of(columns: Columns, key: str) -> str:
+    """Give the one value of a key in lower case, `?` where it is absent, unknown or inapplicable."""
+    value = columns.get(key, _ABSENT)[0]
+    # A key without its value takes the next key for it.
+    return "?" if value in ("", ".") or value.startswith("_") else value
 
 
 def read_columns(text: str) -> tuple[Columns, list[str]]:
@@ -62,6 +87,8 @@ def forgiving_columns(text: str) -> tuple[Columns, list[str]]:
         else:
             detail = "A loop of the CIF has no values or no columns, or a quote is not closed: complete it."
         raise StructureError("unreadable", detail) from error
+    _check_given_once(block)
+    _check_one_loop(parsed.loops)
     return {_folded(key): value if isinstance(value, list) else [value] for key, value in parsed.data.items()}, said
 
 
@@ -80,6 +107,7 @@ def plain_columns(text: str) -> Columns | None:
     except (ValueError, RuntimeError):
         return None
     columns: Columns = {}
+    of_loops: list[list[str]] = []
     loops = quoted = 0
     for item in items:
         if (pair := item.pair) is not None:
@@ -97,13 +125,18 @@ def plain_columns(text: str) -> Columns | None:
                 # pymatgen strips what stands in a loop.
                 values = [value[1:-1].strip() if value[0] in _QUOTES else value for value in values]
             columns |= {tag.lower(): values[start :: len(tags)] for start, tag in enumerate(tags)}
+            of_loops.append(tags)
         else:
             return None
     # A keyword or a quote within a value is left to pymatgen.
     plain = loops == lowered.count("loop_") and 2 * quoted == quotes
     if not plain or columns.keys().isdisjoint(_ATOMS) or columns.keys().isdisjoint(_CELL):
         return None
-    return {_folded(key): column for key, column in columns.items()}
+    folded = {_folded(key): column for key, column in columns.items()}
+    if len(folded) < len(columns):  # a key of the older dictionary and the same one of the newer
+        return None
+    _check_one_loop(of_loops)
+    return folded
 
 
 def _is_plain(text: str, lowered: str, quotes: int) -> bool:
@@ -118,3 +151,37 @@ def _is_plain(text: str, lowered: str, quotes: int) -> bool:
 def _folded(key: str) -> str:
     """Keys do not depend on case, and the newer dictionaries write _atom_site.fract_x."""
     return key.lower().replace(".", "_")
+
+
+def _check_one_loop(loops: Sequence[Sequence[str]]) -> None:
+    """Refuse columns of the atoms in two loops, whose rows nothing puts into one order."""
+    of_sites = [tags for loop in loops if (tags := [tag for tag in loop if tag[:10].lower() == "_atom_site"])]
+    if len(of_sites) > 1:
+        of_sites = [
+            keys for tags in of_sites if (keys := [key for key in map(_folded, tags) if _OF_A_SITE.fullmatch(key)])
+        ]
+    if len(of_sites) > 1:
+        first, second = of_sites[0][0], of_sites[1][0]
+        raise StructureError(
+            "unreadable",
+            f"The CIF gives its atoms in two loops, one with {first[:40]} and one with {second[:40]}, and their rows "
+            "may belong together or not: write one loop.",
+        )
+
+
+def _check_given_once(block: CifBlockText) -> None:
+    """Refuse a key that is given twice with two values, or two loops with the same key."""
+    found: dict[str, list[str]] = {}
+    # Lines of text fields begin with a semicolon or, as `structure_block` leaves them, with a point.
+    lines = [line for line in block.lines if not line.startswith((";", ". "))]
+    for match in _TAG.finditer("\n".join(lines)):
+        found.setdefault(_folded(match[1]), []).append(match[2] or "")
+    for key, values in found.items():
+        if len(values) > 1 and _READ.fullmatch(key) and (len(set(values)) > 1 or not values[0]):
+            first, second = values[0][:30], next((value for value in values if value != values[0]), "")[:30]
+            raise StructureError(
+                "unreadable",
+                f"The CIF gives {key} twice"
+                + (f", as {first} and {second}" if first and second else "")
+                + ": leave one, or post one structure alone.",
+            )

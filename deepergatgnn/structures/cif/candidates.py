@@ -1,0 +1,237 @@
+"""The symmetries that a CIF allows: its operator lists, and the settings that its names leave open."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepergatgnn.errors import StructureError
+from deepergatgnn.structures.cif.operators import P1, Operators, parse_operators
+from deepergatgnn.structures.cif.settings import (
+    Setting,
+    setting_of_hall,
+    settings_of_name,
+    settings_of_number,
+)
+from deepergatgnn.structures.cif.statements import Name, Statements
+
+_MOST_CANDIDATES: Final = 8
+_NO_SYMMETRY: Final = frozenset({"C1", "C1^1", "C1(1)"})  # as Schoenflies wrote P 1
+_FIRST_MONOCLINIC, _LAST_MONOCLINIC = 3, 15
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """One reading of what the file says of its symmetry.
+
+    Attributes:
+        operators: of the crystal.
+        name: what to call the reading in a message.
+        contradicts: the statements about symmetry that it does not agree with, in words.
+        is_listed: whether the operators are those that the file lists.
+    """
+
+    operators: Operators
+    name: str
+    contradicts: tuple[str, ...] = ()
+    is_listed: bool = False
+
+
+@dataclass(frozen=True)
+class _Named:
+    """The settings that the names allow, and the statements that each contradicts."""
+
+    settings: tuple[Setting, ...]
+    contradicts: tuple[tuple[str, ...], ...]
+    unknown: str  # a name that is not known, where no other is
+
+
+def symmetries(statements: Statements, lattice: NDArray[np.float64], said: list[str]) -> list[Symmetry]:
+    """Give the readings of the symmetry that the file and the cell allow; one where nothing is open.
+
+    Args:
+        statements: of the file.
+        lattice: cell vectors as rows, in Å, [3, 3].
+        said: warnings are added here.
+
+    Raises:
+        StructureError: `unreadable` for operators and space groups that are none, `bad_cell` for those that would
+            deform the cell, such as hexagonal ones in a rhombohedral cell.
+    """
+    named = _named(
+        statements.names, statements.type_names, statements.halls, statements.numbers, statements.setting_code
+    )
+    lists = [parse_operators(listed) for listed in statements.operators]
+    if len(lists) > 1:
+        lists = list({one.key: one for one in lists}.values())
+    if lists:
+        return _listed(lists, named, statements, lattice, said)
+    if not named.settings:
+        return [_unnamed(statements, named, said)]
+    found = _fitting(named, lattice)
+    if not found:
+        misfit = min(setting.operators.misfit(lattice) for setting in named.settings)
+        raise _does_not_fit(misfit)
+    return found[:_MOST_CANDIDATES]
+
+
+def _unnamed(statements: Statements, named: _Named, said: list[str]) -> Symmetry:
+    if named.unknown:
+        raise StructureError(
+            "unreadable",
+            f"The space group {named.unknown[:30]!r} of the CIF is not known: list its operators as x,y,z, or the full "
+            "cell in P 1.",
+        )
+    for name in statements.other_symmetry:
+        if name.tag.endswith("schoenflies") and name.text.replace("_", "").upper() not in _NO_SYMMETRY:
+            raise StructureError(
+                "unreadable",
+                f"The CIF gives its space group as {name.text[:20]!r} alone, which leaves the setting open: list the "
+                "operators as x,y,z, or the full cell in P 1.",
+            )
+    said.append("The file says nothing about symmetry; its atoms are taken for the whole cell.")
+    return Symmetry(P1, "the whole cell")
+
+
+def _listed(
+    lists: Sequence[Operators], named: _Named, statements: Statements, lattice: NDArray[np.float64], said: list[str]
+) -> list[Symmetry]:
+    """The listed operators, and the named settings where the list is no group or not the one named."""
+    operators = lists[0]
+    if len(lists) == 1 and operators.is_group and _agrees(operators, named):
+        if not operators.fits(lattice):
+            raise _does_not_fit(operators.misfit(lattice))
+        return [Symmetry(operators, "the operators of the file", is_listed=True)]
+    found = [reading for one in lists for reading in _of_list(one, named, statements, said) if _fits(reading, lattice)]
+    known = {reading.operators.key for reading in found}
+    for reading in _fitting(named, lattice):
+        if reading.operators.key not in known:
+            # A list that is a part of the named group and no group is one that lost some of its operators.
+            is_part = any(one.key < reading.operators.key and not one.is_group for one in lists)
+            against = () if is_part else (f"the file lists {_number_of_operators(operators)}",)
+            found.append(Symmetry(reading.operators, reading.name, (*reading.contradicts, *against)))
+    if not found:
+        raise _does_not_fit(operators.misfit(lattice)) if operators.is_group else _no_group(operators)
+    return found[:_MOST_CANDIDATES]
+
+
+def _agrees(operators: Operators, named: _Named) -> bool:
+    """Whether operators are of the named type, in whatever setting: a list of operators says more than a name."""
+    return not named.settings or any(
+        setting.operators.key == operators.key or setting.number == operators.group_number for setting in named.settings
+    )
+
+
+def _fits(reading: Symmetry, lattice: NDArray[np.float64]) -> bool:
+    return reading.operators.fits(lattice)
+
+
+def _of_list(operators: Operators, named: _Named, statements: Statements, said: list[str]) -> list[Symmetry]:
+    """The readings of one list of operators: as it stands, and completed where it is no group."""
+    what = _number_of_operators(operators)
+    against = () if _agrees(operators, named) else (f"the file names the space group {statements.name_of_group}",)
+    if operators.is_group:
+        return [Symmetry(operators, f"the {what} of the file ({operators.group_symbol})", against, is_listed=True)]
+    closure = operators.closure
+    if closure is None:
+        return []
+    if closure.key - operators.key == P1.key:
+        said.append("The operators of the file lack the identity, x,y,z; it is added.")
+        return [Symmetry(closure, "the operators of the file with x,y,z", against, is_listed=True)]
+    # Where the completed list makes the same atoms, it does not matter which of them are missing.
+    no_group = f"the {what} of the file are no group"
+    return [
+        Symmetry(operators, f"the {what} of the file as they are", (no_group, *against), is_listed=True),
+        Symmetry(
+            closure, f"the {what} of the file completed to {closure.n_operators}", (no_group, *against), is_listed=True
+        ),
+    ]
+
+
+def _number_of_operators(operators: Operators) -> str:
+    return "one operator" if operators.n_operators == 1 else f"{operators.n_operators} operators"
+
+
+def _fitting(named: _Named, lattice: NDArray[np.float64]) -> list[Symmetry]:
+    """The named settings that leave the cell as it is; one for each set of operators, in the order of convention."""
+    found: dict[object, Symmetry] = {}
+    axis = None
+    for setting, contradicts in zip(named.settings, named.contradicts, strict=True):
+        operators = setting.operators
+        if not operators.fits(lattice):
+            continue
+        unique = _unique_axis(operators)
+        # Where the cell leaves the unique axis of a short monoclinic symbol open, it is the convention's.
+        if unique is not None and not contradicts:
+            if axis is not None and unique != axis:
+                continue
+            axis = unique
+        found.setdefault(operators.key, Symmetry(operators, setting.name, contradicts))
+    return list(found.values())
+
+
+def _unique_axis(operators: Operators) -> int | None:
+    """The axis of a monoclinic group, None for every other group."""
+    if not _FIRST_MONOCLINIC <= operators.group_number <= _LAST_MONOCLINIC:
+        return None
+    rotation = next(one for one in operators.rotations if abs(np.trace(one)) == 1)  # an axis, or the plane across it
+    diagonal = np.diag(rotation) * np.linalg.det(rotation)
+    return int(np.argmax(diagonal))
+
+
+@lru_cache(maxsize=512)
+def _named(
+    names: tuple[Name, ...], types: tuple[Name, ...], halls: tuple[Name, ...], numbers: tuple[Name, ...], code: str
+) -> _Named:
+    """Combine the names of a space group into the settings that agree with most of them."""
+    statements: list[tuple[str, tuple[Setting, ...]]] = [
+        (f"the Hall symbol {name.text}", (setting,))
+        for name in halls
+        if (setting := setting_of_hall(name.text)) is not None
+    ]
+    symbols = [(f"the symbol {name.text}", settings_of_name(name.text, code)) for name in names]
+    statements += [(what, found) for what, found in symbols if found]
+    # What names a type agrees with every setting of it, and stands for the standard one where nothing names a setting.
+    of_types = [(f"the symbol {name.text}", settings_of_name(name.text, code)) for name in types]
+    of_types += [(f"the number {name.text}", settings_of_number(_number(name.text), code)) for name in numbers]
+    of_types = [(what, found) for what, found in of_types if found]
+    order = dict.fromkeys(setting for _, found in statements for setting in found)
+    for _, found in of_types:
+        if all(setting.number != found[0].number for setting in order):
+            order |= dict.fromkeys(found)
+    if not order:
+        return _Named((), (), next((name.text for name in (*names, *halls, *types, *numbers)), ""))
+    against = {
+        setting: tuple(
+            [what for what, found in statements if setting not in found]
+            + [what for what, found in of_types if setting.number != found[0].number]
+        )
+        for setting in order
+    }
+    fewest = min(map(len, against.values()))
+    settings = tuple(setting for setting in order if len(against[setting]) == fewest)
+    return _Named(settings, tuple(against[setting] for setting in settings), "")
+
+
+def _number(text: str) -> int:
+    """The number of a space group type; 0 for what is none."""
+    return int(text) if text.isdecimal() and len(text) <= len("230") else 0
+
+
+def _does_not_fit(misfit: float) -> StructureError:
+    return StructureError(
+        "bad_cell",
+        f"A symmetry operator of the CIF changes the cell by {100 * misfit:.3g} %: the space group and the cell do not "
+        "belong together, correct one or post the full cell in P 1.",
+    )
+
+
+def _no_group(operators: Operators) -> StructureError:
+    return StructureError(
+        "unreadable",
+        f"The {operators.n_operators} symmetry operators of the CIF are no group, since some are missing, given twice "
+        "or wrong: list all operators, or the full cell in P 1.",
+    )

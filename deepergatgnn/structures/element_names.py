@@ -1,0 +1,80 @@
+"""Names of elements as programs and people write them: FE, na, Na1, Fe_pv/79d9, H.5, and NaCl for two elements."""
+
+import re
+from typing import Final
+
+from deepergatgnn.errors import StructureError
+from deepergatgnn.structures.elements import ATOMIC_NUMBERS, SYMBOLS, atomic_number
+
+# Heavier elements have no potential in VASP, so that CN and OG are rather two elements than Cn and Og.
+_HEAVIEST_IN_ANY_CASE: Final = 96
+# Fractional hydrogen that saturates the bonds of a surface: H.5, H1.25, H.75/8a7f; H0.5+ is a charge.
+_PSEUDO_HYDROGEN: Final = re.compile(r"H_?\d*\.\d+(?:[_/].*)?")
+_ANY_CASE: Final = re.compile(r"([A-Za-z]{1,2})(?:[_/].*)?")
+_MOST_JOINED: Final = 6  # elements in one word
+_LABEL: Final = re.compile(r"([A-Za-z]{1,2})(\d\w*)")
+
+
+def number_of_name(name: str, place: str) -> tuple[int, str | None]:
+    """Look up the name of an element in any case, with the tail of a potential or the number of a label.
+
+    Args:
+        name: such as `Fe`, `FE`, `Fe_pv`, `Fe/79d9`, `Fe1` or `Fe3+`.
+        place: where it stands, for the messages.
+
+    Returns:
+        The atomic number, and a warning where the name was not taken literally.
+
+    Raises:
+        StructureError: `unknown_element` if it is no element, and for pseudo-hydrogen.
+    """
+    if is_pseudo_hydrogen(name):
+        raise StructureError(
+            "unknown_element",
+            f"{name[:20]!r} of {place} is a pseudo-hydrogen, whose charge is a fraction, and no model knows it: "
+            "post a cell without such atoms.",
+        )
+    if match := _LABEL.fullmatch(name):
+        letters = match[1]
+        # CO1 and CA1 are the labels of a carbon as often as of cobalt and calcium.
+        if letters in SYMBOLS or len(letters) == 1 or letters[0].upper() not in ATOMIC_NUMBERS:
+            number, warning = number_of_name(letters, place)
+            return number, warning or f"The name {name[:20]!r} of {place} is read as {SYMBOLS[number]}."
+    if (match := _ANY_CASE.fullmatch(name)) and (match[1].isupper() or match[1].islower()):
+        number = ATOMIC_NUMBERS.get(match[1].title(), 0)
+        if match[1] not in ATOMIC_NUMBERS and 0 < number <= _HEAVIEST_IN_ANY_CASE:
+            return number, f"The name {name[:20]!r} of {place} is read as {SYMBOLS[number]}."
+    return atomic_number(name, place)
+
+
+def is_pseudo_hydrogen(name: str) -> bool:
+    """Whether this is hydrogen with a fraction of its charge, such as `H.75`."""
+    return _PSEUDO_HYDROGEN.fullmatch(name) is not None
+
+
+def split_names(word: str, count: int) -> list[list[str]]:
+    """Give every way to read one word, such as `NaCl` or `NACL`, as so many elements.
+
+    Args:
+        word: letters; capitals begin an element unless all letters are of one case.
+        count: how many elements there must be.
+    """
+    if not word.isalpha() or not count <= len(word) <= 2 * count:
+        return []
+    one_case = word.isupper() or word.islower()
+    ways: list[list[str]] = []
+
+    def go_on(rest: str, before: list[str]) -> None:
+        left = count - len(before)
+        if not left or not left <= len(rest) <= 2 * left:
+            if not left and not rest:
+                ways.append(before)
+            return
+        for length in (1, 2):
+            name = rest[:length].title() if one_case else rest[:length]
+            if len(rest) >= length and name in ATOMIC_NUMBERS:
+                go_on(rest[length:], [*before, name])
+
+    if count <= _MOST_JOINED:
+        go_on(word, [])
+    return ways
