@@ -107,8 +107,15 @@ def prepare_run(
     assembly = assemble(parsed)
     save_run(parsed, assembly, open_store(store), out)
     if as_json:
-        sizes = assembly.split.sizes()
-        print(json.dumps({"path": str(out), "rows": len(assembly.dataset), "members": parsed.members, "parts": sizes}))
+        prepared = {
+            "path": str(out),
+            "rows": len(assembly.dataset),
+            "members": parsed.members,
+            "parts": assembly.split.sizes(),
+            "refused": [asdict(refusal) for refusal in assembly.dataset.refused],
+            "warnings": warning_table(assembly.dataset.warnings),
+        }
+        print(json.dumps(prepared))
         return
     print(f"{out}: {len(assembly.dataset)} rows, {parsed.members} member{'s' if parsed.members > 1 else ''} to train")
     print(split_sentence(assembly.split.sizes(), assembly.notes))

@@ -252,14 +252,15 @@ def _print_text(result: Result) -> None:
         return
     for answer in result["predictions"]:
         interval = answer["interval"]
+        ends = f"[{interval['low']:.4f}, {interval['high']:.4f}]" if interval else "[no 90 % interval]"
         outside = "" if answer["domain"]["in_domain"] else f"  outside: {'; '.join(answer['domain']['reasons'])}"
         print(
             f"{file}  {result['reduced_formula']}  {answer['property']} {answer['value']:.4f} "
-            f"{answer['unit']} [{interval['low']:.4f}, {interval['high']:.4f}]{outside}",
+            f"{answer['unit']} {ends}{outside}",
             flush=True,
         )
     for warning in result["warnings"]:
-        print(f"{file}: warning: {warning}", file=sys.stderr, flush=True)
+        print(f"{file}: {warning}", file=sys.stderr, flush=True)
 
 
 def _write_embeddings(out: Path, files: Sequence[str], vectors: "Mapping[str, Sequence[Vector]]") -> None:
