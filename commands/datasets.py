@@ -9,7 +9,7 @@ import typer
 
 from commands.options import JsonOption, StoreOption, open_store
 
-app = typer.Typer(help="Data sets that can be trained on.", no_args_is_help=True)
+app = typer.Typer(help="Data sets that can be trained on.\n\nExample: deepergatgnn datasets list", no_args_is_help=True)
 
 
 @app.command("list")
@@ -88,6 +88,7 @@ def prepare_run(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.", metavar="CONFIG.yaml")],
     out: Annotated[Path, typer.Option(help="Folder to write; one written before is replaced.", metavar="FOLDER")],
     store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a folder from which a machine trains that has only torch, torch-geometric, numpy and safetensors.
 
@@ -105,6 +106,17 @@ def prepare_run(
     parsed = read_config(config)
     assembly = assemble(parsed)
     save_run(parsed, assembly, open_store(store), out)
+    if as_json:
+        prepared = {
+            "path": str(out),
+            "rows": len(assembly.dataset),
+            "members": parsed.members,
+            "parts": assembly.split.sizes(),
+            "refused": [asdict(refusal) for refusal in assembly.dataset.refused],
+            "warnings": warning_table(assembly.dataset.warnings),
+        }
+        print(json.dumps(prepared))
+        return
     print(f"{out}: {len(assembly.dataset)} rows, {parsed.members} member{'s' if parsed.members > 1 else ''} to train")
     print(split_sentence(assembly.split.sizes(), assembly.notes))
     _print_refused([asdict(refusal) for refusal in assembly.dataset.refused])

@@ -8,7 +8,7 @@ import typer
 from commands.options import JsonOption
 from deepergatgnn.errors import ConfigError
 
-app = typer.Typer(help="Keys for the service.", no_args_is_help=True)
+app = typer.Typer(help="Keys for the service.\n\nExample: deepergatgnn keys new alice --rate 50", no_args_is_help=True)
 
 
 @app.command("new")
@@ -22,16 +22,17 @@ def new(
 
     Example: deepergatgnn keys new alice --rate 50
     """
-    from service.keys import digest_of, new_key, parse_key
+    from service.keys import NAME, digest_of, new_key, parse_key
 
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} is no name: letters, digits, '.', '_', '-', at most 64")
     if burst is not None and rate is None:
         raise ConfigError("burst without rate: give --rate too")
     key = new_key()
     words = [name, f"sha256:{digest_of(key).hex()}"]
     words += [f"{word}={value:.15g}" for word, value in (("rate", rate), ("burst", burst)) if value is not None]
     line = " ".join(words)
-    if parse_key(line, 1).name != name:
-        raise ConfigError(f"{name!r} is no name: letters, digits, '.', '_', '-'")
+    parse_key(line, 1)  # refuses a wrong rate
     if as_json:
         print(json.dumps({"name": name, "key": key, "line": line}))
         return

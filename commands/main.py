@@ -12,13 +12,14 @@ from deepergatgnn.errors import ConfigError, DeeperGATGNNError, ModelNotFoundErr
 
 app = typer.Typer(
     name="deepergatgnn",
-    help="Crystal properties with DeeperGATGNN: train, predict, serve.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 WRONG_INPUT, FAILURE = 2, 1
+# Of a file or folder that the user named; what else the system cannot do, such as write to a full disk, is a failure.
+WRONG_PATHS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 def _version(show: bool) -> None:
@@ -31,7 +32,12 @@ def _version(show: bool) -> None:
 def _root(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    """Crystal properties with DeeperGATGNN: train, predict, serve."""
+    """Crystal properties with DeeperGATGNN: train, predict, serve.
+
+    Example: deepergatgnn predict examples/ZrO2.cif
+
+    Exit codes: 0 done, 2 wrong input, 1 failure.
+    """
 
 
 app.command("train")(train.train)
@@ -57,10 +63,14 @@ def main() -> None:
     except DeeperGATGNNError as error:
         _stop(error, FAILURE)
     except OSError as error:
-        _stop(error, FAILURE)
+        _stop(_in_words(error), WRONG_INPUT if isinstance(error, WRONG_PATHS) else FAILURE)
 
 
-def _stop(error: Exception, code: int) -> None:
+def _in_words(error: OSError) -> str:
+    return str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
+def _stop(error: Exception | str, code: int) -> None:
     print(f"deepergatgnn: {error}", file=sys.stderr)
     sys.exit(code)
 

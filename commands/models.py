@@ -7,9 +7,11 @@ import typer
 
 from commands.options import JsonOption, StoreOption, open_store
 from deepergatgnn.artifact import CARD
+from deepergatgnn.errors import ConfigError
 from model_store import split_reference
 
-app = typer.Typer(help="Versions in the store.", no_args_is_help=True)
+app = typer.Typer(help="Versions in the store.\n\nExample: deepergatgnn models list", no_args_is_help=True)
+Version = Annotated[str, typer.Argument(help="A version, with its number.", metavar="NAME@VERSION")]
 Reference = Annotated[str, typer.Argument(help="NAME or NAME@VERSION.", metavar="MODEL")]
 
 
@@ -78,22 +80,59 @@ def verify(
 
 
 @app.command("promote")
-def promote(model: Annotated[str, typer.Argument(metavar="NAME@VERSION")], store: StoreOption = None) -> None:
+def promote(model: Version, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Serve a version by default.
 
     Example: deepergatgnn models promote bulk-modulus@1.0.0
     """
-    name, version = split_reference(model)
-    if version is None:
-        raise typer.BadParameter("write NAME@VERSION")
+    name, version = _version(model)
     open_store(store).promote(name, version)
-    print(f"{name}: {version} is in production")
+    _print_production(name, version, as_json=as_json)
 
 
 @app.command("rollback")
-def rollback(name: Annotated[str, typer.Argument(metavar="NAME")], store: StoreOption = None) -> None:
+def rollback(
+    name: Annotated[str, typer.Argument(help="Name of the model.", metavar="NAME")],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Return to the version that was in production before.
 
     Example: deepergatgnn models rollback bulk-modulus
     """
-    print(f"{name}: {open_store(store).rollback(name)} is in production")
+    _print_production(name, open_store(store).rollback(name), as_json=as_json)
+
+
+@app.command("delete")
+def delete(
+    model: Version,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also if it is in production; the one before it then is, if there is any."),
+    ] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a version for good; the one in production only with --force.
+
+    No other version will have its number. A service that has it loaded answers with it until it restarts.
+
+    Example: deepergatgnn models delete bulk-modulus@1.0.0
+    """
+    name, version = _version(model)
+    serving = open_store(store).delete(name, version, force=force)
+    if as_json:
+        print(json.dumps({"deleted": f"{name}@{version}", "production": serving}))
+        return
+    print(f"{name}@{version} is deleted; {serving or 'no version'} is in production")
+
+
+def _version(reference: str) -> tuple[str, str]:
+    name, version = split_reference(reference)
+    if version is None:
+        raise ConfigError(f"{reference!r} names no version: write {name}@VERSION")
+    return name, version
+
+
+def _print_production(name: str, version: str, *, as_json: bool) -> None:
+    print(json.dumps({"model": name, "production": version}) if as_json else f"{name}: {version} is in production")

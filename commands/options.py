@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deepergatgnn.checkpoints import STORE_VARIABLE
 from model_store import ModelStore
 
 if TYPE_CHECKING:
     import torch
-
-STORE_VARIABLE = "DEEPERGATGNN_MODEL_STORE"
 
 StoreOption = Annotated[
     Path | None,

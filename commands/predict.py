@@ -1,88 +1,276 @@
 """`predict`: files to properties without a server."""
 
+import errno
 import json
+import math
+import os
 import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
-from deepergatgnn.errors import StructureError
+from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError, StructureError
+from model_store import ModelStore
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from deepergatgnn.predictor import Prediction, Predictor
+
+    Vector = NDArray[np.float32]
+
+STDIN = "-"
+SUFFIXES = (".cif", ".vasp", ".poscar", ".xyz", ".extxyz", ".json")
+VASP_NAMES = ("POSCAR", "CONTCAR")  # what VASP calls its files, with whatever follows
+LEVEL = 0.9
+WRONG_INPUT, FAILURE = 2, 1
+Result = dict[str, Any]
+Problem = dict[str, str]
 
 
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="CIF, POSCAR, extxyz or JSON.", metavar="FILE...")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="CIF, POSCAR, extxyz or JSON; a folder stands for all such files beneath it, - for standard input.",
+            metavar="FILE...",
+        ),
+    ],
     model: Annotated[
         list[str] | None, typer.Option(help="NAME or NAME@VERSION, repeatable; all in production, if not given.")
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the crystal vectors too: `files` [B], and for each NAME@VERSION float32 [B, F].",
+            metavar="OUT.npz",
+        ),
     ] = None,
     store: StoreOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Predict properties of structure files; a file that is refused is told and the exit code is then 2.
+    """Predict properties of structure files; what cannot be read or is refused is told, and the others are predicted.
 
-    What was not taken literally in a file is told on stderr, and is in `warnings` of the JSON.
+    The exit code is 2 if any file was missing, unreadable or refused, and 1 if a model failed.
 
-    Example: deepergatgnn predict examples/al2cu.cif --model bulk-modulus
+    With --json it prints a list with an object for each file, in their order and each on a line of its own as soon as
+    it is ready: `file`, and either `formula`, `predictions` and `warnings` or `error` with `code` and `detail`.
+
+    Example: deepergatgnn predict examples/ZrO2.cif --model bulk-modulus
+
+    Example: deepergatgnn predict relaxed/ --json --embeddings vectors.npz
+
+    Example: deepergatgnn predict - < POSCAR
     """
-    from deepergatgnn.predictor import Predictor
-    from deepergatgnn.structures import read_structure
+    if embeddings is not None and (embeddings.is_dir() or not embeddings.parent.is_dir()):
+        reason = "is a folder" if embeddings.is_dir() else "is in a folder that is not there"
+        raise ConfigError(f"{embeddings} {reason}: write the vectors elsewhere")
+    predictors, worst = _load(open_store(store), model, device)
+    vectors: dict[str, list[Vector]] = {predictor.manifest.reference: [] for predictor in predictors}
+    predicted, count = list[str](), 0
+    with _printing(as_json=as_json) as show:
+        for place, problem in _with_progress(_inputs(files)):
+            result, found = ({"file": _name(place), "error": problem}, []) if problem else _predict(place, predictors)
+            count += 1
+            if not found:
+                worst = max(worst, FAILURE if result["error"]["code"] == "prediction_failed" else WRONG_INPUT)
+            else:
+                predicted.append(_name(place))
+            if embeddings is not None and found:
+                for predictor, prediction in zip(predictors, found, strict=True):
+                    vectors[predictor.manifest.reference].append(prediction.embedding)
+            show(result)
+    if embeddings is not None:
+        _write_embeddings(embeddings, predicted, vectors)
+    if count > len(predicted) and count > 1:
+        print(f"{len(predicted)} of {count} files predicted", file=sys.stderr)
+    if worst:
+        raise typer.Exit(worst)
 
-    opened, where = open_store(store), device_named(device)
-    predictors = [Predictor.load(opened.folder(name), where) for name in model or opened.names()]
-    refused = 0
-    results: list[dict[str, Any]] = []
-    for file in files:
+
+def _load(store: ModelStore, wanted: Sequence[str] | None, device: str) -> tuple[list["Predictor"], int]:
+    """The models, and the exit code so far: of all in production a damaged one costs itself alone."""
+    references = dict.fromkeys(store.manifest(name).reference for name in wanted or ())
+    names = store.names()
+    if not references and not names:
+        raise ModelNotFoundError(f"there is no model in {store.root}: name another store, or train one")
+    from deepergatgnn.predictor import Predictor  # only now: a wrong name is told at once
+
+    where = device_named(device)
+    if references:
+        return [Predictor.load(store.folder(reference), where) for reference in references], 0
+    loaded, code, problems = list[Predictor](), 0, list[str]()
+    for name in names:
         try:
-            crystal = read_structure(file.read_bytes())
-            found = [(p.manifest, p.predict_structure(crystal)) for p in predictors]
-        except StructureError as error:
-            refused += 1
-            results.append({"file": str(file), "error": {"code": error.code, "detail": error.detail}})
-            if not as_json:
-                print(f"{file}: refused, {error.code}: {error.detail}", file=sys.stderr)
+            loaded.append(Predictor.load(store.folder(name), where))
+        except ModelNotFoundError as error:  # none of its versions is in production
+            problems.append(str(error))
+        except ArtifactError as error:
+            problems.append(str(error))
+            print(f"model {name} is left out: {error}", file=sys.stderr)
+            code = FAILURE
+    if not loaded:
+        reason = f"no model to predict with in {store.root}: {'; '.join(problems)}"
+        raise ArtifactError(reason) if code else ModelNotFoundError(reason)
+    return loaded, code
+
+
+def _inputs(files: Iterable[str]) -> Iterator[tuple[str, Problem | None]]:
+    """Each file that is meant, or why there is none; a name given twice is read once, as standard input can be."""
+    for name in dict.fromkeys(files):
+        if name == STDIN or not Path(name).is_dir():
+            yield name, None
             continue
-        predictions = [
-            {
-                "model": manifest.name,
-                "version": manifest.version,
-                "property": manifest.target.property,
-                "value": prediction.value,
-                "unit": manifest.target.unit,
-                "interval": {"level": 0.9, "low": prediction.low, "high": prediction.high},
-                "domain": {
-                    "in_domain": prediction.domain.in_domain,
-                    "score": prediction.domain.score,
-                    "reasons": prediction.domain.reasons,
-                },
-                "attention": prediction.attention.tolist(),
-            }
-            for manifest, prediction in found
-        ]
-        results.append(
-            {
-                "file": str(file),
-                "formula": crystal.formula,
-                "predictions": predictions,
-                "warnings": list(crystal.warnings),
-            }
-        )
-        if not as_json:
-            _show(file, crystal.reduced_formula, predictions)
-            for warning in crystal.warnings:
-                print(f"{file}: {warning}", file=sys.stderr)
-    if as_json:
-        print(json.dumps(results))
-    if refused:
-        raise typer.Exit(2)
+        count = 0
+        for place, problem in _beneath(name):
+            count += 1
+            yield place, problem
+        if not count:
+            detail = f"No file beneath the folder ends in {', '.join(SUFFIXES)} or is called {' or '.join(VASP_NAMES)}."
+            yield name, _problem("no_file", detail)
 
 
-def _show(file: Path, formula: str, predictions: list[dict[str, Any]]) -> None:
-    for answer in predictions:
+def _beneath(folder: str) -> Iterator[tuple[str, Problem | None]]:
+    """The structure files beneath a folder in the order of their names, and the folders that cannot be listed."""
+    unlisted: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=unlisted.append):
+        folders.sort()  # in place: `walk` goes on with them in this order
+        for file in sorted(files):
+            if file.lower().endswith(SUFFIXES) or file.upper().startswith(VASP_NAMES):
+                yield os.path.join(place, file), None  # noqa: PTH118 - as `walk` writes it
+    for error in unlisted:
+        yield str(error.filename), _problem("unreadable_file", f"The folder cannot be listed: {error.strerror}.")
+
+
+def _predict(place: str, predictors: Sequence["Predictor"]) -> tuple[Result, list["Prediction"]]:
+    """What is printed of one file, and the predictions; none if it was refused."""
+    from deepergatgnn.structures import DEFAULT_LIMITS, read_structure, read_structure_file
+
+    try:
+        if place == STDIN:
+            crystal = read_structure(_standard_input(DEFAULT_LIMITS.max_bytes + 1))
+        else:
+            crystal = read_structure_file(place)
+        found = [predictor.predict_structure(crystal) for predictor in predictors]
+    except StructureError as error:
+        return {"file": _name(place), "error": _problem(error.code, error.detail)}, []
+    except FileNotFoundError:
+        return {"file": _name(place), "error": _problem("no_file", "There is no such file.")}, []
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        why = error.strerror if isinstance(error, OSError) else error
+        return {"file": _name(place), "error": _problem("unreadable_file", f"The file cannot be read: {why}.")}, []
+    except (RuntimeError, MemoryError) as error:
+        detail = f"The model cannot compute this crystal: {str(error).partition(chr(10))[0] or 'out of memory'}"
+        return {"file": _name(place), "error": _problem("prediction_failed", detail)}, []
+    for predictor, prediction in zip(predictors, found, strict=True):
+        if not math.isfinite(prediction.value):
+            detail = f"{predictor.manifest.reference} gives {prediction.value} for this crystal."
+            return {"file": _name(place), "error": _problem("prediction_failed", detail)}, []
+    predictions = [_document(predictor, prediction) for predictor, prediction in zip(predictors, found, strict=True)]
+    result = {
+        "file": _name(place),
+        "formula": crystal.formula,
+        "reduced_formula": crystal.reduced_formula,
+        "n_atoms": crystal.n_atoms,
+        "predictions": predictions,
+        "warnings": list(crystal.warnings),
+    }
+    return result, found
+
+
+def _standard_input(most: int) -> bytes:
+    if sys.stdin is None:  # as after `<&-`
+        raise OSError(errno.EBADF, "standard input is closed")
+    return sys.stdin.buffer.read(most)
+
+
+def _document(predictor: "Predictor", prediction: "Prediction") -> Result:
+    manifest = predictor.manifest
+    return {
+        "model": manifest.name,
+        "version": manifest.version,
+        "property": manifest.target.property,
+        "value": prediction.value,
+        "unit": manifest.target.unit,
+        "interval": {"level": LEVEL, "low": prediction.low, "high": prediction.high},
+        "domain": {
+            "in_domain": prediction.domain.in_domain,
+            "score": prediction.domain.score,
+            "reasons": prediction.domain.reasons,
+        },
+        "attention": prediction.attention.tolist(),
+    }
+
+
+def _problem(code: str, detail: str) -> Problem:
+    return {"code": code, "detail": detail}
+
+
+def _with_progress(inputs: Iterator[tuple[str, Problem | None]]) -> Iterator[tuple[str, Problem | None]]:
+    """The same, with a bar on a terminal where the results do not appear on it anyway."""
+    if sys.stdout.isatty() or not sys.stderr.isatty():
+        yield from inputs
+        return
+    with typer.progressbar(list(inputs), label="predict", file=sys.stderr) as bar:
+        yield from bar
+
+
+@contextmanager
+def _printing(*, as_json: bool) -> Iterator[Callable[[Result], None]]:
+    """What prints a result; of JSON one list, an element a line."""
+    if not as_json:
+        yield _print_text
+        return
+    lines = 0
+
+    def print_element(result: Result) -> None:
+        nonlocal lines
+        print(f"{',' if lines else '['}\n{json.dumps(result)}", end="", flush=True)
+        lines += 1
+
+    try:
+        yield print_element
+    finally:
+        print("\n]" if lines else "[]")
+
+
+def _name(place: str) -> str:
+    """The name of a file as text: one that is not UTF-8 could not be printed, nor read again from JSON."""
+    return os.fsencode(place).decode("utf-8", "replace")
+
+
+def _print_text(result: Result) -> None:
+    file = "".join(one if one.isprintable() else "\ufffd" for one in result["file"])  # of one line
+    if error := result.get("error"):
+        print(f"{file}: refused, {error['code']}: {error['detail']}", file=sys.stderr, flush=True)
+        return
+    for answer in result["predictions"]:
         interval = answer["interval"]
+        ends = f"[{interval['low']:.4f}, {interval['high']:.4f}]" if interval else "[no 90 % interval]"
         outside = "" if answer["domain"]["in_domain"] else f"  outside: {'; '.join(answer['domain']['reasons'])}"
         print(
-            f"{file}  {formula}  {answer['property']} {answer['value']:.4f} {answer['unit']} "
-            f"[{interval['low']:.4f}, {interval['high']:.4f}]{outside}"
+            f"{file}  {result['reduced_formula']}  {answer['property']} {answer['value']:.4f} "
+            f"{answer['unit']} {ends}{outside}",
+            flush=True,
         )
+    for warning in result["warnings"]:
+        print(f"{file}: {warning}", file=sys.stderr, flush=True)
+
+
+def _write_embeddings(out: Path, files: Sequence[str], vectors: "Mapping[str, Sequence[Vector]]") -> None:
+    """Write the file whole or not at all."""
+    import numpy as np
+
+    arrays = {reference: np.array(rows, dtype=np.float32) for reference, rows in vectors.items()}
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.npz")  # `savez` appends what is missing of the suffix
+    try:
+        np.savez(temporary, allow_pickle=False, files=np.array(files, dtype=np.str_), **arrays)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)

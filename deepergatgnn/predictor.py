@@ -1,11 +1,16 @@
 """A loaded checkpoint: crystals in, values with interval, domain score and attention out.
 
 Three rungs: `Predictor.load` → `predict_structures` → `predict_graphs`.
+
+    predictor = Predictor.load("bulk-modulus")
+    prediction = predictor.predict_structure(Structure.from_file("ZrO2.cif"))
+    prediction.value, predictor.unit  # 2.27, "log10(GPa)"
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepergatgnn.batch import GraphBatch, collate, cut, edges_at_once
+from deepergatgnn.checkpoints import checkpoint_folder
 from deepergatgnn.compilation import compile_network
 from deepergatgnn.crystal_graph import CrystalGraph
+from deepergatgnn.device import device_named
 from deepergatgnn.domain import DomainJudgement, judge_all
 from deepergatgnn.equivalence import merged_graphs
 from deepergatgnn.errors import StructureError
-from deepergatgnn.graph import HasCell
 from deepergatgnn.intervals import interval_ends, spreads, unscale
 from deepergatgnn.manifest import Manifest
 from deepergatgnn.network import DeeperGATGNN, NetworkOutput
+from deepergatgnn.structures import as_crystal
 from deepergatgnn.weights import load_artifact
 
 Forward = Callable[[GraphBatch], NetworkOutput]
@@ -39,6 +46,9 @@ class Prediction:
         spread: what the widths scale with, in the network's units.
         domain: whether the crystal is like the training set, and why not.
         attention: float32 [N], weight of each atom, >= 0, sums to 1; [0] where it was not wanted.
+        embedding: float32 [F], the crystal vector: what the head of the first network sees, and what the domain score
+            is measured with. Without a unit; comparable among crystals of one version. [0] where it was not wanted.
+        warnings: what the reader of the structure did not take literally; empty for graphs.
     """
 
     value: float
@@ -48,6 +58,8 @@ class Prediction:
     spread: float
     domain: DomainJudgement
     attention: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+    warnings: tuple[str, ...] = ()
 
 
 class Predictor:
@@ -74,13 +86,28 @@ class Predictor:
         self._forwards: Sequence[Forward] = self.networks
 
     @classmethod
-    def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> "Predictor":
-        """Load and verify a checkpoint folder.
+    def load(
+        cls, source: Path | str, device: torch.device | str = "cpu", *, store: Path | str | None = None
+    ) -> "Predictor":
+        """Load and verify a checkpoint.
+
+        Args:
+            source: NAME (its production version) or NAME@VERSION of the store; or the folder of a checkpoint.
+            device: where to compute: cpu, cuda, cuda:N, or auto for a GPU where there is one.
+            store: folder of checkpoints; that of DEEPERGATGNN_MODEL_STORE, else those shipped, if not given.
 
         Raises:
+            ModelNotFoundError: if there is no such version.
             ArtifactError: if the folder is refused.
+            ConfigError: if there is no such device.
         """
-        return cls(*load_artifact(Path(folder)), device=device)
+        place = device if isinstance(device, torch.device) else device_named(device)
+        return cls(*load_artifact(checkpoint_folder(source, store)), device=place)
+
+    @property
+    def unit(self) -> str:
+        """Unit of `Prediction.value`, such as log10(GPa)."""
+        return self.manifest.target.unit
 
     def compiled(self, examples: Sequence[CrystalGraph]) -> list[Forward]:
         """Compile the networks for batches of any size; takes up to minutes, and changes nothing yet: see `adopt`.
@@ -103,26 +130,53 @@ class Predictor:
         """Whether it computes with compiled networks."""
         return self._forwards is not self.networks
 
-    def predict_structure(self, crystal: HasCell) -> Prediction:
+    def predict_structure(self, structure: Any) -> Prediction:
         """Predict one crystal.
 
-        Raises:
-            StructureError: if no graph can be built from it.
-        """
-        return self.predict_structures([crystal])[0]
+        Args:
+            structure: a pymatgen `Structure`, an ASE `Atoms`, a `Crystal`, the text or the path of a CIF, POSCAR,
+                extxyz or JSON file, or a mapping; see `structures.as_crystal`. Lengths are in Å. It is not changed.
 
-    def predict_structures(self, crystals: Sequence[HasCell]) -> list[Prediction]:
-        """Predict crystals, in their order.
+        Returns:
+            Value and interval in `unit`; attention [N] in the order of its atoms; embedding [F].
 
         Raises:
-            StructureError: if no graph can be built from one of them.
+            TypeError, OSError: if it is none of these, or the file cannot be read.
+            StructureError: if it is refused, or no graph can be built from it.
         """
+        return self.predict_structures([structure])[0]
+
+    def predict_structures(self, structures: Sequence[Any]) -> list[Prediction]:
+        """Predict crystals, in their order; see `predict_structure`.
+
+        Raises:
+            TypeError, OSError, StructureError: for one of them, as `predict_structure`; then none is predicted.
+        """
+        crystals = [as_crystal(structure) for structure in structures]
         graphs = []
         for found in merged_graphs(crystals, self.manifest.graph):
             if isinstance(found, StructureError):
                 raise found
             graphs.append(found)
-        return self.predict_graphs(graphs)
+        predictions = self.predict_graphs(graphs)
+        for prediction, crystal in zip(predictions, crystals, strict=True):
+            prediction.warnings = crystal.warnings
+        return predictions
+
+    def embed_structures(self, structures: Sequence[Any]) -> NDArray[np.float32]:
+        """Crystal vectors, for clustering, search or another model.
+
+        Args:
+            structures: as for `predict_structures`.
+
+        Returns:
+            float32 [B, F], in their order; see `Prediction.embedding`.
+
+        Raises:
+            TypeError, OSError, StructureError: as `predict_structures`.
+        """
+        found = [prediction.embedding for prediction in self.predict_structures(structures)]
+        return np.stack(found) if found else np.empty((0, self.manifest.network.channels), dtype=np.float32)
 
     def predict_graphs(self, graphs: Sequence[CrystalGraph], *, max_edges: int | None = None) -> list[Prediction]:
         """Predict graphs of this checkpoint's featuriser, in their order.
@@ -138,7 +192,12 @@ class Predictor:
         ]
 
     def predict_collated(
-        self, graphs: Sequence[CrystalGraph], batch: GraphBatch, *, attention: Sequence[bool] | None = None
+        self,
+        graphs: Sequence[CrystalGraph],
+        batch: GraphBatch,
+        *,
+        attention: Sequence[bool] | None = None,
+        embedding: Sequence[bool] | None = None,
     ) -> list[Prediction]:
         """Predict graphs that were collated before, so that several checkpoints share one batch.
 
@@ -146,14 +205,21 @@ class Predictor:
             graphs: in the order of the batch.
             batch: of these graphs, filled or not.
             attention: of which of them it is wanted; where not, that of the prediction is empty. All, if None.
+            embedding: likewise.
         """
-        return self._predict(graphs, batch, [True] * len(graphs) if attention is None else attention)
+        every = [True] * len(graphs)
+        return self._predict(
+            graphs, batch, every if attention is None else attention, every if embedding is None else embedding
+        )
 
     @torch.inference_mode()
-    def _predict(self, graphs: Sequence[CrystalGraph], batch: GraphBatch, wanted: Sequence[bool]) -> list[Prediction]:
+    def _predict(
+        self, graphs: Sequence[CrystalGraph], batch: GraphBatch, attention: Sequence[bool], embedding: Sequence[bool]
+    ) -> list[Prediction]:
         n, manifest, moved = len(graphs), self.manifest, batch.to(self.device)
         said = [forward(moved) for forward in self._forwards]
-        offsets = (said[0].crystal_vectors[:n] - self._domain["mean"]) @ self._domain["whitening"]
+        vectors = said[0].crystal_vectors[:n]
+        offsets = (vectors - self._domain["mean"]) @ self._domain["whitening"]
         rows = [output.values[:n, 0] for output in said] + [output.log_spreads[:n, 0] for output in said]
         rows.append(torch.linalg.vector_norm(offsets, dim=-1))
         numbers = torch.stack(rows).cpu().double().numpy()  # at once: a GPU is waited for at every transfer
@@ -171,7 +237,8 @@ class Predictor:
             [dict(zip(levels, ends, strict=True)) for ends in zip(*by_level, strict=True)],
             spread.tolist(),
             judge_all(graphs, distances.tolist(), domain),
-            _by_crystal(graphs, moved, said, wanted),
+            _by_crystal(graphs, moved, said, attention),
+            _rows_of(vectors, embedding),
         )
         return [Prediction(*of_crystal) for of_crystal in zip(*fields, strict=True)]
 
@@ -189,3 +256,10 @@ def _by_crystal(
         found.append(weights[first:last][graph.classes] if asked else _NOT_WANTED)
         first = last
     return found
+
+
+def _rows_of(vectors: Tensor, wanted: Sequence[bool]) -> list[NDArray[np.float32]]:
+    """Each crystal vector [F] that is wanted, and [0] for the others."""
+    if not any(wanted):
+        return [_NOT_WANTED] * len(wanted)
+    return [row if asked else _NOT_WANTED for row, asked in zip(vectors.float().cpu().numpy(), wanted, strict=True)]

@@ -1,5 +1,7 @@
 """Versioned checkpoints: NAME@VERSION → a verified folder; publish, promote, roll back."""
 
-from model_store.store import ModelStore, split_reference
+from deepergatgnn.checkpoints import split_reference
+from model_store.selection import SelectedModels, open_models
+from model_store.store import ModelStore
 
-__all__ = ["ModelStore", "split_reference"]
+__all__ = ["ModelStore", "SelectedModels", "open_models", "split_reference"]

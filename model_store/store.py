@@ -1,5 +1,8 @@
 """The folder of checkpoints: `NAME/VERSION/` immutable, `NAME/VERSION.sha256` and `NAME/production` one line each.
 
+`NAME/history` names the versions that were in production, `NAME/deleted` those that are gone: no other version ever
+takes their number, for who kept a value that one of them gave must not take it for another's.
+
 Needs no torch.
 """
 
@@ -11,25 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deepergatgnn.artifact import MANIFEST, read_manifest, seal, seal_path, verify_files
+from deepergatgnn.checkpoints import PRODUCTION, SHIPPED, split_reference
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
 from deepergatgnn.manifest import NAME_PATTERN, VERSION_PATTERN, Manifest
 
-SHIPPED = Path(__file__).parent / "checkpoints"
-PRODUCTION, HISTORY = "production", "history"
-LONGEST_NAME = 100  # characters; the name becomes a folder's
-
-
-def split_reference(reference: str) -> tuple[str, str | None]:
-    """Take NAME[@VERSION] apart.
-
-    Raises:
-        ModelNotFoundError: if it is not of that form, so that no name ever becomes a path.
-    """
-    name, at, version = reference.partition("@")
-    named = len(name) <= LONGEST_NAME and re.fullmatch(NAME_PATTERN, name)
-    if not named or (at and not re.fullmatch(VERSION_PATTERN, version)):
-        raise ModelNotFoundError(f"{reference[:80]!r} is not a model: write NAME or NAME@MAJOR.MINOR.PATCH")
-    return name, version or None
+HISTORY, DELETED = "history", "deleted"
 
 
 def _order(version: str) -> tuple[int, ...]:
@@ -129,7 +118,8 @@ class ModelStore:
 
     def next_version(self, name: str) -> str:
         """A free version: 1.0.0 first, then one minor up."""
-        versions = self._versions(self.root / split_reference(name)[0])
+        folder = self.root / split_reference(name)[0]
+        versions = sorted({*self._versions(folder), *_lines(folder / DELETED)}, key=_order)
         if not versions:
             return "1.0.0"
         major, minor, _ = _order(versions[-1])
@@ -153,6 +143,8 @@ class ModelStore:
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
             raise ArtifactError(f"{name}@{version} exists and is immutable: publish under the next version")
+        if version in _lines(final.parent / DELETED):
+            raise ArtifactError(f"{name}@{version} was deleted, and its number stays taken: publish under the next")
         hidden = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=final.parent))
         staging = hidden / version  # the last part of a path is what messages say
         try:
@@ -215,6 +207,49 @@ class ModelStore:
         _replace(folder / HISTORY, "".join(f"{line}\n" for line in history))
         return version
 
+    def delete(self, name: str, version: str, *, force: bool = False) -> str | None:
+        """Delete a version for good; its number is not given to another one.
+
+        Args:
+            name: of the model.
+            version: to delete.
+            force: also if it is in production; the last one that was there before it then is, if there is any.
+
+        Returns:
+            The version in production then, if there is one.
+
+        Raises:
+            ModelNotFoundError: if it is not there.
+            ConfigError: if it is in production, unless forced.
+            ArtifactError: if that which would be in production then is damaged; nothing is deleted.
+        """
+        doomed = self.folder(f"{name}@{version}")
+        try:
+            serving = self.production(name)
+        except ModelNotFoundError:
+            serving = None
+        others = [other for other in self.versions(name) if other != version]
+        if serving == version:
+            if not force:
+                remedy = f"promote another one first ({', '.join(others)})" if others else "it is the only version"
+                raise ConfigError(f"{name}@{version} is in production: {remedy}, or delete it with --force")
+            serving = next((other for other in self.preferred(name) if other != version), None)
+            if serving is None:
+                (doomed.parent / PRODUCTION).unlink()
+            else:
+                self.verify(f"{name}@{serving}")
+                _replace(doomed.parent / PRODUCTION, f"{serving}\n")
+        _replace(doomed.parent / DELETED, "".join(f"{each}\n" for each in [*_lines(doomed.parent / DELETED), version]))
+        before = [each for each in _lines(doomed.parent / HISTORY) if each != version]
+        while before and before[-1] == serving:
+            before.pop()
+        _replace(doomed.parent / HISTORY, "".join(f"{each}\n" for each in before))
+        hidden = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=doomed.parent))
+        doomed.rename(hidden / version)  # at once, so that nobody finds a part of it
+        seal_path(doomed).unlink(missing_ok=True)
+        shutil.rmtree(hidden)
+        return serving
+
     @staticmethod
     def _versions(folder: Path) -> list[str]:
         if not folder.is_dir():
@@ -226,6 +261,15 @@ def _check_identity(manifest: Manifest, name: str, version: str) -> None:
     """Refuse a manifest that speaks of another version than the folder it is in."""
     if (manifest.name, manifest.version) != (name, version):
         raise ArtifactError(f"{name}/{version} holds the manifest of {manifest.name}@{manifest.version}")
+
+
+def _lines(path: Path) -> list[str]:
+    """Versions in a file, a line each; none, if it is not there or holds anything else."""
+    try:
+        found = path.read_text("utf-8").split()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [line for line in found if re.fullmatch(VERSION_PATTERN, line)]
 
 
 def _replace(path: Path, text: str) -> None:

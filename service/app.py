@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from deepergatgnn import __version__
-from model_store import ModelStore
+from model_store import open_models
 from service.bulk import PREDICT_BATCH
 from service.cache import ResultCache
 from service.catalogue import Catalogue
@@ -48,7 +48,7 @@ def create_app(settings: Settings, broker_url: str, *, keyed: bool = False) -> F
             settings.parse_processes, settings.parse_timeout_s, settings.parse_memory_mib, named=cache.enabled
         )
         dispatcher = Dispatcher(settings, broker_url)
-        catalogue = Catalogue(ModelStore(settings.model_store), lambda: dispatcher.loaded)
+        catalogue = Catalogue(open_models(settings.model_store, settings.models), lambda: dispatcher.loaded)
         tracing = Tracing(otlp_exporter() if settings.tracing else None)
         oracle = Oracle(catalogue, pool, dispatcher, cache)
         try:
@@ -77,7 +77,7 @@ def create_app(settings: Settings, broker_url: str, *, keyed: bool = False) -> F
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_surprise)
-    document = describe(app, keyed=keyed)
+    document = describe(app, keyed=keyed, root_path=settings.root_path)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app
 

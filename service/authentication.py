@@ -68,10 +68,20 @@ class Keys:
         return bool(self._known)
 
     def check(self, headers: Mapping[str, str]) -> Caller:
-        """Who sends a request with these headers; anybody, if there are no keys.
+        """Who sends a request with these headers and is let in; anybody, if there are no keys.
 
         Raises:
             ServiceError: 401 missing or wrong key, 403 disabled key.
+        """
+        caller = self.identify(headers)
+        caller.admit()
+        return caller
+
+    def identify(self, headers: Mapping[str, str]) -> Caller:
+        """Who sends a request with these headers, let in or not; anybody, if there are no keys.
+
+        Raises:
+            ServiceError: 401 missing or wrong key.
         """
         if not self:
             return ANONYMOUS
@@ -82,9 +92,7 @@ class Keys:
         if not found:
             raise ServiceError(401, "unauthorized", "the key is missing or wrong: send Authorization: Bearer KEY")
         key, bucket = found[0]
-        if key.disabled:
-            raise ServiceError(403, "key_disabled", f"the key {key.name!r} is disabled: ask for another one")
-        return Caller(key.name, bucket)
+        return Caller(key.name, bucket, key.disabled)
 
     def _refresh(self) -> None:
         now = time.monotonic()
@@ -141,7 +149,9 @@ class Door:
         try:
             if path not in HEALTH_PATHS:  # whoever asks for it may know this host by any name or address
                 self._check_name(scope)
-            scope["state"]["caller"] = ANONYMOUS if open_to_all else self._keys.check(Headers(scope=scope))
+            caller = ANONYMOUS if open_to_all else self._keys.identify(Headers(scope=scope))
+            scope["state"]["caller"] = caller  # named in the log, let in or not
+            caller.admit()
         except ServiceError as error:
             await problem(Request(scope), error)(scope, receive, send)
             return

@@ -134,7 +134,9 @@ async def _result(state: State, body: _Body, index: int, request: Request, deadl
         if "refused" in item:
             raise ServiceError(422, *item["refused"])
         source = source_of(item, body.contents[index])
-        posted = Posted(source, item["format"], asked["models"], asked["attention"] != "none", item["id"])
+        posted = Posted(
+            source, item["format"], asked["models"], asked["attention"] != "none", asked["embedding"], item["id"]
+        )
         answer = await state.oracle.answer(
             posted,
             request_id=request.state.request_id,

@@ -24,7 +24,7 @@ class Result:
     """An answer for a crystal in any of its cells.
 
     Attributes:
-        answer: without attention.
+        answer: without attention; with the crystal vector, if anybody wanted it.
         weights: what an atom weighs times the number of atoms, by the colour of the atom: the same in every cell.
     """
 
@@ -52,6 +52,7 @@ class Flight:
 
     Attributes:
         lane, deadline: of the leader; the deadline is of `time.monotonic()`.
+        embedding: whether the crystal vectors come with the results.
         results: what came of it.
         failed: whether the leader was told an error, rather than gave up.
         landed: set when it is over, whichever way.
@@ -59,6 +60,7 @@ class Flight:
 
     lane: Lane
     deadline: float
+    embedding: bool = False
     results: dict[Key, Result] = field(default_factory=dict)
     failed: bool = False
     landed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -90,10 +92,16 @@ class ResultCache:
         """Whether anything is kept."""
         return self._size > 0
 
-    def get(self, graph: PackedGraph, reference: str) -> ModelAnswer | None:
-        """The answer of a version for a crystal, its attention in the order of the posted atoms."""
+    def get(self, graph: PackedGraph, reference: str, *, embedding: bool = False) -> ModelAnswer | None:
+        """The answer of a version for a crystal, its attention in the order of the posted atoms.
+
+        Args:
+            graph: of the crystal.
+            reference: of the version.
+            embedding: whether an answer without the crystal vector is none.
+        """
         found = self._kept.get((graph.digest, reference))
-        answer = None if found is None else found.carried_to(graph)
+        answer = None if found is None or (embedding and not found.answer.embedding) else found.carried_to(graph)
         if answer is not None:
             metrics.CACHE.labels("hit").inc()
             self._kept.move_to_end((graph.digest, reference))
@@ -106,26 +114,33 @@ class ResultCache:
         key, result = (graph.digest, answer.model), Result.of(graph, answer)
         if flight is not None:
             flight.results[key] = result
+        if not answer.embedding and (before := self._kept.get(key)) is not None:
+            result = replace(result, answer=replace(result.answer, embedding=before.answer.embedding))
         self._kept[key] = result
         self._kept.move_to_end(key)
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)
 
-    def under_way(self, graph: PackedGraph, reference: str, lane: Lane, deadline: float) -> Flight | None:
+    def under_way(
+        self, graph: PackedGraph, reference: str, lane: Lane, deadline: float, *, embedding: bool = False
+    ) -> Flight | None:
         """The flight that brings the answer of a version for a crystal, if who wants it in that lane may wait for it.
 
-        An interactive crystal does not wait behind bulk work, and none for a leader who gives up long before itself.
+        An interactive crystal does not wait behind bulk work, none for a leader who gives up long before itself, and
+        who wants the crystal vector for none who does not.
         """
         flight = self._flights.get((graph.digest, reference))
-        if flight is None or (lane == "interactive" and flight.lane == "bulk"):
+        if flight is None or (lane == "interactive" and flight.lane == "bulk") or (embedding and not flight.embedding):
             return None
         now = time.monotonic()
         return flight if flight.deadline - now >= PATIENCE * (deadline - now) else None
 
     @contextmanager
-    def leading(self, parts: Sequence[Part], lane: Lane, deadline: float) -> Iterator[Flight]:
+    def leading(
+        self, parts: Sequence[Part], lane: Lane, deadline: float, *, embedding: bool = False
+    ) -> Iterator[Flight]:
         """Let others wait for what is asked for within the block, in that lane; the flight is over when it ends."""
-        flight = Flight(lane, deadline)
+        flight = Flight(lane, deadline, embedding)
         keys = [(graph.digest, reference) for graph, references in parts for reference in references]
         if self._size:
             metrics.CACHE.labels("miss").inc(len(keys))

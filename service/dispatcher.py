@@ -136,6 +136,7 @@ class Dispatcher:
         request_id: str,
         attention: bool,
         lane: Lane,
+        embedding: bool = False,
         more: bool = False,
     ) -> list[Answer]:
         """Have graphs computed.
@@ -146,6 +147,7 @@ class Dispatcher:
             request_id: for the logs of the worker.
             attention: whether weights of atoms are wanted.
             lane: interactive or bulk.
+            embedding: whether crystal vectors are wanted.
             more: whether more crystals of the lane will be asked for soon.
 
         Returns:
@@ -164,6 +166,7 @@ class Dispatcher:
                 deadline=self._clock.now() + deadline - time.monotonic(),
                 request_id=request_id,
                 attention=attention,
+                embedding=embedding,
                 lane=lane,
                 more=more,
             )

@@ -229,7 +229,8 @@ class Engine:
                 graphs = [entries[row].graph for row in part]
                 started = time.perf_counter()
                 attention = [entries[row].attention for row in part]
-                predictions = predictor.predict_collated(graphs, batch, attention=attention)
+                embedding = [entries[row].embedding for row in part]
+                predictions = predictor.predict_collated(graphs, batch, attention=attention, embedding=embedding)
                 edges, atoms = sum(g.n_links for g in graphs), sum(g.n_nodes for g in graphs)
                 costs = self._costs.get(reference)
                 if costs is not None:  # else forgotten meanwhile, to make room
@@ -293,4 +294,5 @@ def _model_answer(reference: str, prediction: Prediction) -> ModelAnswer:
         score=prediction.domain.score,
         reasons=prediction.domain.reasons,
         attention=tuple(prediction.attention.tolist()),
+        embedding=tuple(prediction.embedding.tolist()),
     )

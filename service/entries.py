@@ -28,6 +28,7 @@ class Entry:
         packed: the crystal, of `pack_graph`.
         deadline: Unix time in seconds of the broker's clock, after which nobody waits for the answer.
         attention: whether the weights of the atoms are wanted.
+        embedding: whether the crystal vector is wanted.
         lane: interactive entries go first.
         more: whether more crystals of the lane are on their way.
     """
@@ -39,6 +40,7 @@ class Entry:
     deadline: float
     request_id: str = ""
     attention: bool = True
+    embedding: bool = False
     lane: Lane = "interactive"
     more: bool = False
 
@@ -53,7 +55,9 @@ class Entry:
 
     def pack(self) -> tuple[str, bytes]:
         """The field of a stream entry and its content: one alone, since each is written and read on three sides."""
-        told = orjson.dumps((self.id, self.replica, self.request_id, self.models, self.attention, self.more))
+        told = orjson.dumps(
+            (self.id, self.replica, self.request_id, self.models, self.attention, self.more, self.embedding)
+        )
         return "entry", _HEAD.pack(self.deadline, len(told)) + told + self.packed
 
     @classmethod
@@ -68,7 +72,7 @@ class Entry:
             raise ValueError("not an entry: too short")
         deadline, size = _HEAD.unpack_from(content)
         graph = _HEAD.size + size
-        name, replica, request_id, models, attention, more = orjson.loads(content[_HEAD.size : graph])
+        name, replica, request_id, models, attention, more, embedding = orjson.loads(content[_HEAD.size : graph])
         entry = cls(
             id=name,
             replica=replica,
@@ -77,6 +81,7 @@ class Entry:
             packed=content[graph:],
             deadline=deadline,
             attention=attention,
+            embedding=embedding,
             lane=lane,
             more=more,
         )
@@ -86,7 +91,7 @@ class Entry:
 
 @dataclass
 class ModelAnswer:
-    """What one checkpoint says of the crystal; `attention` is empty where it was not wanted."""
+    """What one checkpoint says of the crystal; `attention` and `embedding` are empty where they were not wanted."""
 
     model: str
     value: float
@@ -96,6 +101,7 @@ class ModelAnswer:
     score: float
     reasons: tuple[str, ...]
     attention: tuple[float, ...]
+    embedding: tuple[float, ...] = ()
 
 
 @dataclass
@@ -130,7 +136,7 @@ class Answer:
         return cls(
             id=document["id"],
             predictions=tuple(
-                ModelAnswer(**p | {"reasons": tuple(p["reasons"]), "attention": tuple(p["attention"])})
+                ModelAnswer(**p | {key: tuple(p[key]) for key in ("reasons", "attention", "embedding")})
                 for p in document["predictions"]
             ),
             inference_ms=document["inference_ms"],

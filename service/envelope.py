@@ -11,10 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import metrics
 from service.errors import ServiceError
 from service.headers import header, raw_headers_for
+from service.logs import LineLimit
 
 log = structlog.get_logger("api")
 BODY_RATE = 64 * 1024  # bytes a second at which a body may take longer than its time
 SMALL_BODY = 64 * 1024  # let in however much is under way
+# Who was not let in, or only for the time being: for whoever looks after the keys, whatever the level of the log.
+AUDITED = frozenset({"unauthorized", "key_disabled", "wrong_host", "wrong_origin", "rate_limited"})
 SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -42,6 +45,7 @@ class Envelope:
         self.max_body, self.others = max_body, others
         self.max_bodies, self.body_timeout_s = max_bodies, body_timeout_s
         self.held = 0
+        self._audit = LineLimit(log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""
@@ -62,20 +66,26 @@ class Envelope:
                 message["headers"] = [*given, (b"x-request-id", request_id.encode()), *common]
                 route = getattr(scope.get("route"), "path", "unmatched")
                 metrics.count_request(route, message["status"])
-                log.info(
-                    "request",
-                    request_id=request_id,
-                    method=scope["method"],
-                    route=route,
-                    status=message["status"],
-                    milliseconds=round((time.perf_counter() - started) * 1000, 3),
-                )
+                self._note(scope, route, message["status"], (time.perf_counter() - started) * 1000)
             await send(message)
 
         try:
             await self.app(scope, body.receive, signed)
         finally:
             self.held -= body.received
+
+    def _note(self, scope: Scope, route: str, status: int, milliseconds: float) -> None:
+        """The line of a request in the log: who sent it, by the name of the key, and why it was refused."""
+        state = scope["state"]
+        caller, code = state.get("caller"), state.get("code")
+        told = {"request_id": state["request_id"], "method": scope["method"], "route": route, "status": status}
+        told |= {"milliseconds": round(milliseconds, 3), "key": None if caller is None else caller.name}
+        if code is not None:
+            told["code"] = code
+        if code in AUDITED and self._audit.worth_a_line(int(time.monotonic())):
+            log.warning("request", **told)
+        else:
+            log.info("request", **told)
 
 
 class _Body:

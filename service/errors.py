@@ -66,7 +66,8 @@ def counted(error: DeeperGATGNNError) -> ServiceError:
 
 
 def problem(request: Request, error: ServiceError) -> JSONResponse:
-    """The problem document of an error."""
+    """The problem document of an error; the access log has its code."""
+    request.state.code = error.code
     document = problem_document(error.status, error.code, error.detail, request.state.request_id)
     return JSONResponse(document, error.status, problem_headers(error), PROBLEM_JSON)
 

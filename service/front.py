@@ -9,6 +9,7 @@ from service.bulk import PREDICT_BATCH
 from service.direct_route import Shortcut
 from service.envelope import Envelope
 from service.gate import Gate
+from service.root_path import RootPath
 from service.routes import PREDICT
 from service.settings import Settings
 
@@ -40,4 +41,5 @@ def in_front_of(app: FastAPI, keys: Keys, settings: Settings) -> ASGIApp:
         max_bodies=int(settings.max_bodies_mib * MIB),
         body_timeout_s=settings.body_timeout_s,
     )
-    return Gate(envelope)
+    gate = Gate(envelope)
+    return RootPath(gate, settings.root_path) if settings.root_path else gate

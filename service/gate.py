@@ -14,10 +14,10 @@ from service.entries import Lane
 from service.envelope import request_id_of
 from service.errors import PROBLEM_JSON, ServiceError, counted, problem_document, problem_headers
 from service.headers import raw_headers_for
+from service.logs import LineLimit
 from service.state import PARTS
 
 LANES: dict[str, Lane] = {"/predict": "interactive", "/predict/batch": "bulk"}
-LOGGED = 50  # refusals a second
 log = structlog.get_logger("api")
 
 
@@ -30,7 +30,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._second, self._refused = 0, 0
+        self._lines = LineLimit(log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it: 503 not ready, 429 too much is waiting."""
@@ -39,18 +39,9 @@ class Gate:
             try:
                 scope["state"][PARTS].dispatcher.check(lane)
             except ServiceError as error:
-                await _refuse(scope, send, counted(error), logged=self.worth_a_line(int(time.monotonic())))
+                await _refuse(scope, send, counted(error), logged=self._lines.worth_a_line(int(time.monotonic())))
                 return
         await self.app(scope, receive, send)
-
-    def worth_a_line(self, second: int) -> bool:
-        """Whether a refusal is one of the first of its second; the others are counted, for a line of each costs."""
-        if second != self._second:
-            if self._refused > LOGGED:
-                log.warning("more refusals than lines", refused=self._refused, logged=LOGGED)
-            self._second, self._refused = second, 0
-        self._refused += 1
-        return self._refused <= LOGGED
 
 
 async def _refuse(scope: Scope, send: Send, error: ServiceError, *, logged: bool) -> None:

@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from service.page import PAGE
 
-DOCUMENTS = bytes(get_swagger_ui_html(openapi_url="/openapi.json", title="DeeperGATGNN").body).decode()
+DOCUMENTS = bytes(get_swagger_ui_html(openapi_url="openapi.json", title="DeeperGATGNN").body).decode()
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

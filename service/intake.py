@@ -42,7 +42,7 @@ def options_of(request: Request) -> PredictOptions:
     if not request.scope["query_string"]:
         return NO_OPTIONS
     query = request.query_params
-    given: dict[str, Any] = {name: query[name] for name in ("format", "attention") if name in query}
+    given: dict[str, Any] = {name: query[name] for name in ("format", "attention", "embedding") if name in query}
     if "models" in query:
         given["models"] = query.getlist("models")
     return validated(PredictOptions, given)
@@ -63,7 +63,9 @@ async def read_posted(request: Request) -> Posted:
         options = {} if asked is NO_OPTIONS else asked.model_dump(exclude_none=True)
         body, [content] = await read_documents(request, "single", options)
         source = source_of(body, content)
-        return Posted(source, body["format"], body["models"], body["attention"] != "none", body["id"])
+        return Posted(
+            source, body["format"], body["models"], body["attention"] != "none", body["embedding"], body["id"]
+        )
     if media_type in PLAIN:
         source = b"".join(await _pieces(request))
     elif media_type == "multipart/form-data":
@@ -74,7 +76,8 @@ async def read_posted(request: Request) -> Posted:
             "or multipart/form-data"
         )
         raise ServiceError(415, "unknown_media_type", detail)
-    return Posted(source, asked.format or "auto", asked.models or [], asked.attention != "none", id=None)
+    wanted = asked.attention != "none", bool(asked.embedding)
+    return Posted(source, asked.format or "auto", asked.models or [], *wanted, id=None)
 
 
 async def read_documents(request: Request, kind: Kind, options: Options) -> tuple[Fields, Contents]:

@@ -111,7 +111,7 @@ def _read_single(body: bytes, options: Options) -> tuple[Fields, list[bytes]]:
         document.setdefault(key, value)
     asked = validated(PredictRequest, document)
     fields, content = _apart(asked)
-    return fields | {"models": asked.models, "attention": asked.attention, "id": asked.id}, [content]
+    return fields | _options(asked) | {"id": asked.id}, [content]
 
 
 async def read_body_in_turns(kind: Kind, body: bytes, options: Options) -> tuple[Fields, list[bytes]]:
@@ -141,8 +141,12 @@ def _opened(body: bytes, options: Options) -> BulkRequest:
 
 
 def _bulk(asked: BulkRequest, read: Sequence[tuple[Fields, bytes]]) -> tuple[Fields, list[bytes]]:
-    fields = {"models": asked.models, "attention": asked.attention, "items": [item for item, _ in read]}
-    return fields, [content for _, content in read]
+    return _options(asked) | {"items": [item for item, _ in read]}, [content for _, content in read]
+
+
+def _options(asked: PredictRequest | BulkRequest) -> Fields:
+    """What is to be said of every structure of the body."""
+    return {"models": asked.models, "attention": asked.attention, "embedding": asked.embedding}
 
 
 def _read_item(index: int, item: Any) -> tuple[Fields, bytes]:

@@ -57,16 +57,19 @@ def statuses(*numbers: int) -> dict[int | str, Document]:
     return {number: {"description": HTTPStatus(number).phrase} for number in numbers}
 
 
-def describe(app: FastAPI, *, keyed: bool) -> Document:
+def describe(app: FastAPI, *, keyed: bool, root_path: str = "") -> Document:
     """The document of an application.
 
     Args:
         app: with all its routes.
         keyed: whether requests need a key.
+        root_path: beneath which a proxy serves it.
     """
     document: Document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
+    if root_path:
+        document["servers"] = [{"url": root_path}]
     components = document["components"]
     components["securitySchemes"] = SCHEMES
     for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, answered as a Problem here

@@ -32,6 +32,7 @@ class Posted:
         format: of the text.
         models: NAME or NAME@VERSION; none means all in production.
         attention: whether the weights of atoms are wanted.
+        embedding: whether the crystal vectors are wanted.
         id: the client's own.
     """
 
@@ -39,6 +40,7 @@ class Posted:
     format: StructureFormat
     models: Sequence[str]
     attention: bool
+    embedding: bool
     id: str | None
 
 
@@ -49,6 +51,7 @@ class _Asked:
     Attributes:
         parts: a graph and the versions that read it, for each featuriser.
         attention: whether the weights of atoms are wanted.
+        embedding: whether the crystal vectors are wanted.
         request_id, deadline, lane, ticket: of the request.
         follows: whether it may wait for what others have asked for.
         said: what each version says, so far.
@@ -57,6 +60,7 @@ class _Asked:
 
     parts: Sequence[Part]
     attention: bool
+    embedding: bool
     request_id: str
     deadline: float
     lane: Lane
@@ -117,7 +121,8 @@ class Oracle:
             raise
         began = time.perf_counter()
         parts = list(zip(parsed.graphs, wanted.readers.values(), strict=True))
-        asked = _Asked(parts, posted.attention or self._cache.enabled, request_id, deadline, lane, ticket)
+        attention = posted.attention or self._cache.enabled
+        asked = _Asked(parts, attention, posted.embedding, request_id, deadline, lane, ticket)
         await self._ask(asked)
         now = time.perf_counter()
         waited_ms = (now - began) * 1000
@@ -130,8 +135,7 @@ class Oracle:
             "total": round((now - started) * 1000 + 0.002, 3),
         }
         predictions = [
-            _prediction(manifest, asked.said[manifest.reference], parsed, attention=posted.attention)
-            for manifest in wanted.manifests
+            _prediction(manifest, asked.said[manifest.reference], parsed, posted) for manifest in wanted.manifests
         ]
         _count(parsed, predictions, latency, asked.held_ms)
         return {
@@ -174,10 +178,14 @@ class Oracle:
             for reference in references:
                 if reference in asked.said:
                     continue
-                if (answer := self._cache.get(graph, reference)) is not None:
+                if (answer := self._cache.get(graph, reference, embedding=asked.embedding)) is not None:
                     asked.said[reference] = answer
                     continue
-                flight = self._cache.under_way(graph, reference, asked.lane, asked.deadline) if asked.follows else None
+                flight = (
+                    self._cache.under_way(graph, reference, asked.lane, asked.deadline, embedding=asked.embedding)
+                    if asked.follows
+                    else None
+                )
                 if flight is None:
                     unknown.append(reference)
                 else:
@@ -205,12 +213,13 @@ class Oracle:
         """Ask the workers, and let others wait for the same."""
         if not wanted:
             return
-        with self._cache.leading(wanted, asked.lane, asked.deadline) as flight:
+        with self._cache.leading(wanted, asked.lane, asked.deadline, embedding=asked.embedding) as flight:
             answers = await self._dispatcher.ask(
                 wanted,
                 deadline=asked.deadline,
                 request_id=asked.request_id,
                 attention=asked.attention,
+                embedding=asked.embedding,
                 lane=asked.lane,
                 more=self._dispatcher.admission.unparsed[asked.lane] > 0,
             )
@@ -236,7 +245,7 @@ class Oracle:
         return all(reference in asked.said for _, _, reference in followed)
 
 
-def _prediction(manifest: Manifest, answer: ModelAnswer, parsed: Parsed, *, attention: bool) -> Document:
+def _prediction(manifest: Manifest, answer: ModelAnswer, parsed: Parsed, posted: Posted) -> Document:
     document: Document = {
         "model": manifest.name,
         "version": manifest.version,
@@ -246,7 +255,9 @@ def _prediction(manifest: Manifest, answer: ModelAnswer, parsed: Parsed, *, atte
         "interval": {"level": LEVEL, "low": answer.low, "high": answer.high},
         "domain": {"in_domain": answer.in_domain, "score": answer.score, "reasons": answer.reasons},
     }
-    if attention:
+    if posted.embedding:
+        document["embedding"] = answer.embedding
+    if posted.attention:
         total = sum(answer.attention)
         document["attention"] = [
             {"index": index, "element": element, "frac_coords": coords, "weight": weight / total}

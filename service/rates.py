@@ -86,10 +86,21 @@ class Caller:
     Attributes:
         name: of the key; "anonymous" where none is asked for.
         bucket: of the key; None: no rate.
+        disabled: known, and not let in.
     """
 
     name: str
     bucket: Bucket | None = None
+    disabled: bool = False
+
+    def admit(self) -> None:
+        """Return if the caller is let in.
+
+        Raises:
+            ServiceError: 403, for a disabled key.
+        """
+        if self.disabled:
+            raise ServiceError(403, "key_disabled", f"the key {self.name!r} is disabled: ask for another one")
 
     def spend(self, n_crystals: int, paid: int = 0) -> None:
         """Count crystals that the caller asks for, before any work is done for them.

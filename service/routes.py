@@ -17,7 +17,7 @@ from service.direct_route import DirectRoute
 from service.errors import counted, service_error
 from service.intake import patience_s, read_posted
 from service.openapi import DEADLINE, TIMING, query_parameters, refer, statuses
-from service.page import PAGE
+from service.page import page_beneath
 from service.presence import ClientGoneError, unless_gone
 from service.schemas import (
     Health,
@@ -161,6 +161,6 @@ async def show_metrics(request: Request) -> Response:
 
 
 @router.get("/", include_in_schema=False)
-async def page() -> HTMLResponse:
+async def page(request: Request) -> HTMLResponse:
     """The page for people."""
-    return HTMLResponse(PAGE)
+    return HTMLResponse(page_beneath(state_of(request).settings.root_path))

@@ -2,13 +2,35 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
+from pydantic.config import JsonDict
 
 Format = Literal["auto", "cif", "poscar", "extxyz", "json"]
 Attention = Literal["global", "none"]
 ModelReference = Annotated[str, Field(max_length=160)]
+Embedding = Annotated[StrictBool, Field(description="Whether each prediction has the crystal vector, `embedding`.")]
+QueryEmbedding = Annotated[
+    Embedding, BeforeValidator(lambda value: {"true": True, "false": False}.get(value, value), bool)
+]
 Identifier = Annotated[str, Field(max_length=256)]
+EXAMPLE_MODELS: list[Any] = ["bulk-modulus", "band-gap@1.0.0"]
 SALT = "NaCl\n1.0\n0 2.82 2.82\n2.82 0 2.82\n2.82 2.82 0\nNa Cl\n1 1\ndirect\n0 0 0\n.5 .5 .5\n"
+
+
+PREDICTION: JsonDict = {
+    "model": "bulk-modulus",
+    "version": "1.1.0",
+    "property": "log10_k_vrh",
+    "value": 1.41,
+    "unit": "log10(GPa)",
+    "interval": {"level": 0.9, "low": 1.35, "high": 1.47},
+    "domain": {"in_domain": True, "score": 0.42, "reasons": []},
+    "attention": [
+        {"index": 0, "element": "Na", "frac_coords": [0.0, 0.0, 0.0], "weight": 0.38},
+        {"index": 1, "element": "Cl", "frac_coords": [0.5, 0.5, 0.5], "weight": 0.62},
+    ],
+    "embedding": [0.31, -1.27, 0.05],
+}
 
 
 class PredictRequest(BaseModel):
@@ -16,13 +38,26 @@ class PredictRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"structure": SALT}]},
+        json_schema_extra={
+            "examples": [
+                {"structure": SALT},
+                {
+                    "structure": SALT,
+                    "format": "poscar",
+                    "models": EXAMPLE_MODELS,
+                    "attention": "none",
+                    "embedding": True,
+                    "id": "rocksalt",
+                },
+            ]
+        },
     )
 
     structure: str | dict[str, Any]
     format: Format = "auto"
     models: list[ModelReference] = Field(default_factory=list, max_length=32)
     attention: Attention = "global"
+    embedding: Embedding = False
     id: Identifier | None = None
 
 
@@ -32,6 +67,7 @@ class PredictOptions(BaseModel):
     format: Format | None = None
     models: list[ModelReference] | None = Field(default=None, max_length=32, examples=[["bulk-modulus"]])
     attention: Attention | None = None
+    embedding: QueryEmbedding | None = None
 
 
 class BulkItem(BaseModel):
@@ -49,12 +85,23 @@ class BulkRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"structures": [{"structure": SALT, "id": "rocksalt"}, {"structure": "?"}]}]},
+        json_schema_extra={
+            "examples": [
+                {"structures": [{"structure": SALT, "id": "rocksalt"}, {"structure": "?"}]},
+                {
+                    "structures": [{"structure": SALT, "format": "poscar"}],
+                    "models": EXAMPLE_MODELS,
+                    "attention": "none",
+                    "embedding": True,
+                },
+            ]
+        },
     )
 
     structures: list[Any] = Field(min_length=1)
     models: list[ModelReference] = Field(default_factory=list, max_length=32)
     attention: Attention = "global"
+    embedding: Embedding = False
 
 
 class Interval(BaseModel):
@@ -85,6 +132,8 @@ class AtomWeight(BaseModel):
 class PropertyPrediction(BaseModel):
     """What one model says."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [PREDICTION]})
+
     model: str
     version: str
     property: str
@@ -93,6 +142,11 @@ class PropertyPrediction(BaseModel):
     interval: Interval
     domain: DomainVerdict
     attention: list[AtomWeight] | None = None
+    embedding: list[float] | None = Field(
+        default=None,
+        description="Crystal vector that the model's head sees, without a unit; the same in every cell of a crystal, "
+        "comparable among crystals of one version. Only where the request has `embedding`: true.",
+    )
 
 
 class LatencyMs(BaseModel):
@@ -119,6 +173,24 @@ class Cell(BaseModel):
 
 class PredictResponse(BaseModel):
     """The answer for one structure."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "rocksalt",
+                    "formula": "Na1 Cl1",
+                    "reduced_formula": "NaCl",
+                    "n_atoms": 2,
+                    "n_edges": 36,
+                    "cell": {"a": 3.99, "b": 3.99, "c": 3.99, "alpha": 60, "beta": 60, "gamma": 60, "volume": 44.9},
+                    "predictions": [PREDICTION],
+                    "warnings": [],
+                    "latency_ms": {"parse": 0.4, "graph": 0.3, "queue": 0.6, "inference": 8.1, "total": 10.2},
+                }
+            ]
+        }
+    )
 
     id: str
     formula: str

@@ -8,13 +8,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.logs import LogLevel
+from service.logs import LogFormat, LogLevel
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 NAMES = {
     "allowed_hosts": (r"[A-Za-z0-9.:_-]+", "a name or address without port, as in crystals.example.org"),
     "cors_origins": (r"https?://[A-Za-z0-9.:_\[\]-]+", "scheme, name and port, as in https://lab.example.org"),
 }
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+# A proxy that takes the root path off itself would make its first part look like one of these.
+OWN_PATHS = frozenset({"predict", "jobs", "models", "healthz", "readyz", "metrics", "docs", "openapi.json", ".", ".."})
 
 
 class Settings(BaseSettings):
@@ -23,6 +26,8 @@ class Settings(BaseSettings):
     Attributes:
         redis_url: of the broker, Redis 7+ or Valkey 8+; unset: the embedded one.
         model_store: folder of checkpoints; unset: those shipped with the package.
+        models: comma-separated NAME or NAME@VERSION of those that are served, as if the store held no others; unset:
+            all.
         api_keys: comma-separated, each a key or `NAME sha256:HEX [rate=N] [burst=N] [disabled]`; unset, and no file:
             no authentication, and the service binds to loopback only.
         api_keys_file: a file of such lines, read again when it changes; see service/keys.py.
@@ -31,6 +36,7 @@ class Settings(BaseSettings):
             loopback's alone, with keys any.
         cors_origins: comma-separated origins whose pages may send requests; unset: none.
         host, port: where the API listens.
+        root_path: beneath which a reverse proxy serves it, such as /crystals, whether the proxy takes it off or not.
         device: of the worker: auto, cpu, cuda, cuda:N.
         threads: of the worker on a CPU; 0 leaves the choice to torch.
         compile_after_s: life of a worker after which it compiles its networks beside the eager ones; 0 for never.
@@ -64,7 +70,8 @@ class Settings(BaseSettings):
         drain_grace_s: after SIGTERM, how long the API goes on as before but for /readyz, so that who sends requests
             notices; Ctrl-C does without.
         drain_s: how long a stopping process may then finish what it has.
-        log_level: debug, info, warning or error; every request is a line of info.
+        log_level: debug, info, warning or error; every request is a line of info, a refused key one of warning.
+        log_format: json, an object a line; console, for people; auto, that is console on a terminal.
         metrics_port: of the worker; unset: none.
         tracing: send OpenTelemetry traces; needs the extra `tracing`.
         parent, broker_embedded: set by the supervisor for its workers: the process they end with, and whether
@@ -75,6 +82,7 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr | None = None
     model_store: Path | None = None
+    models: Annotated[tuple[str, ...], NoDecode] = ()
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     api_keys_file: Path | None = None
     metrics_open: bool = False
@@ -82,6 +90,7 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    root_path: str = ""
     device: str = "auto"
     threads: int = Field(default=0, ge=0)
     compile_after_s: float = Field(default=20.0, ge=0)
@@ -113,12 +122,13 @@ class Settings(BaseSettings):
     drain_grace_s: float = Field(default=2.0, ge=0)
     drain_s: float = Field(default=10.0, gt=0)
     log_level: LogLevel = "warning"
+    log_format: LogFormat = "auto"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     tracing: bool = False
     parent: int | None = None
     broker_embedded: bool = False
 
-    @field_validator("api_keys", "allowed_hosts", "cors_origins", mode="before")
+    @field_validator("api_keys", "allowed_hosts", "cors_origins", "models", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -138,6 +148,16 @@ class Settings(BaseSettings):
     def _unset(cls, value: object) -> object:
         """An empty variable, as docker compose passes it on, is an unset one."""
         return None if value == "" else value
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        path = value.rstrip("/")
+        if not ROOT_PATH.fullmatch(path):
+            raise ValueError(f"{value!r} is no path: write it as in /crystals or /lab/crystals")
+        if path and path.split("/")[1] in OWN_PATHS:
+            raise ValueError(f"{value!r} begins as a path of the service itself: take another name")
+        return path
 
     @field_validator("tracing")
     @classmethod

@@ -41,7 +41,7 @@ def run(settings: Settings, workers: int | None, announce: Callable[[str], None]
         workers: worker processes to run here; None: one with the embedded broker, none with a broker of one's own.
         announce: told the address once a worker is ready, or at once where none runs here.
     """
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     with ExitStack() as stack:
         if settings.redis_url is None:
             url, count = stack.enter_context(embedded_broker()), 1 if workers is None else workers
@@ -139,6 +139,7 @@ async def _keep_worker(settings: Settings, url: str) -> None:
     """One worker process, replaced whenever it dies; stopped when cancelled."""
     environment = os.environ | {
         "DEEPERGATGNN_REDIS_URL": url,
+        "DEEPERGATGNN_MODELS": ",".join(settings.models),
         "DEEPERGATGNN_PARENT": str(os.getpid()),
         "DEEPERGATGNN_BROKER_EMBEDDED": str(settings.redis_url is None),
     }

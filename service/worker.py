@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from deepergatgnn.device import device_named
 from deepergatgnn.errors import ConfigError
-from model_store import ModelStore
+from model_store import open_models
 from service import metrics
 from service.batching import Backlog, Budget, EdgeLimit
 from service.clock import BrokerClock
@@ -67,7 +67,7 @@ class Worker:
         self.client = connect(url)
         self.clock = BrokerClock()
         self.queue = WorkQueue(self.client, self.name, settings.lease_s)
-        self.store = ModelStore(settings.model_store)
+        self.store = open_models(settings.model_store, settings.models)
         self.device = device_named(settings.device)
         if settings.threads:
             torch.set_num_threads(settings.threads)
@@ -278,7 +278,7 @@ def _price(delivery: Delivery, costs: Mapping[str, Cost]) -> float:
 
 def run(settings: Settings, url: str) -> None:
     """The whole life of a worker process."""
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     metrics.serve_worker_metrics(settings.metrics_port)
     worker = Worker(settings, url)
     if worker.device.type == "cpu":

@@ -1,8 +1,9 @@
-"""The one door for CIF, POSCAR, extxyz and JSON: text in, a checked structure out."""
+"""The one door for CIF, POSCAR, extxyz, JSON and objects that hold a structure: a checked crystal out."""
 
 from deepergatgnn.structures.crystal import Crystal, crystal_from_arrays, crystal_from_pymatgen, crystal_to_pymatgen
 from deepergatgnn.structures.limits import DEFAULT_LIMITS, StructureLimits
 from deepergatgnn.structures.reader import read_structure
+from deepergatgnn.structures.sources import as_crystal, read_structure_file
 from deepergatgnn.structures.text import StructureFormat
 
 __all__ = [
@@ -10,8 +11,10 @@ __all__ = [
     "Crystal",
     "StructureFormat",
     "StructureLimits",
+    "as_crystal",
     "crystal_from_arrays",
     "crystal_from_pymatgen",
     "crystal_to_pymatgen",
     "read_structure",
+    "read_structure_file",
 ]

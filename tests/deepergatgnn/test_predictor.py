@@ -75,7 +75,8 @@ def test_attention_is_empty_where_it_is_not_wanted_and_nothing_else_changes(pred
         assert one.attention.dtype == np.float32
         assert one.attention.tolist() == (other.attention.tolist() if asked else [])
         assert len(other.attention) > 0
-        assert replace(one, attention=other.attention).__dict__ == other.__dict__
+        assert replace(one, attention=other.attention, embedding=other.embedding).__dict__ == other.__dict__
+        assert one.embedding.tolist() == other.embedding.tolist()
 
 
 def test_attention_is_asked_of_each_graph(predictor: Predictor) -> None:

@@ -100,7 +100,7 @@ class Desk:
         async def answer() -> Document:
             with self.workers.admission.admit(lane) as ticket:
                 return await self.oracle.answer(
-                    Posted(source, "poscar", models, attention=True, id=None),
+                    Posted(source, "poscar", models, attention=True, embedding=False, id=None),
                     request_id="r",
                     started=time.perf_counter(),
                     deadline=time.monotonic() + seconds,

@@ -1,7 +1,7 @@
 """Who is let in: seconds of work, lanes, the measured speed, other replicas, and every second given back."""
 
 import pytest
-from fastapi import FastAPI
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -11,7 +11,7 @@ from service.admission import Admission, Ticket
 from service.cost import Cost
 from service.entries import Lane
 from service.errors import ServiceError
-from service.gate import LOGGED, Gate
+from service.logs import LOGGED, LineLimit
 from service.settings import Settings
 
 COSTS = {"m@1.0.0": Cost(0.0, 0.0, 0.1, 0.0)}  # 0.1 s a crystal
@@ -166,8 +166,8 @@ def test_every_second_that_was_counted_is_given_back(requests: list[tuple[Lane, 
 
 
 def test_of_many_refusals_a_few_are_logged_and_the_others_counted() -> None:
-    gate = Gate(FastAPI())
-    assert [gate.worth_a_line(7) for _ in range(3 * LOGGED)] == [True] * LOGGED + [False] * 2 * LOGGED
+    lines = LineLimit(structlog.get_logger("api"))
+    assert [lines.worth_a_line(7) for _ in range(3 * LOGGED)] == [True] * LOGGED + [False] * 2 * LOGGED
     with capture_logs() as logs:
-        assert gate.worth_a_line(8)
+        assert lines.worth_a_line(8)
     assert [line["refused"] for line in logs] == [3 * LOGGED]

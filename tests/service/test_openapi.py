@@ -146,3 +146,18 @@ def test_other_methods_are_told_which_are_allowed(client: httpx.Client, document
         assert reply.status_code == httpx.codes.METHOD_NOT_ALLOWED, path
         assert reply.headers["content-type"] == "application/problem+json"
         assert {allowed.lower() for allowed in reply.headers["allow"].split(", ")} == set(operations)
+
+
+def test_the_examples_are_of_the_form_that_they_show(document: Document) -> None:
+    shown = {name: schema.get("examples", []) for name, schema in document["components"]["schemas"].items()}
+    for name, examples in shown.items():
+        for example in examples:
+            jsonschema_rs.validate(
+                {"$ref": f"#/components/schemas/{name}", "components": document["components"]}, example
+            )
+    fields = {field for name in ("PredictRequest", "BulkRequest") for example in shown[name] for field in example}
+    assert fields == {"structure", "structures", "format", "models", "attention", "embedding", "id"}
+    [answer] = shown["PredictResponse"]
+    assert set(answer) == set(document["components"]["schemas"]["PredictResponse"]["properties"])
+    prediction = document["components"]["schemas"]["PropertyPrediction"]["properties"]
+    assert set(answer["predictions"][0]) == set(prediction)
