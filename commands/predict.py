@@ -48,7 +48,9 @@ def predict(
                 "property": manifest.target.property,
                 "value": prediction.value,
                 "unit": manifest.target.unit,
-                "interval": {"level": 0.9, "low": prediction.low, "high": prediction.high},
+                "interval": None
+                if prediction.low is None
+                else {"level": 0.9, "low": prediction.low, "high": prediction.high},
                 "domain": {
                     "in_domain": prediction.domain.in_domain,
                     "score": prediction.domain.score,
@@ -58,9 +60,16 @@ def predict(
             }
             for manifest, prediction in found
         ]
-        results.append({"file": str(file), "formula": crystal.formula, "predictions": predictions})
+        missing = [(manifest.reference, manifest.calibration.shortfall()) for manifest, _ in found]
+        warnings = [f"{name} gives no 90 % interval: {reason}" for name, reason in missing if reason]
+        results.append(
+            {"file": str(file), "formula": crystal.formula, "predictions": predictions, "warnings": warnings}
+        )
         if not as_json:
             _show(file, crystal.reduced_formula, predictions)
+            print(
+                *(f"{file}: {warning}" for warning in warnings), sep="\n", end="\n" if warnings else "", file=sys.stderr
+            )
     if as_json:
         print(json.dumps(results))
     if refused:
@@ -70,8 +79,6 @@ def predict(
 def _show(file: Path, formula: str, predictions: list[dict[str, Any]]) -> None:
     for answer in predictions:
         interval = answer["interval"]
+        ends = f"[{interval['low']:.4f}, {interval['high']:.4f}]" if interval else "[no 90 % interval]"
         outside = "" if answer["domain"]["in_domain"] else f"  outside: {'; '.join(answer['domain']['reasons'])}"
-        print(
-            f"{file}  {formula}  {answer['property']} {answer['value']:.4f} {answer['unit']} "
-            f"[{interval['low']:.4f}, {interval['high']:.4f}]{outside}"
-        )
+        print(f"{file}  {formula}  {answer['property']} {answer['value']:.4f} {answer['unit']} {ends}{outside}")

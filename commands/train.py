@@ -5,12 +5,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
+from commands.rows import show_rows, show_split
 from deepergatgnn.errors import DeeperGATGNNError
+
+if TYPE_CHECKING:
+    from training.assembly import Assembly
+    from training.config import TrainingConfig
 
 INTERRUPTED = 130
 
@@ -54,7 +59,6 @@ def train(
     from training.config import read_config
     from training.distributed import joined, speaks
     from training.run import run
-    from training.splits import split_sentence
 
     parsed = read_config(config)
     quiet = as_json or not sys.stderr.isatty() or not speaks()
@@ -63,9 +67,10 @@ def train(
         label = f"epoch {epoch + 1}/{parsed.optimization.epochs}"
         return tqdm(batches, label, total, leave=False, disable=quiet)
 
-    def announce(_: str, sizes: dict[str, int], notes: dict[str, Any]) -> None:
+    def announce(parsed: "TrainingConfig", assembly: "Assembly") -> None:
         if speaks():
-            print(split_sentence(sizes, notes), file=sys.stderr, flush=True)
+            show_rows(parsed, assembly)
+            show_split(assembly)
 
     with _interruptible(), joined(device_named(device)) as place:
         manifests = run(
@@ -85,10 +90,11 @@ def train(
         print(json.dumps([{"model": m.name, "version": m.version, "metrics": m.metrics} for m in manifests]))
         return
     for manifest in manifests:
-        test = manifest.metrics["test"]
+        test, reason = manifest.metrics["test"], manifest.calibration.shortfall()
+        covers = f"no 90 % interval: {reason}" if reason else f"90 % interval covers {test['coverage_90']:.1%}"
         print(
-            f"{manifest.name}@{manifest.version}: test MAE {test['mae']:.4f} {manifest.target.unit} "
-            f"on {test['n']:.0f} crystals, 90 % interval covers {test['coverage_90']:.1%}"
+            f"{manifest.reference}: test MAE {test['mae']:.4f} {manifest.target.unit} "
+            f"on {test['n']:.0f} crystals, {covers}"
         )
 
 

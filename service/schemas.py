@@ -83,14 +83,14 @@ class AtomWeight(BaseModel):
 
 
 class PropertyPrediction(BaseModel):
-    """What one model says."""
+    """What one model says; `interval` is null where its calibration cannot promise one, as `warnings` then says."""
 
     model: str
     version: str
     property: str
     value: float
     unit: str
-    interval: Interval
+    interval: Interval | None
     domain: DomainVerdict
     attention: list[AtomWeight] | None = None
 

@@ -22,7 +22,7 @@ from training.loop import Epoch
 from training.matbench import TASKS, fold_predictions, record, write_record
 from training.member import Track
 from training.publication import build_version
-from training.run import train_members
+from training.run import Announce, train_members
 from training.run_folder import held, write_whole
 
 RESULT, MATBENCH = "result.json", "matbench.json.gz"
@@ -38,7 +38,7 @@ def cross_validate(
     *,
     device: torch.device,
     report: Callable[[Epoch], None],
-    announce: Callable[[str, dict[str, int], dict[str, Any]], None] = lambda _name, _sizes, _notes: None,
+    announce: Announce = lambda _config, _assembly: None,
     track: Track = lambda batches, _epoch, _total: batches,
 ) -> dict[str, Any]:
     """Train, calibrate and score every fold; nothing is published.
@@ -54,7 +54,7 @@ def cross_validate(
         runs: folder of run states.
         device: where to compute.
         report: called after every epoch.
-        announce: called before a fold with its name, the sizes of its parts and what the split came to.
+        announce: called before a fold with its configuration and its data.
         track: wraps the batches of an epoch, for a progress bar.
 
     Returns:
@@ -78,7 +78,7 @@ def cross_validate(
             assembly = first.pop() if first and fold.config.split == config.split else assemble(fold.config)
             fingerprint = _fingerprint(fold.config, assembly)
             if rank() == 0:
-                announce(fold.name, assembly.split.sizes(), assembly.notes)
+                announce(fold.config, assembly)
             result = _finished(folder / fold.name, fingerprint)
             if result is None:
                 result = _train_fold(fold, assembly, store, folder, fingerprint, device, report, track)

@@ -24,7 +24,7 @@ from deepergatgnn.predictor import Predictor
 from deepergatgnn.weights import pack_weights
 from model_store import ModelStore
 from training.assembly import Assembly
-from training.calibration import Said, fit_intervals
+from training.calibration import Said, fit_cross_intervals, fit_intervals
 from training.card import render_card
 from training.config import TrainingConfig
 from training.domain import distances, fit_domain
@@ -124,8 +124,12 @@ def build_version(
     target, scaler = config.targets[index], assembly.scalers[index]
     members = [single_target(network, index).to(device) for network in networks]
 
+    def numbered(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = rows[np.isfinite(assembly.truth[rows, index])]
+        return found
+
     def ask(rows: NDArray[np.int64]) -> _Said:
-        known = rows[np.isfinite(assembly.truth[rows, index])]
+        known = numbered(rows)
         graphs = [assembly.dataset.graphs[row] for row in known]
         answers = [outputs(member, graphs, device) for member in members]
         return _Said(
@@ -137,8 +141,10 @@ def build_version(
             scaled=assembly.scaled[known, index].astype(np.float64),
         )
 
-    validation, held_out = ask(assembly.split.validation), ask(assembly.split.calibration)
-    rows = assembly.split.train[np.isfinite(assembly.truth[assembly.split.train, index])]
+    validation = ask(assembly.split.validation)
+    folds = [ask(fold) if len(numbered(fold)) else None for fold in assembly.folds]
+    held_out = (folds[0] or validation) if folds else ask(assembly.split.calibration)
+    rows = numbered(np.setdiff1d(assembly.split.train, assembly.folds[0]) if folds else assembly.split.train)
     training = [assembly.dataset.graphs[row] for row in rows]
     some = training[:: -(-len(training) // DOMAIN_CRYSTALS)]
     domain, arrays = fit_domain(training, outputs(members[0], some, device).crystal_vectors, held_out.vectors)
@@ -147,6 +153,11 @@ def build_version(
         scores = distances(said.vectors, arrays) / domain.distance_limit
         return said.log_spreads, said.outputs, scores, said.scaled
 
+    if folds:
+        own = [said.outputs[member] - said.scaled if said else np.empty(0) for member, said in enumerate(folds)]
+        calibration = fit_cross_intervals(known(validation), own)
+    else:
+        calibration = fit_intervals(known(validation), known(held_out))
     manifest = Manifest(
         name=target.model,
         version=number,
@@ -158,7 +169,7 @@ def build_version(
         ),
         scaler=scaler,
         members=len(members),
-        calibration=fit_intervals(known(validation), known(held_out)),
+        calibration=calibration,
         domain=domain,
         metrics={"validation": finite(errors(unscale(validation.outputs.mean(axis=0), scaler), validation.truth))},
         golden=(),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,6 +19,8 @@ from training.publication import publish
 from training.state import Progress
 from training.tasks import load_run, training_task
 
+Announce = Callable[[TrainingConfig, Assembly], None]
+
 
 def run(
     config: TrainingConfig,
@@ -29,7 +30,7 @@ def run(
     device: torch.device,
     report: Callable[[Epoch], None],
     track: Track = lambda batches, _epoch, _total: batches,
-    announce: Callable[[str, dict[str, int], dict[str, Any]], None] = lambda _name, _sizes, _notes: None,
+    announce: Announce = lambda _config, _assembly: None,
     plots: bool = True,
     prepared: Path | None = None,
     member: int | None = None,
@@ -43,7 +44,7 @@ def run(
         device: where to compute.
         report: called after every epoch.
         track: wraps the batches of an epoch, for a progress bar.
-        announce: called before training with the name of the run, the sizes of its parts and what the split came to.
+        announce: called before training with the configuration and its data.
         plots: whether to draw the images that lie beside the cards.
         prepared: a folder that `tasks.save_run` wrote for this configuration, instead of the data.
         member: train this one only, counted from 1, and publish nothing; another run does, when all are trained.
@@ -57,7 +58,7 @@ def run(
         TrainingError: if the loss is not finite.
     """
     assembly = assemble(config) if prepared is None else load_run(config, prepared)
-    announce(config.name, assembly.split.sizes(), assembly.notes)
+    announce(config, assembly)
     trained = train_members(config, assembly, store, runs, device=device, report=report, track=track, member=member)
     if rank() or member is not None:
         return []

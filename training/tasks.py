@@ -42,6 +42,7 @@ def training_task(config: TrainingConfig, assembly: Assembly, store: ModelStore)
         starts=() if config.start is None else _starts(config, store, config.start),
         training=assembly.examples(assembly.split.train),
         validation=assembly.examples(assembly.split.validation),
+        folds=tuple(tuple(np.searchsorted(assembly.split.train, fold).tolist()) for fold in assembly.folds),
     )
 
 
@@ -55,7 +56,11 @@ def save_run(config: TrainingConfig, assembly: Assembly, store: ModelStore, fold
         raise ConfigError(f"{folder} holds something else: name a new folder")
     task = training_task(config, assembly, store)
     parts = {part: getattr(assembly.split, part) for part in PARTS}
-    record = {"scalers": [scaler.model_dump() for scaler in assembly.scalers], "notes": assembly.notes}
+    record = {
+        "scalers": [scaler.model_dump() for scaler in assembly.scalers],
+        "notes": assembly.notes,
+        "folds": [fold.tolist() for fold in assembly.folds],
+    }
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(".part", f".{folder.name}.", folder.parent))
     try:
@@ -83,6 +88,7 @@ def load_run(config: TrainingConfig, folder: Path) -> Assembly:
         scalers=tuple(Scaler(**scaler) for scaler in found.record["scalers"]),
         scaled=found.scaled,
         notes=found.record["notes"],
+        folds=tuple(np.array(fold, dtype=np.int64) for fold in found.record["folds"]),
     )
     if found.task.fingerprints[0] != assembly.fingerprint(config, 0):
         raise ConfigError(f"{folder} was prepared for another configuration: prepare it again for this one")
