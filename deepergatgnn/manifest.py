@@ -168,8 +168,24 @@ class Golden(_Record):
     value: float
 
 
+class StartRecord(_Record):
+    """What the weights began as.
+
+    Attributes:
+        reference: NAME@VERSION, or the folder of a run.
+        sha256: of its manifest, or of the state of its first member.
+        test_rows, test_formulas: rows of the test part whose crystal, or whose reduced formula, it had learned from;
+            None where its data were not there to compare.
+    """
+
+    reference: str
+    sha256: str
+    test_rows: int | None = None
+    test_formulas: int | None = None
+
+
 class Provenance(_Record):
-    """Where the weights come from."""
+    """Where the weights come from; `start` is None where they began at random, and in older versions."""
 
     dataset: str
     dataset_sha256: str
@@ -186,6 +202,7 @@ class Provenance(_Record):
     seconds: float
     hardware: str
     packages: dict[str, str]
+    start: StartRecord | None = None
 
 
 class Manifest(_Record):

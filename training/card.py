@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from deepergatgnn.artifact import IMAGE
 from deepergatgnn.elements import element_symbol
 from deepergatgnn.errors import ArtifactError
-from deepergatgnn.manifest import LEVELS, NAME_PATTERN, VERSION_PATTERN, Manifest
+from deepergatgnn.manifest import LEVELS, NAME_PATTERN, VERSION_PATTERN, Manifest, StartRecord
 from training.evaluation import percent
 from training.report import CAPTIONS
 
@@ -261,7 +261,21 @@ def _making(manifest: Manifest) -> str:
 
 {origin.epochs} epochs, best {origin.best_epoch}, {seeds}, {origin.seconds / 60:.1f} minutes on {origin.hardware};
 {packages}. The whole configuration is in the manifest.
-{_images(manifest, "learning-curve.png")}"""
+{_start(origin.start)}{_images(manifest, "learning-curve.png")}"""
+
+
+def _start(start: StartRecord | None) -> str:
+    """What the weights began as, and how much of the test part that had learned from."""
+    if start is None:
+        return ""
+    if start.test_rows is None:
+        known = "Whether rows of this test part are among what it learned from is not known: its data were not at hand."
+    else:
+        known = (
+            f"Of this test part it had learned from {start.test_rows} crystals, and from crystals with the reduced "
+            f"formulas of {start.test_formulas}."
+        )
+    return f"\nThe weights began as those of {start.reference} (sha256 {start.sha256}). {known}\n"
 
 
 def _images(manifest: Manifest, *names: str) -> str:

@@ -68,7 +68,8 @@ class TrainingConfig(_Section):
         extra_data: more sets of the same targets; their rows join the training part, as far as the main set does not
             have their reduced formulas.
         exclude: whose formulas the training part must not have, so that this network may later start another run.
-        start: a published version whose weights the network begins with, NAME or NAME@VERSION.
+        start: whose weights the network begins with: a published version, NAME or NAME@VERSION, or the folder of
+            another run, runs/NAME, which is continued so with more epochs or data.
         source, licence: of the data, for the card.
         version: to publish; the next free one, if not given.
         members: networks, trained from different seeds, that make up one version (Lakshminarayanan et al.,

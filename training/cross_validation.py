@@ -23,7 +23,8 @@ from training.matbench import TASKS, fold_predictions, record, write_record
 from training.member import Track
 from training.publication import build_version
 from training.run import Announce, train_members
-from training.run_folder import held, write_whole
+from training.run_folder import held, require_writable, write_whole
+from training.start import start_record
 
 RESULT, MATBENCH = "result.json", "matbench.json.gz"
 FIGURES = ("mae", "rmse", "r2", "coverage_90", "mean_width_90")
@@ -64,6 +65,7 @@ def cross_validate(
         ConfigError: if the data or the split do not fit.
         TrainingError: if a loss is not finite.
     """
+    require_writable(runs, "the folder of runs")
     folder = runs / config.name
     first: list[Assembly] = []
 
@@ -150,9 +152,9 @@ def _train_fold(
     if rank():
         return {}
     networks, progress = [network for network, _ in trained], [where for _, where in trained]
-    figures = []
+    start, figures = start_record(fold.config, assembly, store), []
     for index, target in enumerate(fold.config.targets):
-        version = build_version(fold.config, assembly, networks, progress, index, UNPUBLISHED, device)
+        version = build_version(fold.config, assembly, networks, progress, index, UNPUBLISHED, device, start=start)
         name = f"predictions-{target.model}.csv.gz"
         write_whole(folder / fold.name / name, prediction_table(version, assembly.dataset.ids))
         figures.append(version.manifest.metrics["test"] | {"predictions": f"{fold.name}/{name}"})

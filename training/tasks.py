@@ -6,18 +6,16 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.manifest import Scaler
-from deepergatgnn.network import DeeperGATGNN
-from deepergatgnn.weights import load_artifact
 from model_store import ModelStore
 from training.assembly import Assembly
 from training.cached import TASK, CachedRun, read_run, write_run
 from training.config import TrainingConfig
 from training.member import TrainingTask
 from training.splits import PARTS, Split
+from training.start import starting_weights
 
 
 def training_task(config: TrainingConfig, assembly: Assembly, store: ModelStore) -> TrainingTask:
@@ -26,10 +24,10 @@ def training_task(config: TrainingConfig, assembly: Assembly, store: ModelStore)
     Args:
         config: of the run.
         assembly: its data.
-        store: where the version is that `config.start` names.
+        store: where the version is that `config.start` names, if it names one.
 
     Raises:
-        ConfigError: if that version has another network or featuriser.
+        ConfigError: if that version, or that run, has another network or featuriser.
     """
     return TrainingTask(
         name=config.name,
@@ -39,7 +37,7 @@ def training_task(config: TrainingConfig, assembly: Assembly, store: ModelStore)
         weights=tuple(target.weight for target in config.targets),
         seed=config.seed,
         fingerprints=tuple(assembly.fingerprint(config, member) for member in range(config.members)),
-        starts=() if config.start is None else _starts(config, store, config.start),
+        starts=starting_weights(config, store),
         training=assembly.examples(assembly.split.train),
         validation=assembly.examples(assembly.split.validation),
         folds=tuple(tuple(np.searchsorted(assembly.split.train, fold).tolist()) for fold in assembly.folds),
@@ -93,21 +91,3 @@ def load_run(config: TrainingConfig, folder: Path) -> Assembly:
     if found.task.fingerprints[0] != assembly.fingerprint(config, 0):
         raise ConfigError(f"{folder} was prepared for another configuration: prepare it again for this one")
     return assembly
-
-
-def _starts(config: TrainingConfig, store: ModelStore, reference: str) -> tuple[dict[str, Tensor], ...]:
-    """The weights of the members of a published version, all but their heads."""
-    manifest, others, _ = load_artifact(store.folder(reference))
-    ours = DeeperGATGNN(config.network, config.graph).state_dict()
-    starts = [{key: value for key, value in other.state_dict().items() if not _is_head(key)} for other in others]
-    wanted = {key: value.shape for key, value in ours.items() if not _is_head(key)}
-    if manifest.graph != config.graph or any({k: v.shape for k, v in start.items()} != wanted for start in starts):
-        raise ConfigError(
-            f"start: {reference} has another network or featuriser: take its sizes, "
-            f"{manifest.network.layers} layers of {manifest.network.channels} channels"
-        )
-    return tuple(starts)
-
-
-def _is_head(name: str) -> bool:
-    return name.startswith(("head.", "spread."))

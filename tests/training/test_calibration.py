@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from deepergatgnn import manifest
 from deepergatgnn.batch import collate
 from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn import manifest
 from deepergatgnn.intervals import half_widths, interval_ends, scale, spread_features, spreads
 from deepergatgnn.manifest import Calibration, Scaler, Spread, crystals_needed
 from deepergatgnn.predictor import Predictor
