@@ -114,10 +114,10 @@ def train(
             f"on {test['n']:.0f} crystals, {covers}"
         )
         if production != manifest.version:
-            place = f" --store {shlex.quote(str(store))}" if store else ""
+            option = f" --store {shlex.quote(str(store))}" if store else ""
             print(
                 f"{manifest.name}: in production {f'stays {production}' if production else 'is no version'}; to serve "
-                f"this one: deepergatgnn models promote {manifest.reference}{place}"
+                f"this one: deepergatgnn models promote {manifest.reference}{option}"
             )
 
 

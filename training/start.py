@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from deepergatgnn.artifact import MANIFEST, digest
-from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
+from deepergatgnn.errors import ConfigError, DeeperGATGNNError
 from deepergatgnn.manifest import StartRecord
 from deepergatgnn.network import DeeperGATGNN
 from deepergatgnn.weights import load_artifact
@@ -153,7 +153,7 @@ def start_record(config: TrainingConfig, assembly: Assembly, store: ModelStore) 
     start = read_start(config.start, store)
     try:
         rows, formulas = _overlap(assembly, _learned(start, store))
-    except (ConfigError, ModelNotFoundError, ArtifactError) as error:
+    except (DeeperGATGNNError, OSError) as error:
         log.warning("start: what %s learned from is not known here, nor whether test rows are among it: %s",
                     start.reference, error)  # fmt: skip
         return StartRecord(reference=start.reference, sha256=start.sha256)
