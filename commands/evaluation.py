@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,9 @@ def evaluate(
     dataset: Annotated[str, typer.Argument(help=DatasetName)],
     target: TargetOption = None,
     where: WhereOption = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="CSV to write, a line for each row, such as predictions.csv.", metavar="FILE")
+    ] = None,
     store: StoreOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -30,7 +34,7 @@ def evaluate(
     from training.scoring import evaluate as score
 
     predictor = Predictor.load(open_store(store).folder(model), device_named(device))
-    result = score(predictor, dataset, target, where)
+    result = score(predictor, dataset, target, where, predictions)
     if as_json:
         print(json.dumps(result))
         return

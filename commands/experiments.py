@@ -10,8 +10,11 @@ import typer
 
 from commands.evaluation import print_table
 from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
+from commands.rows import show_rows, show_split
 
 if TYPE_CHECKING:
+    from training.assembly import Assembly
+    from training.config import TrainingConfig
     from training.loop import Epoch
     from training.member import Track
 
@@ -36,12 +39,17 @@ def cross_validate(
     from training.config import read_config
     from training.cross_validation import cross_validate as validate
     from training.distributed import joined
-    from training.splits import split_sentence
 
     parsed = read_config(config)
 
-    def announce(name: str, sizes: dict[str, int], notes: dict[str, Any]) -> None:
-        print(f"{name}: {split_sentence(sizes, notes)}", file=sys.stderr, flush=True)
+    announced = False
+
+    def announce(fold: "TrainingConfig", assembly: "Assembly") -> None:
+        nonlocal announced
+        if not announced:
+            show_rows(fold, assembly)
+        announced = True
+        show_split(assembly, fold.name)
 
     with joined(device_named(device)) as place:
         summary = validate(

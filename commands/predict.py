@@ -179,9 +179,16 @@ def _predict(place: str, predictors: Sequence["Predictor"]) -> tuple[Result, lis
         "reduced_formula": crystal.reduced_formula,
         "n_atoms": crystal.n_atoms,
         "predictions": predictions,
-        "warnings": list(crystal.warnings),
+        "warnings": [*crystal.warnings, *_without_interval(predictors)],
     }
     return result, found
+
+
+def _without_interval(predictors: Sequence["Predictor"]) -> Iterator[str]:
+    """Why a model gives no interval, for each that does not."""
+    for predictor in predictors:
+        if reason := predictor.manifest.calibration.shortfall():
+            yield f"{predictor.manifest.reference} gives no 90 % interval: {reason}"
 
 
 def _standard_input(most: int) -> bytes:
@@ -198,7 +205,9 @@ def _document(predictor: "Predictor", prediction: "Prediction") -> Result:
         "property": manifest.target.property,
         "value": prediction.value,
         "unit": manifest.target.unit,
-        "interval": {"level": LEVEL, "low": prediction.low, "high": prediction.high},
+        "interval": None
+        if prediction.low is None
+        else {"level": LEVEL, "low": prediction.low, "high": prediction.high},
         "domain": {
             "in_domain": prediction.domain.in_domain,
             "score": prediction.domain.score,

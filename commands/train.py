@@ -1,16 +1,23 @@
 """`train`."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
-from deepergatgnn.errors import DeeperGATGNNError
+from commands.rows import show_rows, show_split
+from deepergatgnn.errors import DeeperGATGNNError, ModelNotFoundError
+from model_store import ModelStore
+
+if TYPE_CHECKING:
+    from training.assembly import Assembly
+    from training.config import TrainingConfig
 
 INTERRUPTED = 130
 
@@ -33,7 +40,7 @@ def train(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train, calibrate, evaluate and publish a version into the store.
+    """Train, calibrate, evaluate and publish a version into the store; test predictions are in RUNS/NAME.
 
     Example: deepergatgnn train training/recipes/example.yaml
 
@@ -53,9 +60,7 @@ def train(
     from training.cached import report_epoch
     from training.config import read_config
     from training.distributed import joined, speaks
-    from training.row_warnings import warning_lines, warning_table
     from training.run import run
-    from training.splits import split_sentence
 
     parsed = read_config(config)
     quiet = as_json or not sys.stderr.isatty() or not speaks()
@@ -64,15 +69,17 @@ def train(
         label = f"epoch {epoch + 1}/{parsed.optimization.epochs}"
         return tqdm(batches, label, total, leave=False, disable=quiet)
 
-    def announce(_: str, sizes: dict[str, int], notes: dict[str, Any]) -> None:
+    def announce(parsed: "TrainingConfig", assembly: "Assembly") -> None:
         if speaks():
-            for line in [*warning_lines(warning_table(notes["warnings"])), split_sentence(sizes, notes)]:
-                print(line, file=sys.stderr, flush=True)
+            show_rows(parsed, assembly)
+            show_split(assembly)
 
+    opened = open_store(store)
+    before = {f"{name}@{version}" for name in opened.names() for version in opened.versions(name)}
     with _interruptible(), joined(device_named(device)) as place:
         manifests = run(
             parsed,
-            open_store(store),
+            opened,
             runs,
             device=place,
             report=report_epoch,
@@ -83,15 +90,43 @@ def train(
         )
     if not speaks():
         return
+    known = [_in_production(opened, manifest.name) for manifest in manifests]
     if as_json:
-        print(json.dumps([{"model": m.name, "version": m.version, "metrics": m.metrics} for m in manifests]))
+        documents = [
+            {
+                "model": manifest.name,
+                "version": manifest.version,
+                "published": manifest.reference not in before,
+                "production": production,
+                "metrics": manifest.metrics,
+            }
+            for manifest, production in zip(manifests, known, strict=True)
+        ]
+        print(json.dumps(documents))
         return
-    for manifest in manifests:
-        test = manifest.metrics["test"]
+    for manifest, production in zip(manifests, known, strict=True):
+        if manifest.reference in before:
+            print(f"already published as {manifest.reference}: the same configuration, data and weights")
+        test, reason = manifest.metrics["test"], manifest.calibration.shortfall()
+        covers = f"no 90 % interval: {reason}" if reason else f"90 % interval covers {test['coverage_90']:.1%}"
         print(
-            f"{manifest.name}@{manifest.version}: test MAE {test['mae']:.4f} {manifest.target.unit} "
-            f"on {test['n']:.0f} crystals, 90 % interval covers {test['coverage_90']:.1%}"
+            f"{manifest.reference}: test MAE {test['mae']:.4f} {manifest.target.unit} "
+            f"on {test['n']:.0f} crystals, {covers}"
         )
+        if production != manifest.version:
+            option = f" --store {shlex.quote(str(store))}" if store else ""
+            print(
+                f"{manifest.name}: in production {f'stays {production}' if production else 'is no version'}; to serve "
+                f"this one: deepergatgnn models promote {manifest.reference}{option}"
+            )
+
+
+def _in_production(store: ModelStore, name: str) -> str | None:
+    """The version of a model in production; None if there is none."""
+    try:
+        return store.production(name)
+    except ModelNotFoundError:
+        return None
 
 
 @contextmanager

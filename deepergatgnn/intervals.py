@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deepergatgnn.manifest import Calibration, Scaler, Spread
+from deepergatgnn.manifest import Calibration, Scaler, Spread, conformal_rank
 
 _SMALLEST = 1e-6  # of a standard deviation over members, so that its logarithm is finite
 _SIDES = np.array([-1.0, 1.0]).reshape(2, 1, 1)
@@ -42,22 +42,43 @@ def spread_features(
 
 
 def half_widths(spread: NDArray[np.float64], calibration: Calibration, level: str | None = None) -> NDArray[np.float64]:
-    """Half widths of the intervals of a level [n], or of every level [L, n], in the network's units."""
+    """Half widths of the split-conformal intervals of a level [n], or of every level [L, n], in the network's units."""
     factors = list(calibration.factors.values()) if level is None else calibration.factors[level]
     classes = np.searchsorted(calibration.edges, spread, side="right")
-    result: NDArray[np.float64] = np.array(factors)[..., classes] * spread
+    table = np.array(factors, dtype=np.float64).reshape(*np.shape(factors)[:-1], len(calibration.edges) + 1)
+    result: NDArray[np.float64] = table[..., classes] * spread
     return result
 
 
 def interval_ends(
-    middle: NDArray[np.float64], spread: NDArray[np.float64], calibration: Calibration, scaler: Scaler
+    outputs: NDArray[np.float64], spread: NDArray[np.float64], calibration: Calibration, scaler: Scaler
 ) -> NDArray[np.float64]:
-    """Ends of the intervals around outputs [n], in the target's unit.
+    """Ends of the intervals around the mean of the members' outputs [members, n], in the target's unit.
 
     Returns:
-        [2, L, n]: low and high, for every level in the order of `calibration.factors`.
+        [2, L, n]: low and high, for every level in the order of `calibration.levels`.
     """
-    return unscale(middle + _SIDES * half_widths(spread, calibration), scaler)
+    if not calibration.levels:
+        return np.empty((2, 0, len(spread)))
+    if calibration.method == "cv+":
+        return unscale(_cross_ends(outputs, calibration), scaler)
+    return unscale(outputs.mean(axis=0) + _SIDES * half_widths(spread, calibration), scaler)
+
+
+def _cross_ends(outputs: NDArray[np.float64], calibration: Calibration) -> NDArray[np.float64]:
+    """Ends of the CV+ intervals [2, L, n], in the network's units.
+
+    Quantiles of output ± residual over all crystals of the folds, each with the output of the member that did not
+    learn from it: the ⌈(n+1)·level⌉-th smallest of the upper ends, the ⌈(n+1)·level⌉-th largest of the lower ones.
+    The mean of the members is always inside.
+    """
+    counts = [len(each) for each in calibration.residuals]
+    off = np.array([each for fold in calibration.residuals for each in fold])[:, None]
+    middles = np.repeat(outputs, counts, axis=0)
+    lows, highs = np.sort(middles - off, axis=0), np.sort(middles + off, axis=0)
+    ranks = np.array([conformal_rank(level, calibration.n) for level in calibration.levels])
+    mean = outputs.mean(axis=0)
+    return np.stack([np.minimum(lows[calibration.n - ranks], mean), np.maximum(highs[ranks - 1], mean)])
 
 
 def scale(values: ArrayLike, scaler: Scaler) -> NDArray[np.float64]:

@@ -4,15 +4,20 @@ Schema versions are numbered from 1; `migrate` brings an older manifest to the c
 keep one frozen checkpoint of each.
 """
 
+import math
+from fractions import Fraction
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.errors import ArtifactError
 from deepergatgnn.network_config import NetworkConfig
 
 SCHEMA_VERSION = 2
+LEVELS = ("0.5", "0.8", "0.9", "0.95")  # of intervals, where there are crystals enough to promise them
+MAIN_LEVEL = "0.9"  # of the interval that an answer has
 NAME_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})$"  # \d has digits of all scripts
 
@@ -61,33 +66,79 @@ class Spread(_Record):
 
 
 class Calibration(_Record):
-    """Split-conformal intervals, output ± factor * spread, with a factor for each class of spread.
+    """Conformal intervals, at those levels only that so many calibration crystals can promise.
 
-    Lei et al., doi:10.1080/01621459.2017.1307116; normalised and Mondrian as in Boström and Johansson, PMLR 128, 114
-    (2020).
+    Split-conformal: output ± factor * spread, with a factor for each class of spread. Lei et al.,
+    doi:10.1080/01621459.2017.1307116; normalised and Mondrian as in Boström and Johansson, PMLR 128, 114 (2020).
+
+    CV+: quantiles of the outputs of the members ± their residuals, where each member of the ensemble did not learn
+    from a fold of its own. Barber et al., Ann. Stat. 49, 486 (2021), doi:10.1214/20-AOS1965.
 
     Attributes:
-        n: calibration crystals, which neither training nor early stopping saw.
+        n: crystals whose residuals count, of networks that did not learn from them.
         spread: of a crystal.
         edges: between the classes of spread, ascending; none for a single class.
-        factors: level, as text such as "0.9" → the factor of each class, one more than edges.
+        factors: split-conformal: level, as text such as "0.9" → the factor of each class, one more than edges. A level
+            that `n` crystals cannot promise is left out when it is read: older versions have them.
+        residuals: CV+: for each member the absolute residuals of the crystals of its fold, in the network's units.
     """
 
-    method: Literal["split-conformal"] = "split-conformal"
-    n: int = Field(ge=1)
+    method: Literal["split-conformal", "cv+"] = "split-conformal"
+    n: int = Field(ge=0)
     spread: Spread = Spread()
     edges: tuple[float, ...] = ()
-    factors: dict[str, tuple[Annotated[float, Field(ge=0)], ...]]
+    factors: dict[str, tuple[Annotated[float, Field(ge=0)], ...]] = {}
+    residuals: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...] = ()
+
+    @field_validator("factors")
+    @classmethod
+    def _promised(cls, factors: dict[str, tuple[float, ...]], info: ValidationInfo) -> dict[str, tuple[float, ...]]:
+        n = info.data.get("n", 0)
+        return {level: each for level, each in factors.items() if conformal_rank(level, n) is not None}
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if "0.9" not in self.factors:
-            raise ValueError('factors has no level "0.9"')
         if any(len(each) != len(self.edges) + 1 for each in self.factors.values()):
             raise ValueError(f"factors must have {len(self.edges) + 1} numbers a level, one more than edges")
         if list(self.edges) != sorted(self.edges):
             raise ValueError("edges must ascend")
+        if self.method == "cv+" and sum(map(len, self.residuals)) != self.n:
+            raise ValueError(f"residuals must be those of {self.n} crystals")
         return self
+
+    @cached_property
+    def levels(self) -> tuple[str, ...]:
+        """Levels of which there are intervals."""
+        if self.method == "cv+":
+            return tuple(level for level in LEVELS if conformal_rank(level, self.n) is not None)
+        return tuple(self.factors)
+
+    def shortfall(self, level: str = MAIN_LEVEL) -> str | None:
+        """Why there is no interval at a level, a clause; None if there is one."""
+        if level in self.levels:
+            return None
+        if conformal_rank(level, self.n) is not None:
+            return f"the residuals of its {self.n} calibration crystals have no finite quantile"
+        count = f"{self.n} calibration crystal{'' if self.n == 1 else 's'}"
+        return f"{count} cannot promise it, which takes {crystals_needed(level)}"
+
+
+def conformal_rank(level: str, n: int) -> int | None:
+    """⌈(n+1)·level⌉, the rank of the residual that covers a new one with that probability; None where it exceeds n.
+
+    Raises:
+        ValueError: if the level is not a number between 0 and 1, such as "0.9".
+    """
+    if not 0 < float(level) < 1:
+        raise ValueError(f"level {level[:20]!r} is not between 0 and 1")
+    rank = math.ceil((n + 1) * Fraction(level))  # in floating point some whole numbers would be rounded up
+    return rank if rank <= n else None
+
+
+def crystals_needed(level: str) -> int:
+    """The least number of calibration crystals that can promise a level: 9 for "0.9"."""
+    share = Fraction(level)
+    return math.ceil(share / (1 - share))
 
 
 class Domain(_Record):
@@ -117,8 +168,24 @@ class Golden(_Record):
     value: float
 
 
+class StartRecord(_Record):
+    """What the weights began as.
+
+    Attributes:
+        reference: NAME@VERSION, or the folder of a run.
+        sha256: of its manifest, or of the state of its first member.
+        test_rows, test_formulas: rows of the test part whose crystal, or whose reduced formula, it had learned from;
+            None where its data were not there to compare.
+    """
+
+    reference: str
+    sha256: str
+    test_rows: int | None = None
+    test_formulas: int | None = None
+
+
 class Provenance(_Record):
-    """Where the weights come from."""
+    """Where the weights come from; `start` is None where they began at random, and in older versions."""
 
     dataset: str
     dataset_sha256: str
@@ -135,6 +202,7 @@ class Provenance(_Record):
     seconds: float
     hardware: str
     packages: dict[str, str]
+    start: StartRecord | None = None
 
 
 class Manifest(_Record):
@@ -171,9 +239,11 @@ class Manifest(_Record):
         return f"{self.name}@{self.version}"
 
     @model_validator(mode="after")
-    def _one_target(self) -> Self:
+    def _consistent(self) -> Self:
         if self.network.targets != 1:
             raise ValueError(f"network.targets is {self.network.targets}: a version predicts one property")
+        if self.calibration.method == "cv+" and len(self.calibration.residuals) != self.members:
+            raise ValueError(f"calibration.residuals must be those of {self.members} members")
         return self
 
 

@@ -26,7 +26,7 @@ from deepergatgnn.domain import DomainJudgement, judge_all
 from deepergatgnn.equivalence import merged_graphs
 from deepergatgnn.errors import StructureError
 from deepergatgnn.intervals import interval_ends, spreads, unscale
-from deepergatgnn.manifest import Manifest
+from deepergatgnn.manifest import MAIN_LEVEL, Manifest
 from deepergatgnn.network import DeeperGATGNN, NetworkOutput
 from deepergatgnn.structures import as_crystal
 from deepergatgnn.weights import load_artifact
@@ -41,8 +41,8 @@ class Prediction:
 
     Attributes:
         value: in the unit of the manifest's target.
-        low, high: ends of the 90 % interval, same unit.
-        intervals: ends at every calibrated level, by level such as "0.5".
+        low, high: ends of the 90 % interval, same unit; None where the calibration cannot promise one.
+        intervals: ends at every promised level, by level such as "0.5".
         spread: what the widths scale with, in the network's units.
         domain: whether the crystal is like the training set, and why not.
         attention: float32 [N], weight of each atom, >= 0, sums to 1; [0] where it was not wanted.
@@ -52,8 +52,8 @@ class Prediction:
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     intervals: dict[str, tuple[float, float]]
     spread: float
     domain: DomainJudgement
@@ -227,14 +227,15 @@ class Predictor:
         calibration, domain, scaler = manifest.calibration, manifest.domain, manifest.scaler
         middle = outputs.mean(axis=0)
         spread = spreads(log_spreads, outputs, distances / domain.distance_limit, calibration.spread)
-        lows, highs = interval_ends(middle, spread, calibration, scaler).tolist()  # each [L][n]
+        lows, highs = interval_ends(outputs, spread, calibration, scaler).tolist()  # each [L][n]
         by_level = [zip(low, high, strict=True) for low, high in zip(lows, highs, strict=True)]
-        levels = list(calibration.factors)
+        levels = calibration.levels
+        main, nothing = levels.index(MAIN_LEVEL) if MAIN_LEVEL in levels else None, [None] * n
         fields = (
             unscale(middle, scaler).tolist(),
-            lows[levels.index("0.9")],
-            highs[levels.index("0.9")],
-            [dict(zip(levels, ends, strict=True)) for ends in zip(*by_level, strict=True)],
+            nothing if main is None else lows[main],
+            nothing if main is None else highs[main],
+            [dict(zip(levels, ends, strict=True)) for ends in zip(*by_level, strict=True)] if levels else [{}] * n,
             spread.tolist(),
             judge_all(graphs, distances.tolist(), domain),
             _by_crystal(graphs, moved, said, attention),

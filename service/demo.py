@@ -73,7 +73,7 @@ def _show(console: Console, name: str, answer: dict[str, Any], round_trip_ms: fl
             f"{prediction['model']}@{prediction['version']}",
             prediction["property"],
             f"{prediction['value']:.4f}",
-            f"{interval['low']:.4f} to {interval['high']:.4f}",
+            f"{interval['low']:.4f} to {interval['high']:.4f}" if interval else "none",
             prediction["unit"],
             "inside" if domain["in_domain"] else "; ".join(domain["reasons"]),
         )

@@ -91,12 +91,17 @@ class Entry:
 
 @dataclass
 class ModelAnswer:
-    """What one checkpoint says of the crystal; `attention` and `embedding` are empty where they were not wanted."""
+    """What one checkpoint says of the crystal.
+
+    Attributes:
+        low, high: ends of the 90 % interval; None where the calibration cannot promise one.
+        attention, embedding: empty where they were not wanted.
+    """
 
     model: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     in_domain: bool
     score: float
     reasons: tuple[str, ...]

@@ -146,7 +146,7 @@ class Oracle:
             "n_edges": parsed.graphs[0].n_edges,
             "cell": parsed.cell,
             "predictions": predictions,
-            "warnings": parsed.warnings,
+            "warnings": [*parsed.warnings, *_missing_intervals(wanted.manifests)],
             "latency_ms": latency,
         }
 
@@ -252,7 +252,7 @@ def _prediction(manifest: Manifest, answer: ModelAnswer, parsed: Parsed, posted:
         "property": manifest.target.property,
         "value": answer.value,
         "unit": manifest.target.unit,
-        "interval": {"level": LEVEL, "low": answer.low, "high": answer.high},
+        "interval": None if answer.low is None else {"level": LEVEL, "low": answer.low, "high": answer.high},
         "domain": {"in_domain": answer.in_domain, "score": answer.score, "reasons": answer.reasons},
     }
     if posted.embedding:
@@ -266,6 +266,12 @@ def _prediction(manifest: Manifest, answer: ModelAnswer, parsed: Parsed, posted:
             )
         ]
     return document
+
+
+def _missing_intervals(manifests: Sequence[Manifest]) -> list[str]:
+    """A sentence for each version that promises no interval."""
+    reasons = [(manifest.reference, manifest.calibration.shortfall()) for manifest in manifests]
+    return [f"{reference} gives no 90 % interval: {reason}" for reference, reason in reasons if reason]
 
 
 def _count(parsed: Parsed, predictions: Sequence[Document], latency: Mapping[str, float], held_ms: float) -> None:

@@ -130,7 +130,7 @@ class AtomWeight(BaseModel):
 
 
 class PropertyPrediction(BaseModel):
-    """What one model says."""
+    """What one model says; `interval` is null where its calibration cannot promise one, as `warnings` then says."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [PREDICTION]})
 
@@ -139,7 +139,7 @@ class PropertyPrediction(BaseModel):
     property: str
     value: float
     unit: str
-    interval: Interval
+    interval: Interval | None
     domain: DomainVerdict
     attention: list[AtomWeight] | None = None
     embedding: list[float] | None = Field(

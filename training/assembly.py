@@ -11,14 +11,19 @@ from numpy.typing import NDArray
 from deepergatgnn.artifact import digest
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.intervals import scale
-from deepergatgnn.manifest import Scaler
+from deepergatgnn.manifest import MAIN_LEVEL, Scaler, crystals_needed
 from training.batches import Examples
 from training.cache import prepared_dataset
 from training.config import ExcludedRows, TargetConfig, TrainingConfig
 from training.packed import Selected
 from training.prepared import PreparedDataset
+from training.row_counts import EXAMPLES, missing_groups, refusal_groups, sentence, transformed
 from training.row_warnings import joined
 from training.splits import Split, describe_split, split_rows
+from training.yaml_errors import nearest
+
+LARGEST = 1e30  # magnitude of a target after its transform, whose square still has room in float64
+SAME = 1e-12  # of the largest magnitude: a smaller standard deviation is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +37,8 @@ class Assembly:
         scalers: of each target, from the training part.
         scaled: targets as the network sees them [n, T].
         notes: what the split came to, for the record.
+        folds: for each member the training rows that it does not learn from, whose residuals make its part of CV+
+            intervals; none where a calibration part makes them.
     """
 
     dataset: PreparedDataset
@@ -40,6 +47,7 @@ class Assembly:
     scalers: tuple[Scaler, ...]
     scaled: NDArray[np.float32]
     notes: dict[str, Any]
+    folds: tuple[NDArray[np.int64], ...] = ()
 
     def examples(self, rows: NDArray[np.int64]) -> Examples:
         """Some rows for the loop."""
@@ -53,7 +61,8 @@ class Assembly:
         unimportant = {"name", "source", "licence", "version", "members", "targets"}
         said = config.model_dump(mode="json", exclude=unimportant, exclude_defaults=True)
         learned = [[target.key, target.transform, target.weight] for target in config.targets]
-        return digest(json.dumps([said, learned, member, self.dataset.sha256], sort_keys=True).encode())
+        whole = [said, learned, member, self.dataset.sha256, *(["cv+"] if self.folds else [])]
+        return digest(json.dumps(whole, sort_keys=True).encode())
 
 
 def assemble(config: TrainingConfig) -> Assembly:
@@ -63,7 +72,9 @@ def assemble(config: TrainingConfig) -> Assembly:
         ConfigError: if the data are not there, a part is empty or a target does not vary.
     """
     dataset = prepared_dataset(config.data, config.graph)
-    split = split_rows(dataset, config.split, config.seed)
+    for target in config.targets:
+        _require_numbers(target, dataset)
+    split = _split(config, dataset)
     notes: dict[str, Any] = {}
     if config.exclude:
         forbidden = set().union(*(_formulas(config, rows) for rows in config.exclude))
@@ -86,8 +97,46 @@ def assemble(config: TrainingConfig) -> Assembly:
     # What has no number teaches nothing and costs as much as what has one.
     learned = split.train[np.isfinite(truth[split.train]).any(axis=1)]
     split = Split(learned, split.validation, split.calibration, split.test)
+    folds: tuple[NDArray[np.int64], ...] = ()
+    if _needs_folds(config, split, truth):
+        common = np.sort(np.concatenate([split.train, split.calibration]))
+        split = Split(common, split.validation, np.empty(0, dtype=np.int64), split.test)
+        order = np.random.default_rng(config.seed).permutation(common)
+        folds = tuple(np.sort(part) for part in np.array_split(order, config.members))
+        notes["cross_conformal_folds"] = len(folds)
     notes |= describe_split(dataset, split)
-    return Assembly(dataset, split, truth, scalers, scaled.astype(np.float32), notes)
+    return Assembly(dataset, split, truth, scalers, scaled.astype(np.float32), notes, folds)
+
+
+def interval_sentences(assembly: Assembly, targets: Sequence[TargetConfig]) -> list[str]:
+    """For each target without a 90 % interval to come, why, and what would give one; before a training."""
+    found = []
+    for index, target in enumerate(targets):
+        rows = np.concatenate(assembly.folds) if assembly.folds else assembly.split.calibration
+        n = int(np.isfinite(assembly.truth[rows, index]).sum())
+        if n < (needed := crystals_needed(MAIN_LEVEL)):
+            found.append(
+                f"{target.model} will have no 90 % interval: it takes {needed} calibration crystals, there are {n}; "
+                f"give split.calibration_rows: {needed} or more, or more rows"
+            )
+        elif assembly.folds:
+            found.append(
+                f"{target.model}: too few calibration crystals for a 90 % interval, so the {len(assembly.folds)} "
+                f"members are calibrated on each other's folds (CV+), {n} crystals in all"
+            )
+    return found
+
+
+def _needs_folds(config: TrainingConfig, split: Split, truth: NDArray[np.float64]) -> bool:
+    """Whether the calibration part is too small for a 90 % interval, and members can be calibrated on each other's.
+
+    Only where rows were drawn one by one, and no network to start with has learned from them: then those to learn from
+    are exchangeable with those to come.
+    """
+    known = np.isfinite(truth[split.calibration]).sum(axis=0).min()
+    alone = config.start is None and not config.extra_data and config.split.by == "row"
+    alone = alone and config.split.apart_field is None and not config.split.apart_ids
+    return bool(known < crystals_needed(MAIN_LEVEL)) and alone and config.members > 1
 
 
 def _formulas(config: TrainingConfig, rows: ExcludedRows) -> set[str]:
@@ -128,13 +177,56 @@ def _joined(main: PreparedDataset, extras: Sequence[PreparedDataset]) -> Prepare
     )
 
 
+def _require_numbers(target: TargetConfig, dataset: PreparedDataset) -> None:
+    """Refuse a main set without a row, or without a number for a target, before it is parted."""
+    if not len(dataset):
+        refused = refusal_groups(dataset.refused)
+        detail = (
+            f"every row was refused: {sentence(refused)}; {dataset.refused[0].detail}" if refused else "it is empty"
+        )
+        raise ConfigError(f"{dataset.name} has no row to learn from: {detail}")
+    column = dataset.values([target.key])[:, 0]
+    if np.isfinite(transformed(column, target)).any():
+        return
+    known = sorted(key for key, numbers in dataset.columns.items() if np.isfinite(numbers).any())
+    if np.isfinite(column).any():
+        detail = sentence(missing_groups(dataset, target, column))
+    else:
+        what = "its column holds none" if target.key in dataset.columns else "it has no such column"
+        detail = f"{what}; {nearest(target.key, known)}columns with numbers: {', '.join(known) or 'none'}"
+    raise ConfigError(f"no number for target {target.key!r} of {dataset.name}: {detail}")
+
+
+def _split(config: TrainingConfig, dataset: PreparedDataset) -> Split:
+    """Part the main set; where that fails, the rows that are missing from it are part of the reason."""
+    try:
+        return split_rows(dataset, config.split, config.seed)
+    except ConfigError as error:
+        if not dataset.refused:
+            raise
+        raise ConfigError(f"{error}; {sentence(refusal_groups(dataset.refused))}") from None
+
+
 def _scaler(target: TargetConfig, column: NDArray[np.float64], dataset: PreparedDataset, split: Split) -> Scaler:
     """Refuse a target that a part knows nothing of: better now than after the training."""
-    transformed = scale(column, Scaler(transform=target.transform, mean=0, std=1))
-    if empty := [part for part in split.sizes() if not np.isfinite(transformed[getattr(split, part)]).any()]:
-        raise ConfigError(f"no number for target {target.key!r} of {dataset.name} in part {', '.join(empty)}")
-    known = transformed[split.train]
+    numbers = transformed(column, target)
+    if empty := [part for part in split.sizes() if not np.isfinite(numbers[getattr(split, part)]).any()]:
+        detail = sentence(missing_groups(dataset, target, column))
+        raise ConfigError(
+            f"no number for target {target.key!r} of {dataset.name} in part {', '.join(empty)}"
+            f"{f': {detail}' if detail else ''}; of {len(dataset)} rows it has {split.sizes()}"
+        )
+    if (huge := np.flatnonzero(np.abs(np.nan_to_num(numbers)) > LARGEST)).size:
+        named = ", ".join(f"{dataset.ids[row]} ({column[row]:g})" for row in huge[:EXAMPLES])
+        raise ConfigError(
+            f"target {target.key!r} of {dataset.name} has {len(huge)} numbers beyond ±{LARGEST:g}, {named}: correct "
+            "them or leave them empty"
+        )
+    known = numbers[split.train]
     mean, std = float(np.nanmean(known)), float(np.nanstd(known))
-    if std == 0:
-        raise ConfigError(f"target {target.key!r} of {dataset.name} is the same in the whole training part")
+    if std <= SAME * float(np.nanmax(np.abs(known))):
+        raise ConfigError(
+            f"target {target.key!r} of {dataset.name} is the same in the whole training part, {mean:g}: there is "
+            "nothing to learn"
+        )
     return Scaler(transform=target.transform, mean=mean, std=std)

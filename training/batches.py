@@ -30,6 +30,11 @@ class Examples:
         nodes, links = graph_sizes(self.graphs)
         return (ATOM_WORK * nodes + links).astype(np.float64)
 
+    def without(self, rows: Sequence[int]) -> "Examples":
+        """All but some of them."""
+        kept = np.setdiff1d(np.arange(len(self.graphs)), rows)
+        return Examples(Selected([self.graphs], kept), self.targets[kept]) if len(rows) else self
+
     def part(self, rank: int, ranks: int) -> "Examples":
         """Every `ranks`-th of them."""
         rows = np.arange(rank, len(self.graphs), ranks)

@@ -27,9 +27,10 @@ from training.datasets import locate, read_dataset
 from training.featurising import FEATURISER_VERSION, Chunk, featurise
 from training.packed import PackedCells, PackedGraphs, join
 from training.prepared import PreparedDataset
-from training.readers.folders import TABLES
+from training.readers.folders import TABLES, structure_files, table_of
 from training.readers.matminer_sets import is_set_name
 from training.readers.rows import Dataset
+from training.readers.tables import named_files
 from training.row_warnings import by_kind
 from training.storage import FORMAT, DamagedFolderError, FolderWriter, read_prepared
 
@@ -89,16 +90,18 @@ def _key(content: list[list[str]], config: GraphConfig) -> str:
 
 def _content(path: Path) -> list[list[str]]:
     """Name of a data set, and names and sha256 of all files that it may be read from."""
-    if path.name in TABLES:  # what it names lies beside it
-        found, files = [[path.resolve().parent.name, path.name]], sorted(path.parent.iterdir())
+    if path.is_dir():
+        path = table_of(path) or path
+    if path.name in TABLES:  # what it names lies beside or below it
+        found, files = [[path.resolve().parent.name, path.name]], [path, *structure_files(path)]
     elif path.is_dir():
         found, files = [[path.resolve().name, ""]], sorted(path.iterdir())
     else:
-        found, files = [[path.name, ""]], [path]
+        found, files = [[path.name, ""]], [path, *named_files(path)]
     for each in files:
         if each.is_file():
             with each.open("rb") as file:
-                found.append([each.name, hashlib.file_digest(file, "sha256").hexdigest()])
+                found.append([os.path.relpath(each, path.parent), hashlib.file_digest(file, "sha256").hexdigest()])
     return found
 
 

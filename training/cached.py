@@ -68,6 +68,7 @@ def write_run(folder: Path, run: CachedRun) -> None:
         "seed": task.seed,
         "fingerprints": task.fingerprints,
         "starts": len(task.starts),
+        "folds": task.folds,
         "parts": list(run.parts),
         "record": run.record,
     }
@@ -103,6 +104,7 @@ def read_run(folder: Path) -> CachedRun:
             starts=tuple(load((folder / _start_file(index)).read_bytes()) for index in range(document["starts"])),
             training=training,
             validation=validation,
+            folds=tuple(tuple(fold) for fold in document["folds"]),
         )
     except DamagedFolderError as error:
         raise ConfigError(f"{error}: write it with `deepergatgnn datasets prepare`") from None

@@ -1,12 +1,13 @@
 """Honest intervals: what scales their width, and split-conformal factors for it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from deepergatgnn.intervals import spread_features, spreads
-from deepergatgnn.manifest import Calibration, Spread
+from deepergatgnn.manifest import LEVELS, Calibration, Spread, conformal_rank
 
-LEVELS = (0.5, 0.8, 0.9, 0.95)
 PER_CLASS = 200  # calibration crystals that a class of spread needs to have a factor of its own
 MOST_CLASSES = 5
 PRIOR = 1.0  # standard deviation of the weights around a spread that is the network's own
@@ -77,22 +78,32 @@ def calibrate(spread: Spread, widths: NDArray[np.float64], residuals: NDArray[np
     Args:
         spread: what `widths` were computed with.
         widths: spreads of the calibration crystals [n].
-        residuals: their residuals [n], same units.
+        residuals: their residuals [n], same units. One that is not a number counts as larger than all others.
     """
     edges = class_edges(widths)
     classes = np.searchsorted(edges, widths, side="right")
-    scores = np.abs(residuals) / widths
+    scores = _scores(widths, residuals)
     factors = {
-        str(level): tuple(conformal_factor(scores[classes == each], level) for each in range(len(edges) + 1))
-        for level in LEVELS
+        level: [conformal_factor(scores[classes == each], level) for each in range(len(edges) + 1)] for level in LEVELS
     }
-    return Calibration(n=len(widths), spread=spread, edges=tuple(edges), factors=factors)
+    promised = {level: tuple(each) for level, each in factors.items() if np.isfinite(each).all()}
+    return Calibration(n=len(widths), spread=spread, edges=tuple(edges), factors=promised)
+
+
+def _scores(widths: NDArray[np.float64], residuals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """|residual| / spread [n]; infinite where that is no number, but 0 for a residual of 0."""
+    off = np.abs(residuals)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        scores = np.where(off == 0, 0.0, off / widths)
+    return np.where(np.isnan(scores) | np.isnan(widths), np.inf, scores)
 
 
 def class_edges(widths: NDArray[np.float64]) -> list[float]:
     """Edges between classes of about equal size, each with crystals enough; fewer where many spreads are the same."""
     count = int(np.clip(len(widths) // PER_CLASS, 1, MOST_CLASSES))
     edges: list[float] = []
+    if count == 1:
+        return edges
     for edge in np.quantile(widths, np.arange(1, count) / count, method="higher").tolist():
         below, above = (widths >= (edges or [-np.inf])[-1]) & (widths < edge), widths >= edge
         if min(below.sum(), above.sum()) >= PER_CLASS // 2:
@@ -100,15 +111,14 @@ def class_edges(widths: NDArray[np.float64]) -> list[float]:
     return edges
 
 
-def conformal_factor(scores: NDArray[np.float64], level: float) -> float:
+def conformal_factor(scores: NDArray[np.float64], level: str) -> float:
     """The ⌈(n+1)·level⌉-th smallest score: |residual| / spread of crystals that nothing was fitted to.
 
-    Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018), doi:10.1080/01621459.2017.1307116. With too few scores for the
-    level, the largest of them.
+    Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018), doi:10.1080/01621459.2017.1307116. Infinite with too few scores
+    for the level.
     """
-    ordered = np.sort(scores)
-    rank = min(len(ordered), int(np.ceil((len(ordered) + 1) * level)))
-    return float(ordered[rank - 1])
+    rank = conformal_rank(level, len(scores))
+    return float("inf") if rank is None else float(np.sort(scores)[rank - 1])
 
 
 def fit_intervals(
@@ -126,3 +136,19 @@ def fit_intervals(
     spread = fit_spread(log_spreads, outputs, scores, outputs.mean(axis=0) - truth)
     log_spreads, outputs, scores, truth = calibration
     return calibrate(spread, spreads(log_spreads, outputs, scores, spread), outputs.mean(axis=0) - truth)
+
+
+def fit_cross_intervals(validation: Said, residuals: Sequence[NDArray[np.float64]]) -> Calibration:
+    """CV+: the residuals of each member for the crystals of its fold, from which it did not learn.
+
+    Args:
+        validation: as for `fit_intervals`; the spread is fitted to it.
+        residuals: of each member, in the networks' units; the folds are those of all the crystals to learn from.
+    """
+    log_spreads, outputs, scores, truth = validation
+    spread = fit_spread(log_spreads, outputs, scores, outputs.mean(axis=0) - truth)
+    off = [np.abs(each) for each in residuals]
+    n = sum(map(len, off))
+    if not all(np.isfinite(each).all() for each in off):
+        return Calibration(n=n, spread=spread)
+    return Calibration(method="cv+", n=n, spread=spread, residuals=tuple(tuple(each.tolist()) for each in off))

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from deepergatgnn.artifact import IMAGE
 from deepergatgnn.elements import element_symbol
 from deepergatgnn.errors import ArtifactError
-from deepergatgnn.manifest import NAME_PATTERN, VERSION_PATTERN, Manifest
+from deepergatgnn.manifest import LEVELS, NAME_PATTERN, VERSION_PATTERN, Manifest, StartRecord
+from training.evaluation import percent
 from training.report import CAPTIONS
 
 FENCE = "---\n"
@@ -24,7 +25,6 @@ WORDS = {
 }
 NAMED_ELEMENTS = 6  # of the best and of the worst
 FEW = 10  # crystals below which an error says little of its element
-LEVELS = ("50", "80", "90", "95")
 Figures = dict[str, float]
 
 
@@ -167,16 +167,14 @@ epoch; the test part was scored once, for this card.
 
 def _intervals(manifest: Manifest) -> str:
     test, unit = manifest.metrics.get("test", {}), manifest.target.unit
-    levels = [level for level in LEVELS if f"coverage_{level}" in test]
+    levels = [level for level in map(percent, LEVELS) if f"coverage_{level}" in test]
     body = [[f"{level} %", _share(test[f"coverage_{level}"], test["n"])] for level in levels]
-    text = f"""## Intervals
-
-Split-conformal, wider for harder crystals, from {manifest.calibration.n} crystals that neither training nor early
-stopping saw.
-"""
+    text = f"## Intervals\n\n{_method(manifest)}"
     if not levels:
-        return f"{text}Their coverage was not measured.\n"
+        return text if manifest.calibration.shortfall() else f"{text}Their coverage was not measured.\n"
     text += f"\n{_table(['promised', 'covered on the test part'], body)}\n"
+    if "mean_width_90" not in test:
+        return text
     text += f"\nThe 90 % interval is {test['mean_width_90']:.4g} {unit} wide on average"
     if "width_90_p50" in test:
         low, middle, high = (test[f"width_90_p{part}"] for part in ("05", "50", "95"))
@@ -190,6 +188,28 @@ stopping saw.
         header = [f"quintile of width, {unit}", "crystals", "90 % interval covered", f"MAE, {unit}"]
         text += f"\n{_table(header, rows)}\n"
     return text + _images(manifest, "calibration.png")
+
+
+def _method(manifest: Manifest) -> str:
+    """How the intervals were made, and which there are not."""
+    calibration = manifest.calibration
+    missing = [
+        f"There is no {percent(level)} % interval: {reason}.\n"
+        for level in LEVELS
+        if (reason := calibration.shortfall(level))
+    ]
+    if calibration.method == "cv+":
+        text = f"""CV+ (doi:10.1214/20-AOS1965), from the residuals of {calibration.n} crystals: too few were left for a
+calibration part, so each of the {manifest.members} networks did not learn from a fold of its own. Averaged over data
+sets such intervals cover what they say unless the networks are unstable; for any data at all the proof is of 1 - 2α
+where they say 1 - α.
+"""
+    else:
+        count = f"{calibration.n} crystals" if calibration.n != 1 else "1 crystal"
+        text = f"""Split-conformal, wider for harder crystals, from {count} that neither training nor early
+stopping saw.
+"""
+    return text + "".join(missing)
 
 
 def _domain(manifest: Manifest) -> str:
@@ -241,7 +261,21 @@ def _making(manifest: Manifest) -> str:
 
 {origin.epochs} epochs, best {origin.best_epoch}, {seeds}, {origin.seconds / 60:.1f} minutes on {origin.hardware};
 {packages}. The whole configuration is in the manifest.
-{_images(manifest, "learning-curve.png")}"""
+{_start(origin.start)}{_images(manifest, "learning-curve.png")}"""
+
+
+def _start(start: StartRecord | None) -> str:
+    """What the weights began as, and how much of the test part that had learned from."""
+    if start is None:
+        return ""
+    if start.test_rows is None:
+        known = "Whether rows of this test part are among what it learned from is not known: its data were not at hand."
+    else:
+        known = (
+            f"Of this test part it had learned from {start.test_rows} crystals, and from crystals with the reduced "
+            f"formulas of {start.test_formulas}."
+        )
+    return f"\nThe weights began as those of {start.reference} (sha256 {start.sha256}). {known}\n"
 
 
 def _images(manifest: Manifest, *names: str) -> str:

@@ -3,23 +3,23 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deepergatgnn.crystal_graph import GraphConfig
-from deepergatgnn.errors import ConfigError
 from deepergatgnn.manifest import NAME_PATTERN, VERSION_PATTERN
 from deepergatgnn.network_config import NetworkConfig
 from training.optimization import OptimizationConfig
 from training.split_config import SplitConfig
+from training.yaml_errors import read_yaml, validated
 
 # What trains well, untuned, on sets of hundreds to tens of thousands of crystals; the paper has no angles, 20 layers.
 GRAPH: dict[str, Any] = {"angles": 8}
+LARGEST_SEED = 2**31 - 1  # members and processes draw with seeds made from it, which have 64 bits
 NETWORK: dict[str, Any] = {"layers": 5, "dropout": 0.1, "spread": True}
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TargetConfig(_Section):
@@ -68,7 +68,8 @@ class TrainingConfig(_Section):
         extra_data: more sets of the same targets; their rows join the training part, as far as the main set does not
             have their reduced formulas.
         exclude: whose formulas the training part must not have, so that this network may later start another run.
-        start: a published version whose weights the network begins with, NAME or NAME@VERSION.
+        start: whose weights the network begins with: a published version, NAME or NAME@VERSION, or the folder of
+            another run, runs/NAME, which is continued so with more epochs or data.
         source, licence: of the data, for the card.
         version: to publish; the next free one, if not given.
         members: networks, trained from different seeds, that make up one version (Lakshminarayanan et al.,
@@ -89,7 +90,7 @@ class TrainingConfig(_Section):
     network: NetworkConfig = Field(default_factory=lambda: NetworkConfig(**NETWORK))
     optimization: OptimizationConfig = OptimizationConfig()
     members: int = Field(default=1, ge=1, le=32)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
     @model_validator(mode="before")
     @classmethod
@@ -125,14 +126,4 @@ def read_config(path: Path) -> TrainingConfig:
     Raises:
         ConfigError: with the place and the reason, if the file does not fit.
     """
-    try:
-        document = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    try:
-        return TrainingConfig.model_validate(document)
-    except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors())
-        raise ConfigError(f"{path}: {reasons}") from None
+    return validated(TrainingConfig, read_yaml(path), path)

@@ -61,7 +61,7 @@ def prediction_table(version: Version, ids: Sequence[str]) -> bytes:
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table of predictions, numbers as numbers."""
+    """The rows of a table of predictions, numbers as numbers; NaN for the ends of an interval that there is not."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return [{"id": row["id"]} | {name: float(row[name]) for name in COLUMNS[1:]} for row in rows]
+    return [{"id": row["id"]} | {name: float(row[name] or "nan") for name in COLUMNS[1:]} for row in rows]

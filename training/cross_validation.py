@@ -22,8 +22,9 @@ from training.loop import Epoch
 from training.matbench import TASKS, fold_predictions, record, write_record
 from training.member import Track
 from training.publication import build_version
-from training.run import train_members
-from training.run_folder import held, write_whole
+from training.run import Announce, train_members
+from training.run_folder import held, require_writable, write_whole
+from training.start import start_record
 
 RESULT, MATBENCH = "result.json", "matbench.json.gz"
 FIGURES = ("mae", "rmse", "r2", "coverage_90", "mean_width_90")
@@ -38,7 +39,7 @@ def cross_validate(
     *,
     device: torch.device,
     report: Callable[[Epoch], None],
-    announce: Callable[[str, dict[str, int], dict[str, Any]], None] = lambda _name, _sizes, _notes: None,
+    announce: Announce = lambda _config, _assembly: None,
     track: Track = lambda batches, _epoch, _total: batches,
 ) -> dict[str, Any]:
     """Train, calibrate and score every fold; nothing is published.
@@ -54,7 +55,7 @@ def cross_validate(
         runs: folder of run states.
         device: where to compute.
         report: called after every epoch.
-        announce: called before a fold with its name, the sizes of its parts and what the split came to.
+        announce: called before a fold with its configuration and its data.
         track: wraps the batches of an epoch, for a progress bar.
 
     Returns:
@@ -64,6 +65,7 @@ def cross_validate(
         ConfigError: if the data or the split do not fit.
         TrainingError: if a loss is not finite.
     """
+    require_writable(runs, "the folder of runs")
     folder = runs / config.name
     first: list[Assembly] = []
 
@@ -78,7 +80,7 @@ def cross_validate(
             assembly = first.pop() if first and fold.config.split == config.split else assemble(fold.config)
             fingerprint = _fingerprint(fold.config, assembly)
             if rank() == 0:
-                announce(fold.name, assembly.split.sizes(), assembly.notes)
+                announce(fold.config, assembly)
             result = _finished(folder / fold.name, fingerprint)
             if result is None:
                 result = _train_fold(fold, assembly, store, folder, fingerprint, device, report, track)
@@ -150,9 +152,9 @@ def _train_fold(
     if rank():
         return {}
     networks, progress = [network for network, _ in trained], [where for _, where in trained]
-    figures = []
+    start, figures = start_record(fold.config, assembly, store), []
     for index, target in enumerate(fold.config.targets):
-        version = build_version(fold.config, assembly, networks, progress, index, UNPUBLISHED, device)
+        version = build_version(fold.config, assembly, networks, progress, index, UNPUBLISHED, device, start=start)
         name = f"predictions-{target.model}.csv.gz"
         write_whole(folder / fold.name / name, prediction_table(version, assembly.dataset.ids))
         figures.append(version.manifest.metrics["test"] | {"predictions": f"{fold.name}/{name}"})

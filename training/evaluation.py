@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.elements import element_symbol
+from deepergatgnn.manifest import MAIN_LEVEL
 from deepergatgnn.predictor import Prediction
 
 SIZES = (1, 2, 3, 5, 9, 17, 33)  # where the bins of inequivalent atoms begin; the last one is open
@@ -56,6 +57,11 @@ class Scored:
         low, high = self.ends(level)
         grain = WIDTH_PRECISION * float(np.max(high - low, initial=0)) or 1.0
         return np.round((high - low) / grain) * grain
+
+    @cached_property
+    def has_intervals(self) -> bool:
+        """Whether there are 90 % intervals."""
+        return MAIN_LEVEL in self.predictions[0].intervals
 
     def covered(self, level: str = "0.9") -> NDArray[np.bool_]:
         """Which intervals of a level hold the truth [n]; an end belongs to its interval."""
@@ -108,11 +114,13 @@ def summarise(scored: Scored) -> Figures:
     `coverage_90` and the like are shares; `width_90_p05` and the like are quantiles of the widths; `spearman_domain`
     and `spearman_width` are rank correlations of the absolute error with the domain score and with the width.
     """
-    off, flagged, widths = scored.off, scored.flagged, scored.widths()
+    off, flagged = scored.off, scored.flagged
+    widths = scored.widths() if scored.has_intervals else np.full(len(off), np.nan)
     levels = sorted(scored.predictions[0].intervals, key=float)
+    coverage = {MAIN_LEVEL: float("nan")} | {level: float(scored.covered(level).mean()) for level in levels}
     return (
         errors(scored.values, scored.truth)
-        | {f"coverage_{percent(level)}": float(scored.covered(level).mean()) for level in levels}
+        | {f"coverage_{percent(level)}": share for level, share in coverage.items()}
         | {"mean_width_90": float(widths.mean())}
         | {f"width_90_p{100 * part:02.0f}": float(np.quantile(widths, part)) for part in WIDTH_QUANTILES}
         | {
@@ -163,8 +171,11 @@ def by_size(scored: Scored) -> Figures:
 def by_width(scored: Scored) -> Figures:
     """For each quintile of the width of the 90 % intervals, 1 the narrowest: n_1, coverage_1, mae_1, from_1, to_1.
 
-    Crystals of equal width stay together, so a quintile may be empty and is then left out.
+    Crystals of equal width stay together, so a quintile may be empty and is then left out. Without intervals there is
+    nothing.
     """
+    if not scored.has_intervals:
+        return {}
     widths, covered = scored.widths(), scored.covered()
     limits = np.quantile(widths, np.arange(1, QUINTILES) / QUINTILES)
     groups = np.searchsorted(limits, widths, side="right") + 1

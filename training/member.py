@@ -30,6 +30,7 @@ class TrainingTask:
         fingerprints: of each member; a state is taken up only by the same.
         starts: weights to begin with, member by member in turn; none to begin at random.
         training, validation: examples.
+        folds: training examples that each member does not learn from, by number; none if all learn from all.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TrainingTask:
     starts: tuple[dict[str, Tensor], ...]
     training: Examples
     validation: Examples
+    folds: tuple[tuple[int, ...], ...] = ()
 
     @property
     def members(self) -> int:
@@ -77,7 +79,7 @@ def train_member(
         network.load_state_dict(network.state_dict() | task.starts[member % len(task.starts)])
     progress = train(
         network,
-        task.training,
+        task.training.without(task.folds[member]) if task.folds else task.training,
         task.validation,
         task.optimization,
         task.weights,

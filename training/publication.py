@@ -1,5 +1,6 @@
 """Trained networks → a version in the store: calibration, domain, test, card."""
 
+import logging
 import platform
 import shlex
 import sys
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,24 +19,26 @@ from torch import Tensor
 
 from deepergatgnn.artifact import CARD, MANIFEST, digest
 from deepergatgnn.crystal_graph import CrystalGraph
+from deepergatgnn.errors import ArtifactError
 from deepergatgnn.intervals import unscale
-from deepergatgnn.manifest import Golden, Manifest, Provenance, Target
+from deepergatgnn.manifest import Golden, Manifest, Provenance, StartRecord, Target
 from deepergatgnn.network import DeeperGATGNN
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.weights import pack_weights
+from deepergatgnn.weights import load_artifact, pack_weights
 from model_store import ModelStore
 from training.assembly import Assembly
-from training.calibration import Said, fit_intervals
+from training.calibration import Said, fit_cross_intervals, fit_intervals
 from training.card import render_card
 from training.config import TrainingConfig
 from training.domain import distances, fit_domain
 from training.evaluation import Figures, Scored, errors, finite, measure
 from training.loop import outputs
 from training.report import draw_report
-from training.state import Progress
+from training.state import Progress, TrainingError
 
 GOLDEN_CRYSTALS = 3
 DOMAIN_CRYSTALS = 10_000  # of the training part, evenly spread: enough for the covariance of their vectors
+log = logging.getLogger(__name__)
 PACKAGES = ("deepergatgnn", "torch", "torch-geometric", "pymatgen-core", "numpy")
 
 
@@ -85,15 +89,75 @@ def publish(
     *,
     plots: bool = True,
     cross_validation: Figures | None = None,
-) -> Manifest:
-    """Calibrate, score and publish the networks for one of their targets; arguments as of `build_version`."""
+    start: StartRecord | None = None,
+) -> Version:
+    """Calibrate, score and publish the networks for one of their targets; arguments as of `build_version`.
+
+    Raises:
+        TrainingError: if the store cannot be written; what was trained is not lost.
+    """
     number = config.version or store.next_version(config.targets[index].model)
     version = build_version(
-        config, assembly, networks, progress, index, number, device, plots=plots, cross_validation=cross_validation
+        config,
+        assembly,
+        networks,
+        progress,
+        index,
+        number,
+        device,
+        plots=plots,
+        cross_validation=cross_validation,
+        start=start,
     )
     document = version.manifest.model_dump_json(indent=2).encode() + b"\n"
-    store.publish(version.manifest.name, number, {MANIFEST: document} | version.files)
-    return version.manifest
+    try:
+        store.publish(version.manifest.name, number, {MANIFEST: document} | version.files)
+    except OSError as error:
+        raise TrainingError(
+            f"{version.manifest.reference} cannot be written to {store.root}: {error.strerror or error}; the trained "
+            "state is kept, and the same command publishes it"
+        ) from None
+    return version
+
+
+def published_before(
+    config: TrainingConfig,
+    assembly: Assembly,
+    networks: Sequence[DeeperGATGNN],
+    index: int,
+    store: ModelStore,
+    cross_validation: Figures | None = None,
+) -> Manifest | None:
+    """The version of the same configuration, data and weights that the store already has; arguments as of `publish`.
+
+    One without the figures of a later cross-validation is another version: its card lacks them.
+    """
+    name, said = config.targets[index].model, _without_version(config.model_dump(mode="json"))
+    members: list[dict[str, Tensor]] = []
+    for number in store.versions(name) if name in store.names() else []:
+        try:
+            manifest, found, _ = load_artifact(store.folder(f"{name}@{number}"))
+        except ArtifactError as error:
+            log.warning("%s@%s is damaged and was not compared with this run: %s", name, number, error)
+            continue
+        origin = manifest.provenance
+        figures = manifest.metrics.get("cross_validation", {})
+        if (_without_version(origin.config), origin.dataset_sha256) != (said, assembly.dataset.sha256):
+            continue
+        if figures != (cross_validation or {}) or len(found) != len(networks):
+            continue
+        members = members or [single_target(network, index).state_dict() for network in networks]
+        if all(_same(ours, theirs.state_dict()) for ours, theirs in zip(members, found, strict=True)):
+            return manifest
+    return None
+
+
+def _without_version(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "version"}
+
+
+def _same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
 def build_version(
@@ -107,6 +171,7 @@ def build_version(
     *,
     plots: bool = False,
     cross_validation: Figures | None = None,
+    start: StartRecord | None = None,
 ) -> Version:
     """Calibrate and score the networks for one of their targets.
 
@@ -120,12 +185,17 @@ def build_version(
         device: where to compute.
         plots: whether to draw the images that lie beside the card.
         cross_validation: what the configuration came to over folds, for the card.
+        start: what the weights began as.
     """
     target, scaler = config.targets[index], assembly.scalers[index]
     members = [single_target(network, index).to(device) for network in networks]
 
+    def numbered(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = rows[np.isfinite(assembly.truth[rows, index])]
+        return found
+
     def ask(rows: NDArray[np.int64]) -> _Said:
-        known = rows[np.isfinite(assembly.truth[rows, index])]
+        known = numbered(rows)
         graphs = [assembly.dataset.graphs[row] for row in known]
         answers = [outputs(member, graphs, device) for member in members]
         return _Said(
@@ -137,8 +207,10 @@ def build_version(
             scaled=assembly.scaled[known, index].astype(np.float64),
         )
 
-    validation, held_out = ask(assembly.split.validation), ask(assembly.split.calibration)
-    rows = assembly.split.train[np.isfinite(assembly.truth[assembly.split.train, index])]
+    validation = ask(assembly.split.validation)
+    folds = [ask(fold) if len(numbered(fold)) else None for fold in assembly.folds]
+    held_out = (folds[0] or validation) if folds else ask(assembly.split.calibration)
+    rows = numbered(np.setdiff1d(assembly.split.train, assembly.folds[0]) if folds else assembly.split.train)
     training = [assembly.dataset.graphs[row] for row in rows]
     some = training[:: -(-len(training) // DOMAIN_CRYSTALS)]
     domain, arrays = fit_domain(training, outputs(members[0], some, device).crystal_vectors, held_out.vectors)
@@ -147,6 +219,11 @@ def build_version(
         scores = distances(said.vectors, arrays) / domain.distance_limit
         return said.log_spreads, said.outputs, scores, said.scaled
 
+    if folds:
+        own = [said.outputs[member] - said.scaled if said else np.empty(0) for member, said in enumerate(folds)]
+        calibration = fit_cross_intervals(known(validation), own)
+    else:
+        calibration = fit_intervals(known(validation), known(held_out))
     manifest = Manifest(
         name=target.model,
         version=number,
@@ -158,20 +235,18 @@ def build_version(
         ),
         scaler=scaler,
         members=len(members),
-        calibration=fit_intervals(known(validation), known(held_out)),
+        calibration=calibration,
         domain=domain,
         metrics={"validation": finite(errors(unscale(validation.outputs.mean(axis=0), scaler), validation.truth))},
         golden=(),
-        provenance=_provenance(config, assembly, progress, device),
+        provenance=_provenance(config, assembly, progress, device).model_copy(update={"start": start}),
         parameters=sum(parameter.numel() for member in members for parameter in member.parameters()),
         files={},
     )
     predictor = Predictor(manifest, members, arrays, device)
     manifest = manifest.model_copy(update={"golden": _golden(assembly, predictor)})
     # The only place that touches the test part, after all choices are made.
-    rows = scoring_rows(config, assembly, index)
-    graphs = [assembly.dataset.graphs[row] for row in rows]
-    scored = Scored(graphs, predictor.predict_graphs(graphs), assembly.truth[rows, index])
+    rows, scored = score_test_part(config, assembly, index, predictor)
     manifest = manifest.model_copy(update={"metrics": manifest.metrics | measure(scored, "test")})
     if cross_validation:
         metrics = manifest.metrics | {"cross_validation": cross_validation}
@@ -186,6 +261,15 @@ def seal(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Manifest, dict
     manifest = manifest.model_copy(update={"files": {name: digest(files[name]) for name in files if name != CARD}})
     files = {**files, CARD: render_card(manifest).encode()}
     return manifest.model_copy(update={"files": manifest.files | {CARD: digest(files[CARD])}}), files
+
+
+def score_test_part(
+    config: TrainingConfig, assembly: Assembly, index: int, predictor: Predictor
+) -> tuple[NDArray[np.int64], Scored]:
+    """Rows of the test part that score a target, and what a version says of them."""
+    rows = scoring_rows(config, assembly, index)
+    graphs = [assembly.dataset.graphs[row] for row in rows]
+    return rows, Scored(graphs, predictor.predict_graphs(graphs), assembly.truth[rows, index])
 
 
 def scoring_rows(config: TrainingConfig, assembly: Assembly, index: int) -> NDArray[np.int64]:

@@ -55,16 +55,17 @@ def draw_report(
         label, true, predicted = f"log10 of {label}", np.log10(true), np.log10(predicted)
     test, elements = metrics["test"], metrics["test_by_element"]
     title = f"{test['n']:.0f} crystals, MAE {test['mae']:.3g} {target.unit}"
-    coverage = {float(level): test[f"coverage_{percent(level)}"] for level in manifest.calibration.factors}
+    coverage = {float(level): test[f"coverage_{percent(level)}"] for level in manifest.calibration.levels}
     counts, errors = ({k.removeprefix(p): v for k, v in elements.items() if k.startswith(p)} for p in ("n_", "mae_"))
     loss = manifest.provenance.config.get("optimization", {}).get("loss", "")
     images = {
         "parity.png": draw_parity(true, predicted, scored.flagged, label, title),
         "residuals.png": draw_residuals(true, predicted, label, title),
-        "calibration.png": draw_calibration(coverage, len(true), metrics["test_by_width"], target.unit),
         "elements.png": draw_elements(errors, counts, target.unit),
         "learning-curve.png": draw_learning([p.history for p in progress], [p.best_epoch for p in progress], loss),
     }
+    if manifest.calibration.shortfall() is None:
+        images["calibration.png"] = draw_calibration(coverage, len(true), metrics["test_by_width"], target.unit)
     shown = np.unique(np.linspace(0, len(true) - 1, min(len(true), MOST_VECTORS)).astype(np.int64))
     vectors = outputs(network, [scored.graphs[row] for row in shown], device).crystal_vectors.double().numpy()
     if (places := project(vectors)) is not None:

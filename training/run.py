@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from deepergatgnn.manifest import Manifest
 from deepergatgnn.network import DeeperGATGNN
+from deepergatgnn.predictor import Predictor
 from model_store import ModelStore
 from training.assembly import Assembly, assemble
 from training.cached import chosen
@@ -15,10 +15,15 @@ from training.config import TrainingConfig
 from training.cross_validated import cross_validated_figures
 from training.distributed import rank
 from training.loop import Epoch
-from training.member import Track, train_member
-from training.publication import publish
-from training.state import Progress
+from training.member import Track, member_folder, train_member
+from training.predictions import predictions_file, write_predictions
+from training.publication import publish, published_before, score_test_part
+from training.run_folder import require_writable
+from training.start import differences, start_record, write_record
+from training.state import Progress, check_state
 from training.tasks import load_run, training_task
+
+Announce = Callable[[TrainingConfig, Assembly], None]
 
 
 def run(
@@ -29,12 +34,14 @@ def run(
     device: torch.device,
     report: Callable[[Epoch], None],
     track: Track = lambda batches, _epoch, _total: batches,
-    announce: Callable[[str, dict[str, int], dict[str, Any]], None] = lambda _name, _sizes, _notes: None,
+    announce: Announce = lambda _config, _assembly: None,
     plots: bool = True,
     prepared: Path | None = None,
     member: int | None = None,
 ) -> list[Manifest]:
-    """Train every member and publish a version for each target.
+    """Train every member, publish a version for each target, and write what it says of the test part.
+
+    The latter is `runs/NAME/predictions.csv`, or `predictions-MODEL.csv` for each of several targets.
 
     Args:
         config: the whole run.
@@ -43,31 +50,56 @@ def run(
         device: where to compute.
         report: called after every epoch.
         track: wraps the batches of an epoch, for a progress bar.
-        announce: called before training with the name of the run, the sizes of its parts, and what the split came to
-            and the `warnings` of the rows by kind.
+        announce: called before training with the configuration and its data.
         plots: whether to draw the images that lie beside the cards.
         prepared: a folder that `tasks.save_run` wrote for this configuration, instead of the data.
         member: train this one only, counted from 1, and publish nothing; another run does, when all are trained.
 
     Returns:
-        The manifests, in the order of the targets; none from a process that only helps another one or
+        The manifests, in the order of the targets, of a version published before where that has the same
+        configuration, data and weights; none from a process that only helps another one or
         trains one member.
 
     Raises:
         ConfigError: if a part of the data has no number for a target.
         TrainingError: if the loss is not finite.
     """
+    require_writable(runs, "the folder of runs")
+    if member is None:
+        require_writable(store.root, "the store")
     assembly = assemble(config) if prepared is None else load_run(config, prepared)
-    announce(config.name, assembly.split.sizes(), {**assembly.notes, "warnings": assembly.dataset.warnings})
+    announce(config, assembly)
     trained = train_members(config, assembly, store, runs, device=device, report=report, track=track, member=member)
     if rank() or member is not None:
         return []
     networks, progress = [network for network, _ in trained], [where for _, where in trained]
     found = cross_validated_figures(config, assembly.dataset.sha256, runs / config.name)
-    return [
-        publish(config, assembly, networks, progress, index, store, device, plots=plots, cross_validation=figures)
-        for index, figures in enumerate(found)
-    ]
+    start = start_record(config, assembly, store)
+    manifests = []
+    for index, figures in enumerate(found):
+        file = predictions_file(runs / config.name, config.targets[index].model, len(config.targets))
+        manifest = published_before(config, assembly, networks, index, store, figures)
+        if manifest is None:
+            version = publish(
+                config,
+                assembly,
+                networks,
+                progress,
+                index,
+                store,
+                device,
+                plots=plots,
+                cross_validation=figures,
+                start=start,
+            )
+            manifest, rows, scored = version.manifest, version.rows, version.scored
+        else:
+            rows, scored = score_test_part(
+                config, assembly, index, Predictor.load(store.folder(manifest.reference), device)
+            )
+        write_predictions(file, [assembly.dataset.ids[row] for row in rows], scored)
+        manifests.append(manifest)
+    return manifests
 
 
 def train_members(
@@ -84,8 +116,14 @@ def train_members(
     """Train the networks of the ensemble, or take up their states; or only one, `member`, counted from 1.
 
     Raises:
-        ConfigError: if there is no such member, or `config.start` does not fit.
+        ConfigError: if there is no such member, `config.start` does not fit, or there are states of another run.
         TrainingError: as `train_member`.
     """
     task = training_task(config, assembly, store)
+    folder = runs / config.name
+    for each in chosen(task, member):
+        place = member_folder(runs, config.name, each)
+        check_state(place, task.fingerprints[each], differences(folder, config, assembly))
+    if rank() == 0:
+        write_record(folder, config, assembly)
     return [train_member(task, each, runs, device=device, report=report, track=track) for each in chosen(task, member)]

@@ -26,6 +26,21 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
+def require_writable(folder: Path, what: str) -> None:
+    """Refuse a folder, there or to be made, that cannot be written: better now than after the training.
+
+    Raises:
+        ConfigError: with what it is for.
+    """
+    there = folder.absolute()
+    while not there.exists() and not there.is_symlink():
+        there = there.parent
+    if not there.is_dir():
+        raise ConfigError(f"{what} {folder} cannot be written: {there} is no folder; name another one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{what} {folder} cannot be written: no permission to write into {there}; name another one")
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder; the system lets go of it when this one ends, however it ends.

@@ -1,6 +1,7 @@
 """A version scored on any data set."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from deepergatgnn.errors import ConfigError
 from deepergatgnn.predictor import Predictor
 from training.cache import prepared_dataset
 from training.evaluation import Scored, by_element, by_size, by_width, summarise
+from training.predictions import write_predictions
 from training.prepared import PreparedDataset, Refusal
+from training.yaml_errors import nearest
 
 MAIN = ("mae", "rmse", "r2", "coverage_90", "mean_width_90", "mae_flagged", "mae_unflagged")
 
@@ -51,7 +54,11 @@ def score(predictor: Predictor, dataset_name: str, target: str | None, where: st
     rows = np.flatnonzero(np.isfinite(truth) & _selected(prepared, where)).tolist()
     if not rows:
         condition = f" and {where}" if where else ""
-        raise ConfigError(f"{prepared.name} has no row with a number in target {key!r}{condition}")
+        known = sorted(name for name, numbers in prepared.columns.items() if np.isfinite(numbers).any())
+        hint = (
+            "" if key in known else f": {nearest(key, known)}its columns with numbers are {', '.join(known) or 'none'}"
+        )
+        raise ConfigError(f"{prepared.name} has no row with a number in target {key!r}{condition}{hint}")
     graphs = [prepared.graphs[row] for row in rows]
     return ScoredDataset(
         graphs=graphs,
@@ -71,7 +78,9 @@ def _selected(prepared: PreparedDataset, where: str | None) -> NDArray[np.bool_]
     return np.array([found is not None and str(found) == value for found in column], dtype=bool)
 
 
-def evaluate(predictor: Predictor, dataset_name: str, target: str | None, where: str | None) -> dict[str, Any]:
+def evaluate(
+    predictor: Predictor, dataset_name: str, target: str | None, where: str | None, predictions: Path | None = None
+) -> dict[str, Any]:
     """Score a version on a data set.
 
     Args:
@@ -79,6 +88,7 @@ def evaluate(predictor: Predictor, dataset_name: str, target: str | None, where:
         dataset_name: a bundled set, a set of the data folder, or a path.
         target: column of `targets`; the one it was trained on, if None.
         where: FIELD=VALUE, only the rows with that value in that column; all, if None.
+        predictions: a CSV to write, with a line for each row.
 
     Returns:
         The object of `deepergatgnn evaluate --json`; figures that do not exist are None.
@@ -87,6 +97,8 @@ def evaluate(predictor: Predictor, dataset_name: str, target: str | None, where:
         ConfigError: as `score`.
     """
     scored, manifest = score(predictor, dataset_name, target, where), predictor.manifest
+    if predictions is not None:
+        write_predictions(predictions, scored.ids, scored)
     figures = {name: value if np.isfinite(value) else None for name, value in summarise(scored).items()}
     counts = {name: round(figures.pop(name) or 0) for name in ("n", "flagged")}
     return {

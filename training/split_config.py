@@ -46,7 +46,8 @@ class SplitConfig(BaseModel):
         seeds: `cross-validate` draws this many splits, with seeds from the run's on; `train` takes the first.
         test_fraction: of all rows, drawn at random.
         validation_fraction: of the rows that are not test; chooses the best epoch.
-        calibration_fraction: likewise; sets the intervals.
+        calibration_fraction: likewise; sets the intervals. If not given, 5 %, but of small sets as many rows as a 95 %
+            interval takes, up to a fifth of them.
         test_rows, validation_rows, calibration_rows: numbers of rows instead of fractions.
         by: draw single rows, or all rows of a reduced formula or of a chemical system together.
     """
@@ -64,7 +65,7 @@ class SplitConfig(BaseModel):
     seeds: int | None = Field(default=None, ge=2)
     test_fraction: float = Field(default=0.1, gt=0, lt=1)
     validation_fraction: float = Field(default=0.05, gt=0, lt=0.5)
-    calibration_fraction: float = Field(default=0.05, gt=0, lt=0.5)
+    calibration_fraction: float | None = Field(default=None, gt=0, lt=0.5)
     test_rows: int | None = Field(default=None, ge=1)
     validation_rows: int | None = Field(default=None, ge=1)
     calibration_rows: int | None = Field(default=None, ge=1)

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from deepergatgnn.errors import ConfigError
+from deepergatgnn.manifest import LEVELS, crystals_needed
 from training.prepared import PreparedDataset
 from training.split_config import Lists, SplitConfig
+from training.yaml_errors import nearest, reasons
 
 PARTS = ("train", "validation", "calibration", "test")
 SHOWN = 3  # ids in a message
+CALIBRATION_FRACTION, LARGEST_SHARE = 0.05, 5  # of the rows that are not test rows; at most a fifth of them
 Indices = NDArray[np.int64]
 
 
@@ -66,12 +69,24 @@ def split_rows(dataset: PreparedDataset, config: SplitConfig, seed: int) -> Spli
         if len(given.get(part, ())):
             parts[part] = given[part]
         else:
-            size = getattr(config, f"{part}_rows") or round(getattr(config, f"{part}_fraction") * len(rest))
-            parts[part], left = _draw(groups, left, size, rng)
+            parts[part], left = _draw(groups, left, _size(config, part, len(rest)), rng)
     split = Split(np.sort(np.concatenate([left, apart])), parts["validation"], parts["calibration"], test)
     if empty := [name for name, size in split.sizes().items() if size == 0]:
-        raise ConfigError(f"split leaves no rows for {', '.join(empty)}: {dataset.name} has {len(groups)} rows")
+        raise ConfigError(
+            f"split leaves no rows for {', '.join(empty)}: {dataset.name} has {len(groups)} rows; give more, or other "
+            "fractions or numbers of rows in split"
+        )
     return split
+
+
+def _size(config: SplitConfig, part: str, rows: int) -> int:
+    """Number of validation or calibration rows to draw, of all that are not test rows."""
+    if number := getattr(config, f"{part}_rows"):
+        return int(number)
+    fraction: float | None = getattr(config, f"{part}_fraction")
+    if fraction is not None:
+        return round(fraction * rows)
+    return max(round(CALIBRATION_FRACTION * rows), min(crystals_needed(LEVELS[-1]), rows // LARGEST_SHARE))
 
 
 def describe_split(dataset: PreparedDataset, split: Split) -> dict[str, int]:
@@ -117,7 +132,9 @@ def _official(dataset: PreparedDataset, config: SplitConfig, columns: Sequence[s
     for field in columns:
         folds = dataset.fields.get(field, ())
         if all(fold is None for fold in folds):
-            raise ConfigError(f"no row of {dataset.name} has a field {field!r}")
+            known = sorted(dataset.fields)
+            hint = f"{nearest(field, known)}its fields are {', '.join(known) or 'none'}"
+            raise ConfigError(f"no row of {dataset.name} has a field {field!r}: {hint}")
         is_test |= np.array([fold == config.test_fold for fold in folds])
     return np.flatnonzero(is_test), np.flatnonzero(~is_test)
 
@@ -180,8 +197,7 @@ def _read_lists(config: SplitConfig) -> Lists:
     except OSError as error:
         raise ConfigError(f"lists: {path}: {error.strerror or error}") from None
     except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors())
-        raise ConfigError(f"lists: {path}: {reasons}") from None
+        raise ConfigError(f"lists: {path}: {reasons(error, Lists)}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"lists: {path} is not JSON: {error}") from None
     if sha256(content).hexdigest() != config.lists_sha256:

@@ -1,8 +1,8 @@
 """The state of a run on disk, so that it goes on where it stopped: safetensors and JSON, written atomically."""
 
 import json
-import logging
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,10 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from deepergatgnn.errors import DeeperGATGNNError
+from deepergatgnn.errors import ConfigError, DeeperGATGNNError
 
 STATE = "state.safetensors"
-log = logging.getLogger(__name__)
 
 
 class TrainingError(DeeperGATGNNError):
@@ -71,6 +70,7 @@ class RunState:
         """Take up a state saved by the same configuration on the same data; None if there is none.
 
         Raises:
+            ConfigError: if it is the state of another configuration or of other data: it is never overwritten.
             TrainingError: if the file is damaged.
         """
         path = folder / STATE
@@ -79,9 +79,10 @@ class RunState:
         try:
             metadata = _metadata(path)
             if metadata.get("fingerprint") != fingerprint:
-                log.warning("the state in %s is of another configuration or other data: starting anew", path)
-                return None
+                raise other_run(folder, metadata)
             tensors = load_file(path)
+        except ConfigError:
+            raise
         except (SafetensorError, ValueError) as error:
             raise TrainingError(f"{path} is damaged: {error}; remove it to start anew") from None
         self.network.load_state_dict(_part(tensors, "network."))
@@ -97,6 +98,52 @@ class RunState:
         progress = Progress(**json.loads(metadata["progress"]))
         progress.history = [(loss, error, rate) for loss, error, rate in progress.history]
         return progress
+
+
+def check_state(folder: Path, fingerprint: str, differences: str = "") -> None:
+    """Refuse to go on where the state of another run is, before anything else is done.
+
+    Args:
+        folder: of a member of a run.
+        fingerprint: of the configuration and the data to train with.
+        differences: between both, for people.
+
+    Raises:
+        ConfigError: that names both ways to go on.
+        TrainingError: if the state is damaged.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return
+    try:
+        metadata = _metadata(path)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path} is damaged: {error}; remove it to start anew") from None
+    if metadata.get("fingerprint") != fingerprint:
+        raise other_run(folder, metadata, differences)
+
+
+def other_run(folder: Path, metadata: Mapping[str, str], differences: str = "") -> ConfigError:
+    """The refusal to overwrite the state of another configuration or of other data."""
+    epoch = json.loads(metadata.get("progress", "{}")).get("epoch", 0)
+    run = folder.parent
+    return ConfigError(
+        f"{folder} holds epoch {epoch} of another configuration or of other data"
+        f"{f' ({differences})' if differences else ''}, which is not overwritten: to continue from its weights, give "
+        f"this run another name and `start: {run}`; to begin anew, give it another name alone, or remove {run}"
+    )
+
+
+def best_weights(path: Path) -> dict[str, Tensor]:
+    """The best averaged weights in the state of a member.
+
+    Raises:
+        ConfigError: if it is not such a state.
+    """
+    try:
+        return _part(load_file(path), "best.")
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ConfigError(f"{path} is not the state of a run: {error}") from None
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -3,21 +3,19 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deepergatgnn.errors import ConfigError
 from deepergatgnn.manifest import NAME_PATTERN
 from training.config import TrainingConfig
+from training.yaml_errors import read_yaml, validated
 
 SECTIONS = ("network", "optimization")
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Range(_Section):
@@ -63,7 +61,7 @@ class SweepConfig(_Section):
     trials: int = Field(default=20, ge=1)
     pruner: Literal["median", "none"] = "median"
     warmup: int = Field(default=5, ge=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=4000)  # times a million it has to fit in 32 bits
 
     @model_validator(mode="after")
     def _sections(self) -> Self:
@@ -80,12 +78,12 @@ def read_sweep(path: Path) -> tuple[SweepConfig, dict[str, Any]]:
     Raises:
         ConfigError: with the place and the reason, if a file does not fit.
     """
-    config = _validated(SweepConfig, _document(path), path)
-    base = _document(path.parent / config.base)
-    _validated(TrainingConfig, base, path.parent / config.base)
+    config = validated(SweepConfig, read_yaml(path), path)
+    base = read_yaml(path.parent / config.base)
+    validated(TrainingConfig, base, path.parent / config.base)
     for place, values in config.parameters.items():
         for value in values.choices if isinstance(values, Choices) else (values.low, values.high):
-            _validated(TrainingConfig, with_parameters(base, {place: value}), f"{path}: parameters.{place} {value}")
+            validated(TrainingConfig, with_parameters(base, {place: value}), f"{path}: parameters.{place} {value}")
     return config, base
 
 
@@ -96,23 +94,3 @@ def with_parameters(document: Mapping[str, Any], parameters: Mapping[str, Any]) 
         section, _, option = place.partition(".")
         changed[section] = (changed.get(section) or {}) | {option: value}
     return changed
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} is not a mapping of options")
-    return document
-
-
-def _validated(model: type[Model], document: dict[str, Any], where: Path | str) -> Model:
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors())
-        raise ConfigError(f"{where}: {reasons}") from None

@@ -6,18 +6,16 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.manifest import Scaler
-from deepergatgnn.network import DeeperGATGNN
-from deepergatgnn.weights import load_artifact
 from model_store import ModelStore
 from training.assembly import Assembly
 from training.cached import TASK, CachedRun, read_run, write_run
 from training.config import TrainingConfig
 from training.member import TrainingTask
 from training.splits import PARTS, Split
+from training.start import starting_weights
 
 
 def training_task(config: TrainingConfig, assembly: Assembly, store: ModelStore) -> TrainingTask:
@@ -26,10 +24,10 @@ def training_task(config: TrainingConfig, assembly: Assembly, store: ModelStore)
     Args:
         config: of the run.
         assembly: its data.
-        store: where the version is that `config.start` names.
+        store: where the version is that `config.start` names, if it names one.
 
     Raises:
-        ConfigError: if that version has another network or featuriser.
+        ConfigError: if that version, or that run, has another network or featuriser.
     """
     return TrainingTask(
         name=config.name,
@@ -39,9 +37,10 @@ def training_task(config: TrainingConfig, assembly: Assembly, store: ModelStore)
         weights=tuple(target.weight for target in config.targets),
         seed=config.seed,
         fingerprints=tuple(assembly.fingerprint(config, member) for member in range(config.members)),
-        starts=() if config.start is None else _starts(config, store, config.start),
+        starts=starting_weights(config, store),
         training=assembly.examples(assembly.split.train),
         validation=assembly.examples(assembly.split.validation),
+        folds=tuple(tuple(np.searchsorted(assembly.split.train, fold).tolist()) for fold in assembly.folds),
     )
 
 
@@ -55,7 +54,11 @@ def save_run(config: TrainingConfig, assembly: Assembly, store: ModelStore, fold
         raise ConfigError(f"{folder} holds something else: name a new folder")
     task = training_task(config, assembly, store)
     parts = {part: getattr(assembly.split, part) for part in PARTS}
-    record = {"scalers": [scaler.model_dump() for scaler in assembly.scalers], "notes": assembly.notes}
+    record = {
+        "scalers": [scaler.model_dump() for scaler in assembly.scalers],
+        "notes": assembly.notes,
+        "folds": [fold.tolist() for fold in assembly.folds],
+    }
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(".part", f".{folder.name}.", folder.parent))
     try:
@@ -83,25 +86,8 @@ def load_run(config: TrainingConfig, folder: Path) -> Assembly:
         scalers=tuple(Scaler(**scaler) for scaler in found.record["scalers"]),
         scaled=found.scaled,
         notes=found.record["notes"],
+        folds=tuple(np.array(fold, dtype=np.int64) for fold in found.record["folds"]),
     )
     if found.task.fingerprints[0] != assembly.fingerprint(config, 0):
         raise ConfigError(f"{folder} was prepared for another configuration: prepare it again for this one")
     return assembly
-
-
-def _starts(config: TrainingConfig, store: ModelStore, reference: str) -> tuple[dict[str, Tensor], ...]:
-    """The weights of the members of a published version, all but their heads."""
-    manifest, others, _ = load_artifact(store.folder(reference))
-    ours = DeeperGATGNN(config.network, config.graph).state_dict()
-    starts = [{key: value for key, value in other.state_dict().items() if not _is_head(key)} for other in others]
-    wanted = {key: value.shape for key, value in ours.items() if not _is_head(key)}
-    if manifest.graph != config.graph or any({k: v.shape for k, v in start.items()} != wanted for start in starts):
-        raise ConfigError(
-            f"start: {reference} has another network or featuriser: take its sizes, "
-            f"{manifest.network.layers} layers of {manifest.network.channels} channels"
-        )
-    return tuple(starts)
-
-
-def _is_head(name: str) -> bool:
-    return name.startswith(("head.", "spread."))

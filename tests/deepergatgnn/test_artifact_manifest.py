@@ -64,7 +64,7 @@ def test_an_unknown_schema_version_is_refused_with_the_remedy(folder: Path, vers
         ("domain.distance_limit", lambda d: d["domain"].update(distance_limit=0)),
         ("network.targets", lambda d: d["network"].update(targets=2)),
         ("calibration.half_widths", lambda d: d["calibration"].update(half_widths={"0.5": 1.0})),
-        ('no level "0.9"', lambda d: d["calibration"].update(factors={"0.5": [1.0]})),
+        ("calibration.factors", lambda d: d["calibration"].update(factors={"1.5": [1.0]})),
         ("calibration.factors.0.9", lambda d: d["calibration"]["factors"].update({"0.9": [-1.0]})),
         ("one more than edges", lambda d: d["calibration"].update(edges=[1.0])),
     ],

@@ -116,7 +116,7 @@ def test_a_class_of_spread_has_its_own_factor_and_an_edge_belongs_to_the_class_a
 def test_all_levels_at_once_are_what_each_is_alone(scaler: Scaler, edges: tuple[float, ...]) -> None:
     log_spreads, outputs, scores = said(6, 2)
     spread, middle = spreads(log_spreads, outputs, scores, Spread(learned=1)), outputs.mean(axis=0)
-    lows, highs = interval_ends(middle, spread, calibration(*edges), scaler)
+    lows, highs = interval_ends(outputs, spread, calibration(*edges), scaler)
     assert len(lows) == len(highs) == len(LEVELS)
     for level, low, high in zip(LEVELS, lows, highs, strict=True):
         half = half_widths(spread, calibration(*edges), level)
@@ -147,13 +147,15 @@ def test_a_higher_level_has_a_wider_interval_around_the_value(scaler: Scaler, ed
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"factors": {"0.5": (1.0,)}}, 'no level "0.9"'),
+        ({"factors": {"1.5": (1.0,)}}, "level '1.5' is not between 0 and 1"),
+        ({"factors": {"most": (1.0,)}}, "could not convert"),
+        ({"method": "cv+", "residuals": ((1.0,),)}, "residuals must be those of 10 crystals"),
         ({"edges": (1.0,)}, "factors must have 2 numbers"),
         ({"edges": (2.0, 1.0), "factors": {"0.9": (1.0, 1.0, 1.0)}}, "edges must ascend"),
         ({"factors": {"0.9": (-1.0,)}}, "greater than or equal to 0"),
         ({"factors": {"0.9": (float("inf"),)}}, "finite"),
         ({"spread": {"learned": float("nan")}}, "finite"),
-        ({"n": 0}, "greater than or equal to 1"),
+        ({"n": -1}, "greater than or equal to 0"),
     ],
 )
 def test_a_calibration_that_makes_no_sense_is_refused(change: dict[str, object], reason: str) -> None:
@@ -161,3 +163,9 @@ def test_a_calibration_that_makes_no_sense_is_refused(change: dict[str, object],
     assert Calibration.model_validate(good).edges == ()
     with pytest.raises(ValidationError, match=reason):
         Calibration.model_validate(good | change)
+
+
+def test_a_level_that_an_older_version_cannot_promise_is_not_read() -> None:
+    old = {"n": 4, "factors": {level: [1.5] for level in LEVELS}}
+    assert Calibration.model_validate(old).levels == ("0.5", "0.8")
+    assert Calibration.model_validate(old | {"n": 19}).levels == LEVELS

@@ -13,26 +13,28 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from deepergatgnn import manifest
 from deepergatgnn.batch import collate
 from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.intervals import half_widths, scale, spread_features, spreads
-from deepergatgnn.manifest import Calibration, Spread
+from deepergatgnn.intervals import half_widths, interval_ends, scale, spread_features, spreads
+from deepergatgnn.manifest import Calibration, Scaler, Spread, crystals_needed
 from deepergatgnn.predictor import Predictor
 from tests.fixtures import Published, bundled, graphs_of, pair
 from training.calibration import (
-    LEVELS,
     MOST_CLASSES,
     PER_CLASS,
     PRIOR,
     calibrate,
     class_edges,
     conformal_factor,
+    fit_cross_intervals,
     fit_intervals,
     fit_spread,
 )
 
 __all__ = ["pair"]
 Array = NDArray[np.float64]
+LEVELS = tuple(map(float, manifest.LEVELS))
 SPREAD = Spread(constant=-0.4, learned=1, ensemble=0.1, distance=1)
 
 
@@ -117,19 +119,133 @@ def test_classes_give_the_mondrian_intervals_of_crepes(real: Real, n: int, level
     np.testing.assert_allclose(half_widths(others, calibration, str(level)), expected)
 
 
-def test_with_too_few_crystals_the_largest_residual_stands_where_crepes_says_infinity(real: Real) -> None:
+def test_with_too_few_crystals_there_is_no_interval_where_crepes_says_infinity(real: Real) -> None:
     residuals = real.residuals[:8]
     calibration = calibrate(Spread(), np.ones(8), residuals)
-    assert calibration.factors["0.9"] == calibration.factors["0.95"] == (np.abs(residuals).max(),)
+    assert calibration.levels == ("0.5", "0.8")
+    assert calibration.shortfall("0.9") == "8 calibration crystals cannot promise it, which takes 9"
     with pytest.warns(UserWarning, match="too small"):
         assert np.isinf(crepes_half_widths(ConformalRegressor().fit(residuals), 0.9, np.ones(1))).all()
+
+
+@pytest.mark.parametrize(("level", "needed"), [("0.5", 1), ("0.8", 4), ("0.9", 9), ("0.95", 19), ("0.99", 99)])
+def test_a_level_takes_as_many_crystals_as_its_rank(level: str, needed: int) -> None:
+    assert crystals_needed(level) == needed
+    assert conformal_factor(np.arange(1.0, needed + 1), level) == needed
+    assert conformal_factor(np.arange(1.0, needed), level) == math.inf
 
 
 def test_the_rank_is_exact_for_every_number_of_crystals() -> None:
     for n in range(1, 1500):
         ranks = np.arange(1.0, n + 1)
-        for level in LEVELS:
-            assert conformal_factor(ranks, level) == min(n, math.ceil((n + 1) * Fraction(str(level)))), (n, level)
+        for level in manifest.LEVELS:
+            rank = math.ceil((n + 1) * Fraction(level))
+            assert conformal_factor(ranks, level) == (rank if rank <= n else math.inf), (n, level)
+
+
+DRAWS = {
+    "heavy tails": lambda rng, shape: rng.standard_t(2, shape),
+    "ties": lambda rng, shape: rng.integers(0, 3, shape).astype(float),
+    "zeros": lambda rng, shape: np.where(rng.random(shape) < 0.7, 0.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_what_so_few_crystals_promise_they_cover(kind: str) -> None:
+    """From 1 to 50 calibration crystals; over many draws each promised level covers, and no other is there."""
+    rng, times, fresh = np.random.default_rng(5), 250, 40
+    for n in range(1, 51):
+        hits = dict.fromkeys(manifest.LEVELS, 0.0)
+        for _ in range(times):
+            widths, residuals = rng.lognormal(size=n + fresh), DRAWS[kind](rng, n + fresh)
+            found = calibrate(Spread(), widths[:n], residuals[:n] * widths[:n])
+            assert found.levels == tuple(level for level in hits if n >= crystals_needed(level))
+            for level in found.levels:
+                off = np.abs(residuals[n:] * widths[n:])
+                hits[level] += float((off <= half_widths(widths[n:], found, level) * (1 + 1e-12)).mean()) / times
+        for level in found.levels:
+            share = float(level)
+            error = math.sqrt(share * (1 - share) * (1 / n + 1 / fresh) / times)
+            assert hits[level] > share - 4 * error, (n, level)
+
+
+def learned(rng: np.random.Generator, n: int, members: int, kind: str) -> tuple[Calibration, Array, float]:
+    """CV+ intervals of small regressions, what the members say of one more crystal, and its truth."""
+    x = rng.normal(size=(n + 1, 3))
+    y = x @ np.array([1.0, 0.5, -1.0]) + rng.standard_t(3, n + 1)
+    residuals, outputs = [], []
+    for fold in np.array_split(rng.permutation(n), members):
+        rows = np.setdiff1d(np.arange(n), fold)
+        if kind == "mean":
+            guesses = np.full(n + 1, y[rows].mean())
+        else:
+            weights = np.linalg.solve(x[rows].T @ x[rows] + 0.1 * np.eye(3), x[rows].T @ y[rows])
+            guesses = x @ weights
+        residuals.append(guesses[fold] - y[fold])
+        outputs.append(guesses[n:])
+    nothing = np.zeros((members, 0)), np.zeros((members, 0)), np.zeros(0), np.zeros(0)
+    return fit_cross_intervals(nothing, residuals), np.stack(outputs), float(y[n])
+
+
+@pytest.mark.parametrize("kind", ["mean", "ridge"])
+@pytest.mark.parametrize("members", [2, 5])
+def test_members_calibrated_on_each_others_folds_cover_what_they_promise(members: int, kind: str) -> None:
+    rng, times = np.random.default_rng(6), 500
+    hits, counts = dict.fromkeys(manifest.LEVELS, 0), dict.fromkeys(manifest.LEVELS, 0)
+    for n in range(members, 51, 3):
+        for _ in range(times // 10):
+            calibration, outputs, truth = learned(rng, n, members, kind)
+            assert calibration.method == "cv+"
+            assert calibration.levels == tuple(level for level in hits if n >= crystals_needed(level))
+            lows, highs = interval_ends(outputs, np.ones(1), calibration, Scaler(mean=0, std=1))
+            assert (lows <= outputs.mean()).all()
+            assert (highs >= outputs.mean()).all()
+            for level, low, high in zip(calibration.levels, lows[:, 0], highs[:, 0], strict=True):
+                hits[level] += low <= truth <= high
+                counts[level] += 1
+    for level, share in ((level, float(level)) for level in hits):
+        error = math.sqrt(share * (1 - share) / counts[level])
+        assert hits[level] / counts[level] > share - 3 * error, level
+
+
+def test_the_ends_of_cv_plus_are_those_of_its_definition() -> None:
+    rng = np.random.default_rng(7)
+    residuals = [np.abs(rng.normal(size=size)) for size in (7, 6, 9)]
+    nothing = np.zeros((3, 0)), np.zeros((3, 0)), np.zeros(0), np.zeros(0)
+    calibration, outputs = fit_cross_intervals(nothing, residuals), rng.normal(size=(3, 4))
+    n, alpha = 22, Fraction(1, 10)
+    [_, _, low, _], [_, _, high, _] = interval_ends(outputs, np.ones(4), calibration, Scaler(mean=0, std=1))
+    for crystal in range(4):
+        ends = [(outputs[m, crystal] - r, outputs[m, crystal] + r) for m in range(3) for r in residuals[m]]
+        lower, upper = sorted(end for end, _ in ends), sorted(end for _, end in ends)
+        assert low[crystal] == lower[math.floor(alpha * (n + 1)) - 1]
+        assert high[crystal] == upper[math.ceil((1 - alpha) * (n + 1)) - 1]
+
+
+DEGENERATE = {
+    "no crystal": (np.zeros(0), np.zeros(0), ()),
+    "one crystal": (np.ones(1), np.ones(1), ("0.5",)),
+    "all residuals equal": (np.ones(30), np.full(30, 0.3), manifest.LEVELS),
+    "all residuals zero": (np.ones(30), np.zeros(30), manifest.LEVELS),
+    "spreads of zero": (np.zeros(30), np.ones(30), ()),
+    "spreads and residuals of zero": (np.zeros(30), np.zeros(30), manifest.LEVELS),
+    "a residual that is not a number": (np.ones(20), np.append(np.ones(19), np.nan), ("0.5", "0.8", "0.9")),
+    "no residual that is a number": (np.ones(20), np.full(20, np.nan), ()),
+    "a spread that is not a number": (np.append(np.ones(19), np.nan), np.ones(20), ("0.5", "0.8", "0.9")),
+    "no spread that is a number": (np.full(500, np.nan), np.ones(500), ()),
+    "infinite residuals": (np.ones(20), np.full(20, np.inf), ()),
+}
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_residuals_promise_what_their_finite_quantiles_do(name: str) -> None:
+    widths, residuals, levels = DEGENERATE[name]
+    calibration = calibrate(Spread(), widths, residuals)
+    assert calibration.levels == levels
+    assert calibration.n == len(widths)
+    assert Calibration.model_validate_json(calibration.model_dump_json()) == calibration
+    for level in manifest.LEVELS:
+        assert (calibration.shortfall(level) is None) == (level in levels)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 3000))

@@ -115,7 +115,7 @@ def test_what_is_not_plain_yaml_is_refused(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "just words", "- a\n- b\n", "1"])
 def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError, match="file: Input should be"):
+    with pytest.raises(ConfigError, match="is not a mapping of options"):
         read_config(written(tmp_path, text))
 
 
@@ -135,3 +135,28 @@ def test_it_is_frozen() -> None:
         config.seed = 1  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):
         config.optimization.epochs = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"optimisation": {}}, "optimisation is no key: did you mean 'optimization'? the file may have name, data, "),
+        ({"optimization": {"epoch": 2}}, "optimization.epoch is no key: did you mean 'epochs'? optimization may have "),
+        ({"network": {"layer": 2}}, "network.layer is no key: did you mean 'layers'? network may have layers, "),
+        ({"graph": {"cut_off": 2}}, "graph.cut_off is no key: did you mean 'cutoff'? graph may have cutoff, "),
+        ({"split": {"train_fraction": 0.8}}, "'calibration_fraction'? split may have test_field, test_fold, "),
+        ({"split": {"lists": {"train": ["a"], "test": ["b"], "val": []}}}, "validation, calibration, test"),
+        ({"targets": [SMALLEST["targets"][0] | {"units": "eV"}]}, "targets.0.units is no key: did you mean 'unit'? "),
+        ({"targets": [{"model": "bulk", "unit": "eV"}]}, "targets.0.key is missing (Field required): targets.0 may "),
+        ({"exclude": [{"dataset": "x"}]}, "exclude.0.dataset is no key: did you mean 'data'? "),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
+        ({"seed": 2**40}, "seed: Input should be less than or equal to"),
+        ({"seed": "first"}, "seed: Input should be a valid integer"),
+        ({"targets": [SMALLEST["targets"][0] | {"weight": float("inf")}]}, "finite number"),
+    ],
+)
+def test_a_wrong_key_is_told_with_those_there_are(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        read_config(written(tmp_path, SMALLEST | change))
+    assert said in str(told.value)
+    assert "\n" not in str(told.value)

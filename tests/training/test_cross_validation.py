@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from commands.main import app
+from deepergatgnn.errors import ConfigError
 from model_store import ModelStore
 from tests.conftest import COMMAND, ROOT
 from tests.training.validated import CPU, ROWS, Validated, configuration, document
@@ -124,13 +125,17 @@ def test_what_was_interrupted_within_a_fold_goes_on_from_its_epoch(validated: Va
     assert without_seconds(summary) == without_seconds(validated.summary)
 
 
-def test_another_configuration_trains_anew(validated: Validated, tmp_path: Path) -> None:
+def test_another_configuration_needs_another_name(validated: Validated, tmp_path: Path) -> None:
     config = configuration(validated.data, split={"folds": 2}, optimization={"epochs": 1})
     first: list[Epoch] = []
     cross_validate(config, validated.store, tmp_path, device=CPU, report=first.append)
     other = config.model_copy(update={"seed": 1})
     epochs: list[Epoch] = []
-    cross_validate(other, validated.store, tmp_path, device=CPU, report=epochs.append)
+    with pytest.raises(ConfigError, match=r"seed 0 there, 1 here\), which is not overwritten"):
+        cross_validate(other, validated.store, tmp_path, device=CPU, report=epochs.append)
+    assert epochs == []
+    renamed = other.model_copy(update={"name": "other"})
+    cross_validate(renamed, validated.store, tmp_path, device=CPU, report=epochs.append)
     assert len(first) == len(epochs) == 2
 
 

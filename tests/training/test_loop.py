@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deepergatgnn.batch import collate
 from deepergatgnn.crystal_graph import GraphConfig
+from deepergatgnn.errors import ConfigError
 from deepergatgnn.network import DeeperGATGNN
 from deepergatgnn.network_config import NetworkConfig
 from tests.fixtures import graphs_of, some_rows
@@ -179,11 +180,12 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path, whole: tuple[dict
     assert weights(again.network) == whole[0]
 
 
-def test_the_state_of_another_configuration_is_not_taken_up(tmp_path: Path) -> None:
+def test_the_state_of_another_configuration_is_neither_taken_up_nor_overwritten(tmp_path: Path) -> None:
     Trial(tmp_path).run(fingerprint="other")
-    again = Trial(tmp_path)
-    again.run()
-    assert len(again.epochs) == 3
+    content = (tmp_path / STATE).read_bytes()
+    with pytest.raises(ConfigError, match="which is not overwritten"):
+        Trial(tmp_path).run()
+    assert (tmp_path / STATE).read_bytes() == content
 
 
 def test_only_the_state_is_left_in_the_folder(tmp_path: Path) -> None:

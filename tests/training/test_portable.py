@@ -112,7 +112,7 @@ def test_a_bare_machine_trains_the_very_weights_and_the_full_one_publishes_them(
         assert_same_state(state(away, config, member), state(home, config, member))
 
     epochs: list[object] = []
-    announced: list[tuple[str, dict[str, int], dict[str, Any]]] = []
+    announced: list[tuple[TrainingConfig, Assembly]] = []
     [manifest] = run(
         config,
         store,
@@ -125,9 +125,9 @@ def test_a_bare_machine_trains_the_very_weights_and_the_full_one_publishes_them(
     assert epochs == []
     assert store.verify(manifest.name) == manifest
     assert manifest.members == 2
-    [(name, sizes, notes)] = announced
-    assert (name, sizes) == ("pair", manifest.provenance.rows)
-    assert sum(key.startswith("formulas_shared_by_") for key in notes) == 6
+    [(announced_config, assembly)] = announced
+    assert (announced_config, assembly.split.sizes()) == (config, manifest.provenance.rows)
+    assert sum(key.startswith("formulas_shared_by_") for key in assembly.notes) == 6
 
 
 def test_the_readme_says_which_command_a_bare_machine_has() -> None:

@@ -267,7 +267,6 @@ def test_the_record_has_what_decided_and_no_more() -> None:
     assert SplitConfig().record() == {
         "test_fraction": 0.1,
         "validation_fraction": 0.05,
-        "calibration_fraction": 0.05,
         "by": "row",
     }
     assert "test_fraction" not in CONFIGS["official"].record()

@@ -19,10 +19,11 @@ import torch
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel
 
+from deepergatgnn.errors import ConfigError
 from deepergatgnn.network import DeeperGATGNN
 from tests.conftest import ROOT
 from tests.fixtures import seeded_network
-from training.state import STATE, Progress, RunState, TrainingError
+from training.state import STATE, Progress, RunState, TrainingError, check_state
 
 PROGRESS = Progress(epoch=2, best_epoch=1, best_error=0.1, seconds=3.5, history=[(1 / 3, 0.1, 1e-3), (0.2, 0.3, 5e-4)])
 PROGRAM = "from commands.main import main; main()"
@@ -96,10 +97,16 @@ def test_no_state_is_no_state(tmp_path: Path) -> None:
     assert some_state().load(tmp_path, "print") is None
 
 
-def test_the_state_of_something_else_is_left_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    some_state().save(tmp_path, PROGRESS, "other")
-    assert some_state().load(tmp_path, "print") is None
-    assert "of another configuration or other data: starting anew" in caplog.text
+def test_the_state_of_something_else_is_refused_with_both_ways_to_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "member-1"
+    some_state().save(folder, PROGRESS, "other")
+    content = (folder / STATE).read_bytes()
+    for refuse in (lambda: some_state().load(folder, "print"), lambda: check_state(folder, "print", "epochs 2 there")):
+        with pytest.raises(ConfigError, match=f"to continue .* `start: {tmp_path}/run`; to begin anew, .* or remove"):
+            refuse()
+    assert (folder / STATE).read_bytes() == content
+    check_state(folder, "other")
+    check_state(tmp_path / "none", "other")
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])

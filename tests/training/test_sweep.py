@@ -211,7 +211,7 @@ def test_the_file_is_read_and_the_base_found_beside_it(searched: Searched, tmp_p
     ("changes", "reason"),
     [
         ({"base": "missing.yaml"}, r"missing\.yaml: No such file"),
-        ({"base": "sweep.yaml"}, r"sweep\.yaml: name: Field required"),
+        ({"base": "sweep.yaml"}, r"sweep\.yaml: name is missing"),
         ({"parameters": {}}, "parameters"),
         ({"parameters": {"split.test_fraction": {"low": 0.1, "high": 0.3}}}, "'split.test_fraction' cannot be varied"),
         ({"parameters": {"graph.cutoff": {"low": 5.0, "high": 8.0}}}, "'graph.cutoff' cannot be varied"),

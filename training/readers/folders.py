@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from deepergatgnn.errors import ConfigError
@@ -34,15 +34,16 @@ def table_of(folder: Path) -> Path | None:
 def read_folder(table: Path, name: str) -> Dataset:
     """Read the files that a table names.
 
-    The first column is the id: the name of a file beside the table, with or without the suffix of a structure, or
-    what follows `POSCAR_` in it. The others are targets. Listed are an id without a file and, where its name promises
-    a structure, a file without an id.
+    The first column is the id: the name of a file beside the table or in a folder below it, with or without the suffix
+    of a structure, or what follows `POSCAR_` in it; its path from the table too, which tells files of the same name
+    apart. The others are targets. Listed are an id without a file and, where its name promises a structure, a file
+    without an id, in folders that have others with one.
 
     Raises:
         ConfigError: if the table is no CSV or has no column of values.
     """
     content = table.read_bytes()
-    beside = sorted(path.name for path in table.parent.iterdir() if path.is_file() and path.name not in _OTHERS)
+    beside = [path.relative_to(table.parent).as_posix() for path in structure_files(table)]
     files = [file for file in beside if format_of(file)]
     names, required, lines = _columns(table, content, beside)
     index = {file: [file] for file in beside} | _index(files)
@@ -60,12 +61,24 @@ def read_folder(table: Path, name: str) -> Dataset:
 
     dataset = dataset_of(name, digest, records, read, required)
     named = {cells[0] for _, cells in lines}
+    folders = {PurePath(file).parent for file in used} | {PurePath()}
     unnamed = tuple(
         Refusal(file, "no_row", f"No line of {table.name} names this file: add one, or remove the file.")
         for file in files
-        if file not in used and not {file, _stem(file)} & named
+        if file not in used and PurePath(file).parent in folders and not set(_names(file)) & named
     )
     return Dataset(dataset.name, dataset.sha256, dataset.rows, dataset.refused + unnamed)
+
+
+def structure_files(table: Path) -> list[Path]:
+    """Files that a table may name: all beside it, and those below whose name promises a structure."""
+    beside = [path for path in table.parent.iterdir() if path.is_file() and path.name not in _OTHERS]
+    below = [
+        path
+        for path in table.parent.glob("*/**/*")
+        if format_of(path.name) and path.is_file() and path.name not in _OTHERS
+    ]
+    return sorted(beside) + sorted(below)
 
 
 def _columns(
@@ -79,7 +92,7 @@ def _columns(
     if not found:
         raise ConfigError(f"{table} is empty: write a line `id,value` for each structure")
     first = found[0][1]
-    stems = {_stem(file) for file in files} | set(files)
+    stems = {name for file in files for name in _names(file)}
     header = first[0] not in stems and not any(as_number(cell) is not None or is_empty(cell) for cell in first[1:])
     lines = found[1 if header else 0 :]
     width = len(first)
@@ -120,14 +133,25 @@ def _row(
 
 
 def _index(files: Sequence[str]) -> dict[str, list[str]]:
-    """Files by each name that a table may give them; a whole name means that file alone."""
+    """Files by each name that a table may give them; a path from the table means that file alone."""
     found: dict[str, list[str]] = {}
     for file in files:
-        stem = _stem(file)
-        short = re.sub(rf"^(?:{'|'.join(VASP_NAMES)})[-_.]", "", stem, flags=re.IGNORECASE)
-        for name in dict.fromkeys((stem, short)):
+        for name in _names(file):
             found.setdefault(name, []).append(file)
     return found | {file: [file] for file in files}
+
+
+def _names(file: str) -> list[str]:
+    """Names of a file: with and without its folders, its suffix, and the POSCAR_ in front."""
+    path = PurePath(file)
+    stem = _stem(path.name)
+    short = re.sub(rf"^(?:{'|'.join(VASP_NAMES)})[-_.]", "", stem, flags=re.IGNORECASE)
+    names = [path.name, stem, short]
+    if path.parent != PurePath():
+        names += [path.parent.joinpath(name).as_posix() for name in (stem, short)] + [file]
+        if stem.upper() in VASP_NAMES:  # a folder for each crystal
+            names += [path.parent.as_posix(), path.parent.name]
+    return list(dict.fromkeys(names))
 
 
 def _stem(file: str) -> str:

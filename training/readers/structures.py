@@ -21,10 +21,11 @@ VASP_NAMES: Final = ("POSCAR", "CONTCAR")
 
 
 def format_of(name: str) -> StructureFormat | None:
-    """The format that a file name promises; None if it promises no structure."""
-    if found := _FORMATS.get(PurePath(name).suffix.lower()):
+    """The format that a file name promises, with or without folders; None if it promises no structure."""
+    path = PurePath(name)
+    if found := _FORMATS.get(path.suffix.lower()):
         return found
-    return "poscar" if name.upper().startswith(VASP_NAMES) else None
+    return "poscar" if path.name.upper().startswith(VASP_NAMES) else None
 
 
 def crystal_of(source: Any, format: StructureFormat = "auto") -> Crystal:  # noqa: A002 - as `read_structure` has it

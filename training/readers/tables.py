@@ -6,17 +6,21 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from deepergatgnn.errors import ConfigError, StructureError
+from deepergatgnn.structures import Crystal
 from training.prepared import Refusal
 from training.readers.columns import Record, dataset_of, id_column, is_empty
 from training.readers.rows import Dataset, optional
-from training.readers.structures import crystal_of
+from training.readers.rows import sha256 as digest
+from training.readers.structures import crystal_of, format_of
 
-SUFFIXES: Final = (".csv", ".csv.gz", ".json", ".json.gz", ".parquet")
+CSV_SUFFIXES: Final = (".csv", ".csv.gz")
+SUFFIXES: Final = (*CSV_SUFFIXES, ".json", ".json.gz", ".parquet")
 STRUCTURE_NAMES: Final = (
     "structure",
     "structures",
@@ -30,8 +34,21 @@ STRUCTURE_NAMES: Final = (
     "final_structure",
     "relaxed_structure",
 )
+PATH_NAMES: Final = (
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "filepath",
+    "file_path",
+    "cif_file",
+    "cif_path",
+    "structure_file",
+    "structure_path",
+)
 ARRAYS: Final = ("lattice", "species", "frac_coords")
 _LONGEST_CELL: Final = 64 * 1024 * 1024
+_LONGEST_PATH: Final = 1024
 _LOOKED_AT: Final = 5  # filled cells of a column that tell whether it holds structures
 _LABEL: Final = object()  # key of the index of a pandas table, beside its columns
 _BROKEN: Final = object()  # key of why a line is no row, beside what it has
@@ -40,36 +57,98 @@ Table = list[dict[Any, Any]]
 
 
 def read_table(path: Path, name: str) -> Dataset:
-    """Read a whole table.
+    """Read a whole table; the column of structures of a CSV may hold paths of files, from the folder of the table.
 
     Raises:
         ConfigError: if it is no table, or none or several of its columns hold structures.
     """
     content = path.read_bytes()
+    table = _table_of(path, content)
+    folder = path.parent if path.name.endswith(CSV_SUFFIXES) else None
+    return dataset_of_table(table, name, hashlib.sha256(content).hexdigest(), str(path), folder)
+
+
+def named_files(path: Path) -> list[Path]:
+    """Files of structures that the cells of a CSV name; none if it is another file, or names none in its first rows."""
+    if not path.name.endswith(CSV_SUFFIXES):
+        return []
+    content = path.read_bytes()
+    try:
+        text = gzip.decompress(content) if path.suffix == ".gz" else content
+        first = csv_rows(b"\n".join(text.split(b"\n", _LOOKED_AT + 1)[: _LOOKED_AT + 1]))
+        if not any(_file_of(cell, path.parent) for _, cells in first for cell in cells):
+            return []  # without reading a long table of texts
+        named = {_file_of(cell, path.parent) for _, cells in csv_rows(text) for cell in cells}
+    except (OSError, EOFError, zlib.error, csv.Error, ValueError):
+        return []  # whoever reads it says what is wrong
+    return sorted(file for file in named if file is not None and file.is_file())
+
+
+def _table_of(path: Path, content: bytes) -> Table:
     try:
         text = gzip.decompress(content) if path.suffix == ".gz" else content
         kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
-        table = {"csv": _csv_table, "json": _json_table, "parquet": _parquet_table}[kind](text)
+        return {"csv": _csv_table, "json": _json_table, "parquet": _parquet_table}[kind](text)
     except (OSError, EOFError, zlib.error, csv.Error, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a table of that kind: {error}") from None
-    return dataset_of_table(table, name, hashlib.sha256(content).hexdigest(), str(path))
 
 
-def dataset_of_table(table: Table, name: str, sha256: str, place: str) -> Dataset:
-    """Find the columns of structures and ids, and read the rows; see `read_table`."""
+def _file_of(cell: Any, folder: Path | None) -> Path | None:
+    """The file that a cell names by its path from a folder; None if the cell is no path of a structure."""
+    if folder is None or not isinstance(cell, str) or len(cell) > _LONGEST_PATH or "\n" in cell or "\0" in cell:
+        return None
+    return folder / cell.strip() if format_of(cell.strip()) else None
+
+
+def dataset_of_table(table: Table, name: str, sha256: str, place: str, folder: Path | None = None) -> Dataset:
+    """Find the columns of structures and ids, and read the rows; see `read_table`.
+
+    Args:
+        table: its rows.
+        name: of the data set.
+        sha256: of its content, without that of files it names.
+        place: of the table, for people.
+        folder: from which cells may name files; None if they may not.
+    """
+    contents: dict[Path, bytes] = {}
+
+    def read(source: Any) -> Crystal:
+        file = _file_of(source, folder)
+        if file is None:
+            return crystal_of(source)
+        try:
+            contents[file] = file.read_bytes()
+        except OSError as error:
+            detail = (
+                f"The file {str(source)[:80]!r} cannot be read: {error.strerror or error}; paths begin in {folder}."
+            )
+            raise StructureError("unreadable", detail) from None
+        return crystal_of(contents[file], format_of(file.name) or "auto")
+
     names = list(dict.fromkeys(key for row in table for key in row if isinstance(key, str)))
-    columns = _structure_columns(names, table, place)
+    columns = _structure_columns(names, table, place, read)
     identity = id_column(names) or _LABEL
     records = []
     for count, row in enumerate(table, start=1):
         cells = {key: cell for key, cell in row.items() if key not in (*columns, identity, _LABEL, _BROKEN)}
         cell = row.get(identity)
         source = row.get(columns[0]) if len(columns) == 1 else {key: _decoded(row.get(key)) for key in columns}
-        row_id = str(count) if is_empty(cell) else str(cell).strip()
+        row_id = str(cell).strip() if not is_empty(cell) else _path_id(source, folder) or str(count)
         if _BROKEN in row:
             source = Refusal(row_id, "bad_row", row[_BROKEN])
         records.append(Record(row_id, f"row {count}", source, cells))
-    return dataset_of(name, sha256, records, crystal_of)
+    dataset = dataset_of(name, sha256, records, read)
+    if contents:
+        parts = (part for file in sorted(contents) for part in (str(file).encode(), contents[file]))
+        dataset = replace(dataset, sha256=digest([sha256.encode(), *parts]))
+    return dataset
+
+
+def _path_id(source: Any, folder: Path | None) -> str | None:
+    """The id of a row that has none but the path of its file: that without the suffix."""
+    if (file := _file_of(source, folder)) is None or folder is None:
+        return None
+    return file.relative_to(folder).with_suffix("").as_posix() if file.is_relative_to(folder) else str(source).strip()
 
 
 def csv_rows(text: bytes) -> list[tuple[int, list[str]]]:
@@ -143,7 +222,9 @@ def _labelled(labels: Sequence[Any], rows: Table) -> Table:
     return [{_LABEL: label} | row for label, row in zip(labels, rows, strict=True)]
 
 
-def _structure_columns(names: Sequence[str], table: Table, place: str) -> tuple[str, ...]:
+def _structure_columns(
+    names: Sequence[str], table: Table, place: str, read: Callable[[Any], Crystal]
+) -> tuple[str, ...]:
     """The column that holds structures; or the three that hold their arrays."""
     known = {name.strip().lower(): name for name in reversed(names)}
     for name in STRUCTURE_NAMES:
@@ -151,18 +232,23 @@ def _structure_columns(names: Sequence[str], table: Table, place: str) -> tuple[
             return (known[name],)
     if set(ARRAYS) <= set(names):
         return ARRAYS
-    found = [name for name in names if _holds_structures([row.get(name) for row in table])]
+    found = [name for name in names if _holds_structures([row.get(name) for row in table], read)]
     if len(found) == 1:
         return (found[0],)
+    paths = [known[name] for name in PATH_NAMES if name in known]
+    if not found and paths:  # its rows then say which files are not there
+        return (paths[0],)
     said = f"columns {', '.join(found)} all hold structures" if found else "no column holds structures"
     shown = ", ".join(names[:12]) or "none"
-    raise ConfigError(f"{place}: {said}; call one of its columns `structure` (it has: {shown})")
+    raise ConfigError(
+        f"{place}: {said}; call one of its columns `structure`, or `path` where it names files (it has: {shown})"
+    )
 
 
-def _holds_structures(cells: Sequence[Any]) -> bool:
+def _holds_structures(cells: Sequence[Any], read: Callable[[Any], Crystal]) -> bool:
     for cell in [cell for cell in cells if isinstance(cell, str | Mapping) and not is_empty(cell)][:_LOOKED_AT]:
         try:
-            crystal_of(cell)
+            read(cell)
         except StructureError:
             continue
         return True

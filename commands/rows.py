@@ -1,0 +1,27 @@
+"""The table of rows that `train` and `cross-validate` begin with."""
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.assembly import Assembly
+    from training.config import TrainingConfig
+
+
+def show_rows(config: "TrainingConfig", assembly: "Assembly") -> None:
+    """Print what became of the rows of a data set, and why there will be no intervals, if so."""
+    from training.assembly import interval_sentences
+    from training.row_counts import row_counts, table
+
+    groups = row_counts(assembly.dataset, assembly.split, config.targets, assembly.dataset.warnings)
+    print(table(assembly.dataset.name, groups), file=sys.stderr)
+    for sentence in interval_sentences(assembly, config.targets):
+        print(sentence, file=sys.stderr)
+
+
+def show_split(assembly: "Assembly", name: str | None = None) -> None:
+    """Print the sizes of the parts, of a fold for example, and the formulas that they share."""
+    from training.splits import split_sentence
+
+    sentence = split_sentence(assembly.split.sizes(), assembly.notes)
+    print(f"{name}: {sentence}" if name else sentence, file=sys.stderr, flush=True)
