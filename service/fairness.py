@@ -2,9 +2,10 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from ipaddress import IPv6Network
 from itertools import count
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -22,6 +23,22 @@ class Flow(NamedTuple):
 
 
 NOBODY = Flow("")  # of what the service does by itself
+
+
+def connection_of(scope: Mapping[str, Any]) -> str:
+    """Address and port of the other end of a connection, of its ASGI scope."""
+    return "{}:{}".format(*scope.get("client") or ("", 0))
+
+
+def flow_of(scope: Mapping[str, Any], key: str | None) -> Flow:
+    """The flow of a request, of its ASGI scope and the name of its key, if one was asked for.
+
+    IPv6 addresses count by their first 64 bits, the rest of which a host chooses for itself.
+    """
+    address = (scope.get("client") or ("", 0))[0]
+    if ":" in address:
+        address = str(IPv6Network((address.partition("%")[0], 64), strict=False))
+    return Flow(address if key is None else f"key {key}", connection_of(scope))
 
 
 class FairLine(Generic[T]):

@@ -77,6 +77,7 @@ OUT_OF_DOMAIN = Counter("deepergatgnn_out_of_domain_total", "Predictions flagged
 ADMITTED = Gauge("deepergatgnn_admitted", "Crystals admitted and not yet answered", ["lane"])
 QUEUE_SECONDS = Gauge("deepergatgnn_queue_seconds", "Predicted seconds until a new crystal is answered", ["lane"])
 RATE = Gauge("deepergatgnn_rate_ratio", "Measured over predicted speed of all workers together")
+PARSE_RATE = Gauge("deepergatgnn_parse_rate_ratio", "Measured over predicted speed of the parse processes", ["lane"])
 ABANDONED = Counter("deepergatgnn_abandoned_total", "Crystals given up before the answer, by cause", ["cause"])
 RESUBMITTED = Counter("deepergatgnn_resubmitted_total", "Entries that the broker had lost and that were added anew")
 PARSE_KILLED = Counter("deepergatgnn_parse_killed_total", "Parse processes killed or dead, by cause", ["cause"])

@@ -13,8 +13,10 @@ from deepergatgnn.structures.limits import DEFAULT_LIMITS
 BYTE_S, IMAGE_S, ATOM_S, FILE_S = 3.5e-8, 1e-6, 2e-6, 1e-3  # measured; of atoms to the power of 1.5, for pairs
 EXTRA_GRAPH = 0.5  # of what the atoms cost, for each graph beyond the first
 FOLLOW = 0.1  # weight of a new file in the running correction
-CORRECTION = (1 / 8, 32.0)  # at least and at most
+FACTORS = (1 / 8, 32.0)  # of a correction, at least and at most
 MOST_IMAGES = 200_000
+MOST_COUNTED = 128 * 1024  # bytes: a millisecond of the event loop
+SITE_BYTES = 64  # of most files, for each site
 _SITES = re.compile(rb"^[ \t]*_atom_site_fract_x", re.MULTILINE | re.IGNORECASE)
 _OPERATORS = re.compile(
     rb"^[ \t]*_(?:symmetry_equiv_pos_as_xyz|space_group_symop[._]operation_xyz)", re.MULTILINE | re.IGNORECASE
@@ -37,6 +39,12 @@ class Size:
     sites: int
     images: int
 
+    @classmethod
+    def roughly(cls, n_bytes: int) -> "Size":
+        """Of a file of which no more is known."""
+        sites = n_bytes // SITE_BYTES
+        return cls(n_bytes, sites, sites)
+
     @property
     def atoms(self) -> float:
         """Of the cell, roughly: many sites are special positions, of which several images are the same atom."""
@@ -45,7 +53,9 @@ class Size:
 
 
 def size_of(content: bytes) -> Size:
-    """Sites and operators, by counting lines."""
+    """Sites and operators, by counting lines; of a file that is too long to be that of a cell, by its length alone."""
+    if len(content) > MOST_COUNTED:
+        return Size.roughly(len(content))
     if content[:1] == b"{":
         sites = max(*(content.count(mark) for mark in _SITE_MARKS), content.count(b"[") // 2)
         return Size(len(content), sites, sites)
@@ -60,29 +70,43 @@ def size_of(content: bytes) -> Size:
 
 
 def _lines(content: bytes, start: int) -> int:
-    """Lines of a loop, from one of its names on."""
-    end = _END.search(content, start)
-    return max(1, content.count(b"\n", start, end.start() if end else len(content)) - 1)
+    """Lines of a loop, from one of its names on, without those of its other names."""
+    found = _END.search(content, start)
+    end = found.start() if found else len(content)
+    return max(1, content.count(b"\n", start, end) - content.count(b"\n_", start, end - 1) - 1)
+
+
+class Correction:
+    """What was measured over what was predicted, of work of about the same size: within a factor of four."""
+
+    def __init__(self) -> None:
+        self._factors: dict[int, float] = {}
+
+    def corrected(self, seconds: float) -> float:
+        """The prediction, by what is known of others."""
+        return seconds * self._factors.get(_class(seconds), 1.0)
+
+    def observe(self, predicted: float, measured: float) -> None:
+        """Take note of what something took, and of what was predicted without correction."""
+        least, most = FACTORS
+        before = self._factors.get(_class(predicted), 1.0)
+        factor = min(most, max(least, measured / predicted))
+        self._factors[_class(predicted)] = before + FOLLOW * (factor - before)
 
 
 class ParseCost:
     """Predicts the processor time of files, and learns from what they took."""
 
     def __init__(self) -> None:
-        self._corrections: dict[int, float] = {}
+        self._correction = Correction()
 
     def seconds(self, size: Size, graphs: int = 1) -> float:
         """Predicted for a file of which so many graphs are built."""
-        plain = _plain(size, graphs)
-        return plain * self._corrections.get(_class(plain), 1.0)
+        return self._correction.corrected(_plain(size, graphs))
 
     def observe(self, size: Size, graphs: int, seconds: float) -> None:
         """Take note of what a file took."""
-        plain = _plain(size, graphs)
-        before = self._corrections.get(_class(plain), 1.0)
-        least, most = CORRECTION
-        ratio = min(most, max(least, seconds / plain))
-        self._corrections[_class(plain)] = before + FOLLOW * (ratio - before)
+        self._correction.observe(_plain(size, graphs), seconds)
 
 
 def _plain(size: Size, graphs: int) -> float:
@@ -91,5 +115,4 @@ def _plain(size: Size, graphs: int) -> float:
 
 
 def _class(seconds: float) -> int:
-    """Files of about the same seconds, within a factor of four."""
-    return round(math.log(seconds, 4))
+    return round(math.log(max(seconds, 1e-9), 4))

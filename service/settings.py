@@ -44,7 +44,6 @@ class Settings(BaseSettings):
         max_head_kib: of a request line and headers.
         max_connections: of clients at once, as far as the limit of open files allows.
         max_wait_s: predicted seconds of work before a single crystal over which it gets 429.
-        min_waiting: so many crystals of a lane may wait in any case.
         max_bulk_wait_s: likewise for a bulk request.
         max_bulk: structures of a bulk request.
         max_bulk_body_mib: of a bulk request.
@@ -95,7 +94,6 @@ class Settings(BaseSettings):
     max_head_kib: int = Field(default=64, ge=1)
     max_connections: int = Field(default=4096, ge=1)
     max_wait_s: float = Field(default=0.25, gt=0)
-    min_waiting: int = Field(default=64, ge=1)
     max_bulk_wait_s: float = Field(default=20.0, gt=0)
     max_bulk: int = Field(default=1024, ge=1)
     max_bulk_body_mib: float = Field(default=16.0, gt=0)
