@@ -22,6 +22,7 @@ from deepergatgnn.graph import HasCell
 from deepergatgnn.intervals import interval_ends, spreads, unscale
 from deepergatgnn.manifest import Manifest
 from deepergatgnn.network import DeeperGATGNN, NetworkOutput
+from deepergatgnn.threads import few_threads
 from deepergatgnn.weights import load_artifact
 
 Forward = Callable[[GraphBatch], NetworkOutput]
@@ -92,7 +93,8 @@ class Predictor:
             RuntimeError: where there is no compiler, or a compiled network gives other values.
         """
         batches = [collate(part, filled=True) for part in (examples, examples[:1])]
-        return [compile_network(network, batches) for network in self.networks]
+        with few_threads():  # a compiled network is made for a number of threads
+            return [compile_network(network, batches) for network in self.networks]
 
     def adopt(self, forwards: Sequence[Forward]) -> None:
         """Compute with what `compiled` returned from now on."""
@@ -149,8 +151,11 @@ class Predictor:
         """
         return self._predict(graphs, batch, [True] * len(graphs) if attention is None else attention)
 
-    @torch.inference_mode()
     def _predict(self, graphs: Sequence[CrystalGraph], batch: GraphBatch, wanted: Sequence[bool]) -> list[Prediction]:
+        with few_threads(), torch.inference_mode():
+            return self._computed(graphs, batch, wanted)
+
+    def _computed(self, graphs: Sequence[CrystalGraph], batch: GraphBatch, wanted: Sequence[bool]) -> list[Prediction]:
         n, manifest, moved = len(graphs), self.manifest, batch.to(self.device)
         said = [forward(moved) for forward in self._forwards]
         offsets = (said[0].crystal_vectors[:n] - self._domain["mean"]) @ self._domain["whitening"]

@@ -118,6 +118,7 @@ TAKEN_OVER = Counter(
 DEAD_LETTERS = Counter(
     "deepergatgnn_dead_letters_total", "Entries given up after several deliveries", registry=OF_WORKER
 )
+THREADS = Gauge("deepergatgnn_threads", "Threads that compute, of a worker on a CPU", registry=OF_WORKER)
 OUT_OF_MEMORY = Counter(
     "deepergatgnn_out_of_memory_total", "Batches that the device's memory did not hold", registry=OF_WORKER
 )

@@ -32,7 +32,8 @@ class Settings(BaseSettings):
         cors_origins: comma-separated origins whose pages may send requests; unset: none.
         host, port: where the API listens.
         device: of the worker: auto, cpu, cuda, cuda:N.
-        threads: of the worker on a CPU; 0 leaves the choice to torch.
+        threads: of the worker on a CPU; 0: as many as are measured to be fastest beside what else runs, which leave
+            a core for parsing.
         compile_after_s: life of a worker after which it compiles its networks beside the eager ones; 0 for never.
         parse_processes: of the parse pool.
         parse_timeout_s: a file that takes longer is refused.
