@@ -31,6 +31,8 @@ FOLLOW = 0.3  # weight of a new window, and of a new crystal, in the running mea
 RECOVER = 0.03  # of what lacks to the nominal speed, while too little waits to measure it
 SLOWEST = 0.02  # of the nominal speed: nothing is refused for longer because nothing was measured
 BATCHES = 2  # of a worker that keep it busy: one is computed, one is ready
+FEW = 16  # crystals of a worker, which together cost little more than each of them: so many are let in on a slow host
+FEW_S = 1.0  # unless they take longer than this
 PARSING_S = 0.1  # predicted, that keeps a parse process busy
 EDGES_PER_SITE = 12  # of the graph, before it is known
 SLOWEST_SHARED = 0.25  # of the nominal speed: on a host that is slower all are, and each may have its share yet
@@ -357,8 +359,11 @@ class Admission:
     def _busy(self, lane: Lane) -> bool:
         """Whether a stage has, by what is predicted, all that its servers need to have no pause."""
         parsing, computing = self.parsing[lane], self.computing
-        batches = BATCHES * self._settings.batch_s * computing.servers
-        return computing.ahead(AHEAD[lane]) >= batches or parsing.ahead((lane,)) >= PARSING_S * parsing.servers
+        if parsing.ahead((lane,)) >= PARSING_S * parsing.servers:
+            return True
+        few = self._crystals[lane] < FEW * computing.servers
+        most = max(BATCHES * self._settings.batch_s, FEW_S if few else 0.0)
+        return computing.ahead(AHEAD[lane]) >= most * computing.servers
 
     def _seconds(self, lane: Lane, demand: Demand) -> float:
         """How long others wait for it."""

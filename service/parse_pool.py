@@ -84,22 +84,28 @@ class _LaneOfProcesses:
     def _next(self) -> tuple[File, Channel] | None:
         """The next file and the process for it."""
         lasting = [each for each in self._channels if each.files < FILES_PER_PROCESS and each.takes_more]
+        lasting.sort(key=lambda each: (each.load, len(each.pending)))
         if not lasting:
             return None
-        idle = next((each for each in lasting if not each.pending), None)
-        least = min(lasting, key=lambda each: (each.load, len(each.pending)))
-        large = sum(each.has_large for each in self._channels)
+        at_large = sum(each.has_large for each in self._channels)
+        kept: list[Channel] = []  # for a large file, whose turn it is, until it has nothing else to do
 
-        def may_go(file: File) -> bool:
-            if file.future.done():  # its client has gone
-                return True
+        def process_for(file: File) -> Channel | None:
             if file.is_large:
-                return idle is not None and large < max(1, self.count - 1)
-            return not least.pending or (len(least.pending) < AT_ONCE and least.load + file.seconds <= AHEAD_S)
+                if at_large >= max(1, self.count - 1):
+                    return None
+                idle = next((each for each in lasting if not each.pending), None)
+                if idle is None and not kept:
+                    kept.append(lasting[0])
+                return idle
+            least = next((each for each in lasting if each not in kept), None)
+            if least is None or (least.pending and not _has_room(least, file)):
+                return None
+            return least
 
-        while (file := self._first(may_go)) is not None:
-            if not file.future.done():
-                return file, idle or least
+        while (file := self._first(lambda each: each.future.done() or process_for(each) is not None)) is not None:
+            if not file.future.done() and (channel := process_for(file)) is not None:  # else its client has gone
+                return file, channel
         return None
 
     def _first(self, may_go: Callable[[File], bool]) -> File | None:
@@ -146,6 +152,10 @@ class _LaneOfProcesses:
         self._closed = True
         for channel in (*self._channels, *self._starting.values()):
             channel.kill()
+
+
+def _has_room(channel: Channel, file: File) -> bool:
+    return len(channel.pending) < AT_ONCE and channel.load + file.seconds <= AHEAD_S
 
 
 class ParsePool:
