@@ -36,7 +36,7 @@ class Settings(BaseSettings):
             a core for parsing.
         compile_after_s: life of a worker after which it compiles its networks beside the eager ones; 0 for never.
         parse_processes: of the parse pool.
-        parse_timeout_s: a file that takes longer is refused.
+        parse_timeout_s: of processor time; a file that takes more is refused.
         parse_memory_mib: address space of a parse process.
         max_body_mib: of a request.
         max_bodies_mib: of all requests under way together; above it, long bodies get 429.
@@ -44,7 +44,8 @@ class Settings(BaseSettings):
         header_timeout_s: for a request line and headers to arrive, and for an answer to be taken.
         max_head_kib: of a request line and headers.
         max_connections: of clients at once, as far as the limit of open files allows.
-        max_wait_s: predicted seconds of work before a single crystal over which it gets 429.
+        max_wait_s: predicted seconds of work before a single crystal over which it gets 429, unless its client has less
+            than its share.
         max_bulk_wait_s: likewise for a bulk request.
         max_bulk: structures of a bulk request.
         max_bulk_body_mib: of a bulk request.
