@@ -29,6 +29,7 @@ from deepergatgnn.intervals import interval_ends, spreads, unscale
 from deepergatgnn.manifest import MAIN_LEVEL, Manifest
 from deepergatgnn.network import DeeperGATGNN, NetworkOutput
 from deepergatgnn.structures import as_crystal
+from deepergatgnn.threads import few_threads
 from deepergatgnn.weights import load_artifact
 
 Forward = Callable[[GraphBatch], NetworkOutput]
@@ -119,7 +120,8 @@ class Predictor:
             RuntimeError: where there is no compiler, or a compiled network gives other values.
         """
         batches = [collate(part, filled=True) for part in (examples, examples[:1])]
-        return [compile_network(network, batches) for network in self.networks]
+        with few_threads():  # a compiled network is made for a number of threads
+            return [compile_network(network, batches) for network in self.networks]
 
     def adopt(self, forwards: Sequence[Forward]) -> None:
         """Compute with what `compiled` returned from now on."""
@@ -212,8 +214,13 @@ class Predictor:
             graphs, batch, every if attention is None else attention, every if embedding is None else embedding
         )
 
-    @torch.inference_mode()
     def _predict(
+        self, graphs: Sequence[CrystalGraph], batch: GraphBatch, attention: Sequence[bool], embedding: Sequence[bool]
+    ) -> list[Prediction]:
+        with few_threads(), torch.inference_mode():
+            return self._computed(graphs, batch, attention, embedding)
+
+    def _computed(
         self, graphs: Sequence[CrystalGraph], batch: GraphBatch, attention: Sequence[bool], embedding: Sequence[bool]
     ) -> list[Prediction]:
         n, manifest, moved = len(graphs), self.manifest, batch.to(self.device)

@@ -18,11 +18,12 @@ from service.errors import ServiceError, counted
 from service.intake import patience_s, read_documents
 from service.json_bodies import Contents, Fields, source_of
 from service.openapi import DEADLINE, refer
+from service.parse_cost import Size
 from service.prediction import Posted
 from service.presence import ClientGoneError, unless_gone
 from service.routes import CLIENT_GONE, ERRORS
 from service.schemas import BulkRequest, BulkResponse
-from service.state import State, state_of
+from service.state import State, flow_of_request, state_of
 
 NDJSON = "application/x-ndjson"
 WINDOW_S = 0.5  # predicted seconds of work of one request that are under way at once
@@ -104,7 +105,9 @@ async def _results(state: State, body: _Body, request: Request, deadline: float)
     admission = state.dispatcher.admission
     least, most = WINDOW
     at_once = int(min(most, max(least, WINDOW_S / max(admission.typical, 1e-6))))
-    with admission.admit("bulk", len(body.contents)) as ticket:
+    count = len(body.contents)
+    demand = state.oracle.demand(body.fields["models"], Size.roughly(sum(map(len, body.contents)) // max(1, count)))
+    with admission.admit("bulk", flow_of_request(request), demand, count) as ticket:
         ready: asyncio.Queue[asyncio.Task[Result]] = asyncio.Queue()
         waiting = iter(range(len(body.contents)))
         under_way: set[asyncio.Task[Result]] = set()

@@ -118,15 +118,15 @@ class Dispatcher:
         """What each worker has counted."""
         return await self._queue.worker_metrics()
 
-    def check(self, lane: Lane) -> None:
-        """Return if a request that comes now is let in.
+    def check(self, lane: Lane, connection: str = "") -> None:
+        """Return if a request that comes now, by a connection, may be read.
 
         Raises:
             ServiceError: 503 not ready, 429 too much is waiting.
         """
         if self.draining or not self._broker_up or time.monotonic() - self._worker_seen > self._settings.absence_s:
             self.readiness()
-        self.admission.check(lane)
+        self.admission.check_early(lane, connection)
 
     async def ask(
         self,

@@ -14,6 +14,7 @@ from deepergatgnn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundError
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.structures import crystal_from_arrays
+from deepergatgnn.threads import measured
 from model_store import ModelStore
 from service.calibration import calibrated, edges_that_fit, golden_graphs
 from service.cost import Cost
@@ -24,6 +25,7 @@ log = structlog.get_logger("engine")
 LOADED_AT_MOST = 16
 UNSOUND_S = 30.0  # so long a version that was refused is not read again
 GOLDEN_TOLERANCE = 1e-3
+SMALL_BATCH = 8  # crystals by which numbers of threads are compared
 
 
 Part = tuple[Sequence[int], GraphBatch]
@@ -110,6 +112,13 @@ class Engine:
                 )
         self._costs[reference] = calibrated(predictor)
         self._predictors[reference] = predictor
+
+    def seconds_by_threads(self, counts: Sequence[int]) -> dict[int, float]:
+        """Median seconds of a small batch of golden crystals, by number of threads."""
+        predictor = next(iter(self._predictors.values()))
+        graphs = (golden_graphs(predictor.manifest) * SMALL_BATCH)[:SMALL_BATCH]
+        batch = collate(graphs, filled=True).to(self._device)
+        return measured(lambda: predictor.predict_collated(graphs, batch), counts)
 
     def edge_capacity(self, at_most: int) -> int:
         """Edges of a batch that fit into the device's memory with a fifth of it to spare, `at_most` on a CPU."""

@@ -16,6 +16,7 @@ __all__ = [
     "broker_unavailable",
     "counted",
     "draining",
+    "parsing_delayed",
     "problem",
     "problem_document",
     "problem_headers",
@@ -35,6 +36,11 @@ def draining() -> ServiceError:
 def broker_unavailable() -> ServiceError:
     """The queue is out of reach."""
     return ServiceError(503, "broker_unavailable", "the queue cannot be reached: retry soon", 2)
+
+
+def parsing_delayed(why: str) -> ServiceError:
+    """A file could not be read, through no fault of its own."""
+    return ServiceError(503, "parsing_delayed", f"{why}: retry later", 5)
 
 
 def unforeseen() -> ServiceError:

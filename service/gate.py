@@ -13,6 +13,7 @@ from service import metrics
 from service.entries import Lane
 from service.envelope import request_id_of
 from service.errors import PROBLEM_JSON, ServiceError, counted, problem_document, problem_headers
+from service.fairness import connection_of
 from service.headers import raw_headers_for
 from service.logs import LineLimit
 from service.state import PARTS
@@ -37,7 +38,7 @@ class Gate:
         lane = LANES.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if lane is not None:
             try:
-                scope["state"][PARTS].dispatcher.check(lane)
+                scope["state"][PARTS].dispatcher.check(lane, connection_of(scope))
             except ServiceError as error:
                 await _refuse(scope, send, counted(error), logged=self._lines.worth_a_line(int(time.monotonic())))
                 return

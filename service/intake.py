@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -11,17 +12,21 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from service.admission import Demand
+from service.entries import Lane
 from service.errors import ServiceError
 from service.headers import header
 from service.json_bodies import Contents, Fields, Kind, Options, read_body_in_turns, source_of, validated
+from service.parse_cost import Size
 from service.prediction import Posted
 from service.presence import unless_gone
 from service.schemas import PredictOptions
-from service.state import state_of
+from service.state import flow_of_request, state_of
 
 PLAIN = frozenset({"chemical/x-cif", "text/plain", "application/octet-stream"})
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 LEAST_MS = 0.001
+LANE_OF: Mapping[Kind, Lane] = {"single": "interactive", "bulk": "bulk"}
 SHORT_JSON = 128 * 1024  # bytes that the event loop reads itself, in a few milliseconds
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252"})
 NO_OPTIONS = PredictOptions()
@@ -90,7 +95,10 @@ async def read_documents(request: Request, kind: Kind, options: Options) -> tupl
     pieces = await _pieces(request)
     if sum(map(len, pieces)) <= SHORT_JSON:
         return await read_body_in_turns(kind, b"".join(pieces), options)
-    return await unless_gone(request, state_of(request).pool.read(kind, pieces, options))
+    state, lane, flow = state_of(request), LANE_OF[kind], flow_of_request(request)
+    demand = Demand(state.pool.cost.seconds(Size(sum(map(len, pieces)), 0, 0), 0), 0.0)
+    with state.dispatcher.admission.admit(lane, flow, demand) as ticket, ticket.parsing():
+        return await unless_gone(request, state.pool.read(kind, pieces, options, flow))
 
 
 async def _pieces(request: Request) -> list[bytes]:

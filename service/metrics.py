@@ -77,6 +77,7 @@ OUT_OF_DOMAIN = Counter("deepergatgnn_out_of_domain_total", "Predictions flagged
 ADMITTED = Gauge("deepergatgnn_admitted", "Crystals admitted and not yet answered", ["lane"])
 QUEUE_SECONDS = Gauge("deepergatgnn_queue_seconds", "Predicted seconds until a new crystal is answered", ["lane"])
 RATE = Gauge("deepergatgnn_rate_ratio", "Measured over predicted speed of all workers together")
+PARSE_RATE = Gauge("deepergatgnn_parse_rate_ratio", "Measured over predicted speed of the parse processes", ["lane"])
 ABANDONED = Counter("deepergatgnn_abandoned_total", "Crystals given up before the answer, by cause", ["cause"])
 RESUBMITTED = Counter("deepergatgnn_resubmitted_total", "Entries that the broker had lost and that were added anew")
 PARSE_KILLED = Counter("deepergatgnn_parse_killed_total", "Parse processes killed or dead, by cause", ["cause"])
@@ -117,6 +118,7 @@ TAKEN_OVER = Counter(
 DEAD_LETTERS = Counter(
     "deepergatgnn_dead_letters_total", "Entries given up after several deliveries", registry=OF_WORKER
 )
+THREADS = Gauge("deepergatgnn_threads", "Threads that compute, of a worker on a CPU", registry=OF_WORKER)
 OUT_OF_MEMORY = Counter(
     "deepergatgnn_out_of_memory_total", "Batches that the device's memory did not hold", registry=OF_WORKER
 )

@@ -1,31 +1,37 @@
 """The parse pool: killable processes that turn files into graphs, away from the event loop.
 
-A process that takes too long over a file, or dies of it, is replaced; the file is refused and no other one notices.
+A process that spends too much processor time on a file, or dies of it, is replaced; the file is refused and no other
+one notices. A file that gets no processor time in time is not refused: its client may send it again, and is told so.
 Bulk files have processes of their own, of lower priority, so that a screening run does not stand before single files.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 import structlog
 
 from deepergatgnn.crystal_graph import GraphConfig
-from deepergatgnn.errors import StructureError
+from deepergatgnn.errors import DeeperGATGNNError, StructureError
 from deepergatgnn.structures import StructureFormat
 from service import metrics
 from service.entries import Lane
+from service.errors import parsing_delayed
+from service.fairness import NOBODY, FairLine, Flow
 from service.json_bodies import Fields, Kind, Options
 from service.parse_channel import Answer, Channel, File, start_process, stop_fork_server
+from service.parse_cost import ParseCost, Size, size_of
 from service.parse_process import pack_reading, pack_task, unpack_reading, unpack_result
 from service.parsing import Parsed
 from service.tasks import PAUSE_S
 
 FILES_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stays small
 AT_ONCE = 16  # files sent to a process: it goes on to the next while the event loop is busy with something else
+AHEAD_S = 0.05  # predicted seconds of them, but for the first
+GIVE_UP = 10  # times the processor time that a file may take: then its client is asked to send it again
 WARM_UP = b'{"lattice": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]], "species": ["Na"], "frac_coords": [[0, 0, 0]]}'
 WARM_UP_S = 120.0
 # Who has many to feed goes first: an event loop that waits for the processor leaves parse processes and worker without
@@ -33,24 +39,31 @@ WARM_UP_S = 120.0
 SINGLE_NICENESS = 5
 BODY_NICENESS = 8  # of bulk bodies: one takes half a second of the processor, of which the least would be long
 BULK_NICENESS = 15  # below a CPU worker, which single files wait for too
-BULK_PATIENCE = 8  # times the wall time of a single file: who gives way to everybody waits for the processor
+BULK_PATIENCE = 8  # times as long: who gives way to everybody waits for the processor
 log = structlog.get_logger("parse_pool")
 
 
 class _LaneOfProcesses:
-    """The processes of one lane and the files that wait for them, oldest first."""
+    """The processes of one lane and the files that wait for them, in the order of fair queueing between clients.
 
-    def __init__(self, count: int, timeout_s: float, memory_mib: int, niceness: int = 0) -> None:
+    Large files leave one of several processes free, so that a small one never waits for all of them.
+    """
+
+    def __init__(
+        self, count: int, timeout_s: float, memory_mib: int, niceness: int = 0, *, patience: float = 1
+    ) -> None:
         self.count = count
+        self.give_up_s = GIVE_UP * timeout_s * patience
         self._timeout_s, self._memory_mib, self._niceness = timeout_s, memory_mib, niceness
-        self._waiting: deque[File] = deque()
+        self._waiting: FairLine[File] = FairLine()
+        self._returned: deque[File] = deque()
         self._channels: set[Channel] = set()
         self._starting: dict[asyncio.Task[None], Channel] = {}
         self._closed = False
 
     def submit(self, file: File) -> None:
         """Have a file parsed when its turn comes."""
-        self._waiting.append(file)
+        self._waiting.push(file.flow, file.seconds, file)
         self.feed()
 
     def feed(self) -> None:
@@ -61,17 +74,46 @@ class _LaneOfProcesses:
             starting = asyncio.get_running_loop().create_task(channel.connect(ours))
             self._starting[starting] = channel
             starting.add_done_callback(self._started)
-        while self._waiting and (lasting := [each for each in self._channels if each.files < FILES_PER_PROCESS]):
-            channel = min(lasting, key=lambda each: each.load)
-            if channel.load >= AT_ONCE:
-                return
-            file = self._waiting.popleft()
-            if file.future.done():  # its client has gone, or another process had it
-                continue
+        while (found := self._next()) is not None:
+            file, channel = found
             if file.sent is None:
                 file.sent = time.perf_counter()
                 metrics.PHASES.observe("parse_wait", file.sent - file.came)
             channel.send(file)
+
+    def _next(self) -> tuple[File, Channel] | None:
+        """The next file and the process for it."""
+        lasting = [each for each in self._channels if each.files < FILES_PER_PROCESS and each.takes_more]
+        lasting.sort(key=lambda each: (each.load, len(each.pending)))
+        if not lasting:
+            return None
+        at_large = sum(each.has_large for each in self._channels)
+        kept: list[Channel] = []  # for a large file, whose turn it is, until it has nothing else to do
+
+        def process_for(file: File) -> Channel | None:
+            if file.is_large:
+                if at_large >= max(1, self.count - 1):
+                    return None
+                idle = next((each for each in lasting if not each.pending), None)
+                if idle is None and not kept:
+                    kept.append(lasting[0])
+                return idle
+            least = next((each for each in lasting if each not in kept), None)
+            if least is None or (least.pending and not _has_room(least, file)):
+                return None
+            return least
+
+        while (file := self._first(lambda each: each.future.done() or process_for(each) is not None)) is not None:
+            if not file.future.done() and (channel := process_for(file)) is not None:  # else its client has gone
+                return file, channel
+        return None
+
+    def _first(self, may_go: Callable[[File], bool]) -> File | None:
+        for file in self._returned:
+            if may_go(file):
+                self._returned.remove(file)
+                return file
+        return self._waiting.pop(may_go)
 
     def _started(self, starting: "asyncio.Task[None]") -> None:
         channel = self._starting.pop(starting)
@@ -81,24 +123,29 @@ class _LaneOfProcesses:
             self._channels.add(channel)
             self.feed()
 
-    def delayed(self, files: Sequence[File]) -> None:
-        """Send these, which wait behind a slow file, to others too; who is first answers."""
-        self._waiting.extendleft(file for file in reversed(files) if file not in self._waiting)
-        self.feed()
+    def returned(self, files: Sequence[File]) -> None:
+        """Send these before others, which came later."""
+        if not self._closed:
+            self._returned.extendleft(reversed(files))
+            self.feed()
 
-    def finished(self, channel: Channel) -> None:
-        """A process has answered a file."""
+    def finished(self, channel: Channel, files: Sequence[File], seconds: float) -> None:
+        """A process has answered files."""
+        predicted = sum(file.seconds for file in files) or 1.0
+        for file in files:
+            file.took_s = seconds * file.seconds / predicted
+            self._waiting.charge(file.flow, file.took_s - file.seconds)
         if channel.files >= FILES_PER_PROCESS and not channel.pending:
-            self.lost(channel)
             channel.kill()
+            self.lost(channel)
         else:
             self.feed()
 
     def lost(self, channel: Channel) -> None:
-        """A process is gone; what it had not begun goes to others."""
+        """A process is gone; another one takes its place."""
         self._channels.discard(channel)
         if not self._closed:
-            self.delayed(list(channel.pending))
+            self.feed()
 
     def close(self) -> None:
         """End all processes."""
@@ -107,32 +154,40 @@ class _LaneOfProcesses:
             channel.kill()
 
 
+def _has_room(channel: Channel, file: File) -> bool:
+    return len(channel.pending) < AT_ONCE and channel.load + file.seconds <= AHEAD_S
+
+
 class ParsePool:
     """Parse processes of both lanes.
 
     Args:
         processes: of single files; of bulk files as many.
-        timeout_s: wall time of one single file in its process; bulk files, which give way, have more.
+        timeout_s: processor time of one file.
         memory_mib: address space of one process.
         named: whether graphs get the names that a cache goes by.
+
+    Attributes:
+        cost: what files are predicted to take.
+        processes: of each lane.
     """
 
     def __init__(self, processes: int, timeout_s: float, memory_mib: int, *, named: bool = False) -> None:
+        self.cost, self.processes = ParseCost(), processes
         self._named = named
-        patience_s = BULK_PATIENCE * timeout_s
         self._lanes: dict[Lane, _LaneOfProcesses] = {
             "interactive": _LaneOfProcesses(processes, timeout_s, memory_mib, SINGLE_NICENESS),
-            "bulk": _LaneOfProcesses(processes, patience_s, memory_mib, BULK_NICENESS),
+            "bulk": _LaneOfProcesses(processes, timeout_s, memory_mib, BULK_NICENESS, patience=BULK_PATIENCE),
         }
-        self._bodies = _LaneOfProcesses(1, patience_s, memory_mib, BODY_NICENESS)
+        self._bodies = _LaneOfProcesses(1, timeout_s, memory_mib, BODY_NICENESS, patience=BULK_PATIENCE)
 
     async def warm(self) -> None:
         """Start the processes of single files and let each import what it needs.
 
         Raises:
-            StructureError: if none can be started in two minutes; on a host with much else to do it may take long.
+            DeeperGATGNNError: if none can be started in two minutes; on a host with much else to do it may take long.
         """
-        first = _LaneOfProcesses(1, WARM_UP_S, 4096)  # the fork server imports for all
+        first = _LaneOfProcesses(1, WARM_UP_S, 4096, patience=1 / GIVE_UP)  # the fork server imports for all
         try:
             await self._parse(WARM_UP, "json", (GraphConfig(),), first)
         finally:
@@ -145,10 +200,10 @@ class ParsePool:
         while True:
             try:
                 await self._parse(WARM_UP, "json", (GraphConfig(),), lane)
-            except StructureError as error:
+            except DeeperGATGNNError as error:
                 if time.monotonic() > late:
                     raise
-                log.warning("a parse process is not ready yet", error=error.detail)
+                log.warning("a parse process is not ready yet", error=str(error))
                 await asyncio.sleep(PAUSE_S)
             else:
                 return
@@ -162,6 +217,7 @@ class ParsePool:
         layers: int = 1,
         *,
         sites: bool = True,
+        flow: Flow = NOBODY,
     ) -> Parsed:
         """Parse in the pool.
 
@@ -172,18 +228,19 @@ class ParsePool:
             lane: whose processes.
             layers: of the deepest network that reads the graphs, for their names.
             sites: whether the atoms are wanted one by one.
+            flow: whose file it is.
 
         Raises:
-            StructureError: if the structure is refused, or broke or outlasted its process.
+            StructureError: if the structure is refused, or broke its process or took too much of its time.
+            ServiceError: 503 if the host had no time for it.
         """
         if isinstance(source, Mapping):
             try:
                 source, file_format = orjson.dumps(source), "json"
             except TypeError:  # nested deeper than it may be written, though not deeper than it may be read
                 raise StructureError("unreadable", "The object is nested too deeply: post a plain structure.") from None
-        return await self._parse(
-            source, file_format, configs, self._lanes[lane], layers if self._named else 0, sites=sites
-        )
+        rounds = layers if self._named else 0
+        return await self._parse(source, file_format, configs, self._lanes[lane], rounds, sites=sites, flow=flow)
 
     async def _parse(
         self,
@@ -194,34 +251,52 @@ class ParsePool:
         rounds: int = 0,
         *,
         sites: bool = False,
+        flow: Flow = NOBODY,
     ) -> Parsed:
-        task = pack_task(source, file_format, configs, rounds=rounds, sites=sites)
-        return unpack_result(*await self._answer(File(*task), lane))
+        head, content = pack_task(source, file_format, configs, rounds=rounds, sites=sites)
+        size, graphs = size_of(content[0]), len(configs)
+        file = File(head, content, seconds=self.cost.seconds(size, graphs), flow=flow)
+        try:
+            answer = await self._answer(file, lane)
+        finally:
+            if file.took_s:
+                self.cost.observe(size, graphs, file.took_s)
+            del file  # else its error, which knows this frame, would keep itself and the content alive
+        return unpack_result(*answer)
 
-    async def read(self, kind: Kind, pieces: Sequence[bytes], options: Options) -> tuple[Fields, list[memoryview]]:
+    async def read(
+        self, kind: Kind, pieces: Sequence[bytes], options: Options, flow: Flow = NOBODY
+    ) -> tuple[Fields, list[memoryview]]:
         """Read a JSON body in the pool; those of bulk requests one after the other, in a process of their own.
 
         Args:
             kind: of the request.
             pieces: of the body.
             options: as of `read_body`.
+            flow: whose body it is.
 
         Raises:
-            ServiceError: as `read_body`.
-            StructureError: as `read_body`, and if the body broke or outlasted its process.
+            ServiceError: as `read_body`, and as `parse`.
+            StructureError: as `read_body`, and if the body broke its process or took too much of its time.
         """
         lane = self._bodies if kind == "bulk" else self._lanes["interactive"]
-        return unpack_reading(*await self._answer(File(*pack_reading(kind, pieces, options), alone=True), lane))
+        seconds = self.cost.seconds(Size(sum(map(len, pieces)), 0, 0), 0)
+        file = File(*pack_reading(kind, pieces, options), seconds=seconds, alone=True, flow=flow)
+        try:
+            answer = await self._answer(file, lane)
+        finally:
+            del file
+        return unpack_reading(*answer)
 
     async def _answer(self, file: File, lane: _LaneOfProcesses) -> Answer:
         lane.submit(file)
         try:
-            head, content = await file.future
+            async with asyncio.timeout(lane.give_up_s):
+                return await file.future
+        except TimeoutError:
+            raise parsing_delayed(f"the file was not read within {lane.give_up_s:g} s, as the host is busy") from None
         finally:
-            del file  # else its error, which knows this frame, would keep itself and the content alive
-        if not head:
-            raise StructureError("unreadable", str(content, "utf-8"))
-        return head, content
+            del file
 
     def close(self) -> None:
         """Stop all processes now."""

@@ -30,11 +30,14 @@ from service.refusals import ServiceError
 TOGETHER = 8  # files whose graphs are built at once
 TOGETHER_ATOMS = 256  # of them, beyond which no other file joins
 TOGETHER_S = 0.01  # of reading, likewise
-CPU_SPARE_S = 2  # beyond the wall time, at which whoever started the process kills it
+CPU_SPARE_S = 2  # beyond the limit, at which whoever started the process kills it
 T = TypeVar("T")
-Progress = MutableSequence[int]  # in shared memory
-BEGUN, BUILDING = 0, 1  # its items: files begun so far, whether the graphs of several are being built
+Progress = MutableSequence[float]  # in shared memory, written by the process but for the last
+# Its items: files begun so far; whether the graphs of several are being built; the processor time of the process when
+# it began with what it is at; and, of whoever sends the files, how many of those sent so far need not be begun.
+BEGUN, BUILDING, SINCE, RECALLED = range(4)
 Task = tuple[bytes, Sequence[bytes]]  # head and content of a frame
+_NOTHING = b"".join(framed(b"", ()))  # the answer for a file that was recalled
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000  # flags of unshare(2)
 
 
@@ -106,14 +109,15 @@ def serve(connection: socket.socket, progress: Progress, memory_mib: int, nicene
         connection.setblocking(True)  # noqa: FBT003 - the name of the method says it
         frames = Frames(connection)
         while (frame := frames.wait()) is not None:
-            progress[BEGUN] += 1
-            begun = [_begun(frame, timeout_s)]
+            begun = [_begun(frame, progress, timeout_s)]
             until = time.monotonic() + TOGETHER_S
             while not frame.alone and _may_grow(begun, until) and (following := frames.at_hand()) is not None:
-                progress[BEGUN] += 1
-                begun.append(_begun(following, timeout_s))
-            progress[BUILDING] = len(begun) > 1
+                begun.append(_begun(following, progress, timeout_s))
+            if len(begun) > 1:
+                progress[SINCE] = time.process_time()
+                progress[BUILDING] = 1
             connection.sendall(b"".join(_ended(begun)))
+            progress[SINCE] = time.process_time()
             progress[BUILDING] = 0
 
 
@@ -142,8 +146,12 @@ def _order(head: bytes) -> _Order:
     return _Order(**asked, configs=configs)
 
 
-def _begun(frame: Frame, timeout_s: float) -> ReadFile | bytes:
-    """A file as it was read, or the answer, where there is one already."""
+def _begun(frame: Frame, progress: Progress, timeout_s: float) -> ReadFile | bytes:
+    """A file as it was read, or the answer, where there is one already: an empty one if the file was recalled."""
+    progress[SINCE] = time.process_time()  # before the count: else the time of the last file would be this one's
+    progress[BEGUN] += 1
+    if progress[BEGUN] <= progress[RECALLED]:
+        return _NOTHING
     _limit_time(timeout_s)
     return _unless_refused(partial(_read, _order(frame.head), frame.content))
 
@@ -189,9 +197,7 @@ def _unless_refused(work: Callable[[], T]) -> T | bytes:
     except StructureError as error:
         return _packed({"refused": [error.code, error.detail]})
     except (MemoryError, RecursionError):
-        return _packed(
-            {"refused": ["unreadable", "reading the file took too much memory: post a smaller, plainer one"]}
-        )
+        return _packed({"refused": ["unreadable", "reading the file took too much memory: post a plainer one"]})
 
 
 def _packed(document: dict[str, Any], contents: Sequence[bytes] = ()) -> bytes:

@@ -5,17 +5,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+import orjson
 
 from deepergatgnn.manifest import Manifest
 from deepergatgnn.structures import StructureFormat
 from service import metrics
-from service.admission import Ticket
+from service.admission import Demand, Ticket
 from service.cache import Flight, Part, ResultCache
 from service.catalogue import Catalogue
 from service.dispatcher import Dispatcher
 from service.entries import Lane, ModelAnswer
 from service.errors import ServiceError
+from service.parse_cost import Size, size_of
 from service.parse_pool import ParsePool
 from service.parsing import PackedGraph, Parsed
 
@@ -42,6 +46,13 @@ class Posted:
     attention: bool
     embedding: bool
     id: str | None
+
+    @cached_property
+    def size(self) -> Size:
+        """How much it is, by counting lines."""
+        if isinstance(self.source, Mapping):
+            return Size.roughly(len(orjson.dumps(self.source)))
+        return size_of(self.source.encode("utf-8", "surrogatepass") if isinstance(self.source, str) else self.source)
 
 
 @dataclass(eq=False)
@@ -85,6 +96,16 @@ class Oracle:
     def __init__(self, catalogue: Catalogue, pool: ParsePool, dispatcher: Dispatcher, cache: ResultCache) -> None:
         self.catalogue, self._pool, self._dispatcher, self._cache = catalogue, pool, dispatcher, cache
 
+    def demand(self, models: Sequence[str], size: Size) -> Demand:
+        """Predicted seconds of a crystal before it is parsed.
+
+        Raises:
+            ModelNotFoundError: unknown model.
+        """
+        wanted = self.catalogue.resolve(models)
+        parsing = self._pool.cost.seconds(size, len(wanted.readers))
+        return self._dispatcher.admission.demand([each.reference for each in wanted.manifests], size, parsing)
+
     async def answer(
         self, posted: Posted, *, request_id: str, started: float, deadline: float, lane: Lane, ticket: Ticket
     ) -> Document:
@@ -113,9 +134,16 @@ class Oracle:
         wanted = self.catalogue.resolve(posted.models)
         try:
             self._dispatcher.go_on()
-            parsed = await self._pool.parse(
-                posted.source, posted.format, list(wanted.readers), lane, wanted.layers, sites=posted.attention
-            )
+            with ticket.parsing():
+                parsed = await self._pool.parse(
+                    posted.source,
+                    posted.format,
+                    list(wanted.readers),
+                    lane,
+                    wanted.layers,
+                    sites=posted.attention,
+                    flow=ticket.flow,
+                )
         except BaseException:
             ticket.refused()
             raise
@@ -159,7 +187,7 @@ class Oracle:
             await self._compute(asked, wanted)
             while not await self._follow(asked, followed):
                 wanted, followed = self._look_up(asked)
-                with self._costing(asked.lane, self._price(wanted)):
+                with self._costing(asked, self._price(wanted)):
                     await self._compute(asked, wanted)
         except BaseException:
             asked.ticket.failed(price)
@@ -199,15 +227,17 @@ class Oracle:
         return sum(price(references, graph.n_links, graph.n_nodes) for graph, references in wanted)
 
     @contextmanager
-    def _costing(self, lane: Lane, seconds: float) -> Iterator[None]:
+    def _costing(self, asked: _Asked, seconds: float) -> Iterator[None]:
         """Count the work of a crystal that was admitted as one that costs nothing, and has to be computed after all."""
-        admission = self._dispatcher.admission
-        admission.change(lane, 0, seconds)
+        admission, done = self._dispatcher.admission, False
+        admission.change(asked.lane, asked.ticket.flow, 0, Demand(0.0, seconds))
+        admission.computing.begin(seconds)
         try:
             yield
+            done = True
         finally:
-            admission.change(lane, 0, -seconds)
-        admission.completed(seconds)
+            admission.change(asked.lane, asked.ticket.flow, 0, Demand(0.0, -seconds))
+            admission.computing.end(seconds, done=done)
 
     async def _compute(self, asked: _Asked, wanted: Sequence[Part]) -> None:
         """Ask the workers, and let others wait for the same."""

@@ -29,7 +29,7 @@ from service.schemas import (
     PredictResponse,
     Readiness,
 )
-from service.state import State, state_of
+from service.state import State, flow_of_request, state_of
 from service.tracing import PHASES
 
 CLIENT_GONE = 499  # as nginx says it; nobody reads it but the metrics
@@ -86,7 +86,8 @@ async def _predict(request: Request, state: State, started: float) -> dict[str, 
     request.state.caller.spend(1)
     deadline = time.monotonic() + patience_s(request, state.settings.deadline_s)
     posted = await read_posted(request)  # who is slow to send it takes nobody's place
-    with state.dispatcher.admission.admit("interactive") as ticket:
+    demand = state.oracle.demand(posted.models, posted.size)
+    with state.dispatcher.admission.admit("interactive", flow_of_request(request), demand) as ticket:
         work = state.oracle.answer(
             posted,
             request_id=request.state.request_id,

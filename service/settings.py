@@ -38,10 +38,11 @@ class Settings(BaseSettings):
         host, port: where the API listens.
         root_path: beneath which a reverse proxy serves it, such as /crystals, whether the proxy takes it off or not.
         device: of the worker: auto, cpu, cuda, cuda:N.
-        threads: of the worker on a CPU; 0 leaves the choice to torch.
+        threads: of the worker on a CPU; 0: as many as are measured to be fastest beside what else runs, which leave
+            a core for parsing.
         compile_after_s: life of a worker after which it compiles its networks beside the eager ones; 0 for never.
         parse_processes: of the parse pool.
-        parse_timeout_s: a file that takes longer is refused.
+        parse_timeout_s: of processor time; a file that takes more is refused.
         parse_memory_mib: address space of a parse process.
         max_body_mib: of a request.
         max_bodies_mib: of all requests under way together; above it, long bodies get 429.
@@ -49,8 +50,8 @@ class Settings(BaseSettings):
         header_timeout_s: for a request line and headers to arrive, and for an answer to be taken.
         max_head_kib: of a request line and headers.
         max_connections: of clients at once, as far as the limit of open files allows.
-        max_wait_s: predicted seconds of work before a single crystal over which it gets 429.
-        min_waiting: so many crystals of a lane may wait in any case.
+        max_wait_s: predicted seconds of work before a single crystal over which it gets 429, unless its client has less
+            than its share.
         max_bulk_wait_s: likewise for a bulk request.
         max_bulk: structures of a bulk request.
         max_bulk_body_mib: of a bulk request.
@@ -104,7 +105,6 @@ class Settings(BaseSettings):
     max_head_kib: int = Field(default=64, ge=1)
     max_connections: int = Field(default=4096, ge=1)
     max_wait_s: float = Field(default=0.25, gt=0)
-    min_waiting: int = Field(default=64, ge=1)
     max_bulk_wait_s: float = Field(default=20.0, gt=0)
     max_bulk: int = Field(default=1024, ge=1)
     max_bulk_body_mib: float = Field(default=16.0, gt=0)

@@ -7,8 +7,10 @@ from fastapi import Request
 
 from service.catalogue import Catalogue
 from service.dispatcher import Dispatcher
+from service.fairness import Flow, flow_of
 from service.parse_pool import ParsePool
 from service.prediction import Oracle
+from service.rates import ANONYMOUS
 from service.settings import Settings
 from service.tracing import Tracing
 
@@ -30,3 +32,9 @@ class State:
 def state_of(request: Request) -> State:
     """The parts, as the lifespan of the application gives them to every request."""
     return cast("State", request.scope["state"][PARTS])
+
+
+def flow_of_request(request: Request) -> Flow:
+    """Whose turn it takes: that of its key, or of its address."""
+    caller = request.state.caller
+    return flow_of(request.scope, None if caller is ANONYMOUS else caller.name)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TAKE_AT_MOST = 256
 IDLE_CANARY_S = 1.0
 STORE_S = 1.0
+THREADS_S = 60.0  # between comparisons of numbers of threads
 RETRY_LOAD_S = 30.0
 PATIENCE = 5.0  # times the predicted seconds of a batch, beside `stuck_s`
 LONGEST_S = 6.0  # of that patience: a hung worker is found within ten seconds, but for a batch that should take longer
@@ -53,6 +54,7 @@ class Upkeep:
             self._let_go(),
             self._follow_parent(),
             self._follow_store(),
+            self._follow_load(),
             self._compile(),
         )
         return [asyncio.create_task(each) for each in work]
@@ -158,6 +160,12 @@ class Upkeep:
                     await worker.measure_memory()
                     log.info("loaded", worker=worker.name, model=reference)
             worker.engine.forget_spare(wanted)
+
+    async def _follow_load(self) -> None:
+        """Compare numbers of threads again: what else runs on the host comes and goes."""
+        while not self._settings.threads:
+            await asyncio.sleep(THREADS_S)
+            await self._worker.choose_threads()
 
     def _promoted(self) -> list[str]:
         found: list[str] = []

@@ -17,12 +17,12 @@ from typing import TypeVar
 from uuid import uuid4
 
 import structlog
-import torch
 import uvloop
 from redis.exceptions import RedisError
 
 from deepergatgnn.device import device_named
 from deepergatgnn.errors import ConfigError
+from deepergatgnn.threads import available_cores, candidates, fastest, set_threads, torch_threads
 from model_store import open_models
 from service import metrics
 from service.batching import Backlog, Budget, EdgeLimit
@@ -69,8 +69,7 @@ class Worker:
         self.queue = WorkQueue(self.client, self.name, settings.lease_s)
         self.store = open_models(settings.model_store, settings.models)
         self.device = device_named(settings.device)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        self.threads, self._most_threads = 0, torch_threads()
         self.engine = Engine(self.store, self.device, self.name)
         self.stopping = asyncio.Event()
         self.held: dict[tuple[Lane, bytes], Delivery] = {}
@@ -93,7 +92,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
+        await self.on_device(lambda: set_threads(self.settings.threads or 1))
         await self.on_device(self.engine.load_production)
+        await self.choose_threads()
         await self.measure_memory()
         await patiently(self.queue.create_groups, self.stopping)
         await patiently(lambda: self.clock.measure(self.client), self.stopping)
@@ -125,6 +126,20 @@ class Worker:
     async def measure_memory(self) -> None:
         """See how many edges of a batch fit beside what is loaded now."""
         self._limit = EdgeLimit(await self.on_device(lambda: self.engine.edge_capacity(self.settings.batch_edges)))
+
+    async def choose_threads(self) -> None:
+        """Compute on a CPU with the threads of the settings, or with those that are fastest beside what else runs."""
+        before, seconds = self.threads, dict[int, float]()
+        if self.device.type == "cpu":
+            counts = [] if self.settings.threads else candidates(available_cores(), self._most_threads)
+            if len(counts) > 1:
+                seconds = await self.on_device(lambda: self.engine.seconds_by_threads(counts))
+            self.threads = self.settings.threads or (fastest(seconds) if seconds else 1)
+            await self.on_device(lambda: set_threads(self.threads))
+        metrics.THREADS.set(self.threads)
+        if self.threads != before:
+            took = {str(count): round(each, 4) for count, each in seconds.items()}
+            log.info("threads", worker=self.name, threads=self.threads, measured_s=took)
 
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Take entries in hand, unless they are already."""

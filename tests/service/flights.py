@@ -14,11 +14,12 @@ from prometheus_client import REGISTRY
 
 from deepergatgnn.structures import crystal_to_pymatgen
 from model_store import ModelStore
-from service.admission import Admission
+from service.admission import Admission, Demand
 from service.cache import ResultCache
 from service.catalogue import Catalogue
 from service.dispatcher import Dispatcher
 from service.entries import Answer, Lane, ModelAnswer
+from service.fairness import NOBODY, Flow
 from service.parse_pool import ParsePool
 from service.parsing import PackedGraph, Parsed, parse
 from service.prediction import Document, Oracle, Posted
@@ -70,10 +71,10 @@ class Parser:
     """Stands in for the pool."""
 
     async def parse(
-        self, source: str, file_format: Any, configs: Any, lane: Lane, rounds: int, *, sites: bool
+        self, source: str, file_format: Any, configs: Any, lane: Lane, rounds: int, *, sites: bool, flow: Flow
     ) -> Parsed:
-        """In this process; `lane` is all the same to it."""
-        del lane
+        """In this process; `lane` and `flow` are all the same to it."""
+        del lane, flow
         return _parsed(source, file_format, tuple(configs), rounds=rounds, sites=sites)
 
 
@@ -98,7 +99,7 @@ class Desk:
         """A crystal on its way."""
 
         async def answer() -> Document:
-            with self.workers.admission.admit(lane) as ticket:
+            with self.workers.admission.admit(lane, NOBODY, Demand(0.001, 0.001)) as ticket:
                 return await self.oracle.answer(
                     Posted(source, "poscar", models, attention=True, embedding=False, id=None),
                     request_id="r",

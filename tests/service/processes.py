@@ -24,7 +24,11 @@ HEADERS = {"Content-Type": "chemical/x-cif"}
 PREDICT = "/predict?attention=none"
 MODEL, OLD, NEW = "bulk-modulus", "1.0.0", "1.1.0"
 # Of the contract: what a request may end with when something is wrong behind the API.
-DOCUMENTED = {429: {"overloaded"}, 503: {"broker_unavailable", "no_worker", "draining"}, 504: {"deadline_passed"}}
+DOCUMENTED = {
+    429: {"overloaded"},
+    503: {"broker_unavailable", "no_worker", "draining", "parsing_delayed"},
+    504: {"deadline_passed"},
+}
 
 
 def small_store(root: Path, *versions: str) -> Path:

@@ -7,26 +7,27 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from service import admission as module
-from service.admission import Admission, Ticket
+from service.admission import Admission, Demand, Ticket
 from service.cost import Cost
 from service.entries import Lane
 from service.errors import ServiceError
+from service.fairness import NOBODY, Flow
 from service.logs import LOGGED, LineLimit
 from service.settings import Settings
 
+CRYSTAL = Demand(0.0, 0.1)
 COSTS = {"m@1.0.0": Cost(0.0, 0.0, 0.1, 0.0)}  # 0.1 s a crystal
 
 
 def admission(workers: int = 1, **settings: float) -> Admission:
-    made = Admission(Settings(max_wait_s=1.0, min_waiting=1, max_bulk_wait_s=10.0, **settings))
+    made = Admission(Settings(max_wait_s=1.0, max_bulk_wait_s=10.0, **settings))
     made.follow(COSTS, workers, {})
-    made.typical = 0.1
     return made
 
 
 def fill(made: Admission, lane: Lane, crystals: int) -> Ticket:
     """A request that was let in and whose crystals have been parsed."""
-    ticket = Ticket(made, lane, crystals)
+    ticket = Ticket(made, lane, NOBODY, CRYSTAL, crystals)
     for _ in range(crystals):
         ticket.priced(made.price(["m@1.0.0"], 50, 10))
     return ticket
@@ -37,7 +38,7 @@ def test_singles_are_refused_above_their_seconds_and_told_when_to_return() -> No
     held = fill(made, "interactive", 10)
     made.check("interactive")
     more = fill(made, "interactive", 25)
-    with pytest.raises(ServiceError) as refused, made.admit("interactive"):
+    with pytest.raises(ServiceError) as refused, made.admit("interactive", NOBODY, CRYSTAL):
         pass
     assert (refused.value.status, refused.value.code, refused.value.retry_after_s) == (429, "overloaded", 3)
     more.close()
@@ -49,7 +50,7 @@ def test_singles_are_refused_above_their_seconds_and_told_when_to_return() -> No
 
 def test_what_is_admitted_and_not_yet_parsed_is_known_whatever_becomes_of_it() -> None:
     made = admission()
-    first, second = Ticket(made, "interactive", 1), Ticket(made, "interactive", 3)
+    first, second = Ticket(made, "interactive", NOBODY, CRYSTAL), Ticket(made, "interactive", NOBODY, CRYSTAL, 3)
     assert made.unparsed == {"interactive": 4, "bulk": 0}
     first.priced(0.1)
     second.refused()
@@ -89,13 +90,17 @@ def test_what_other_replicas_wait_for_counts() -> None:
     made.check("interactive")
 
 
-def test_a_few_crystals_may_wait_however_slow_they_are() -> None:
-    made = Admission(Settings(max_wait_s=1e-6, min_waiting=64))
-    fill(made, "interactive", 63)
-    made.check("interactive")
-    fill(made, "interactive", 1)
-    with pytest.raises(ServiceError):
-        made.check("interactive")
+def test_devices_are_kept_busy_whatever_was_measured_and_no_more_than_that() -> None:
+    """A few crystals, but not a few seconds: of those that take 0.11 s ten, and of those that take little 16."""
+    for price, most in ((0.11, 10), (0.3, 4), (0.015, 16)):
+        made = Admission(Settings(max_wait_s=1e-6, batch_s=0.1))
+        made.follow({"m@1.0.0": Cost(0.0, 0.0, price, 0.0)}, 1, {})
+        made.computing.speed = 0.0
+        for _ in range(most):
+            made.check("interactive")
+            fill(made, "interactive", 1)
+        with pytest.raises(ServiceError):
+            made.check("interactive")
 
 
 def test_the_measured_speed_is_believed_while_work_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +156,7 @@ def test_every_second_that_was_counted_is_given_back(requests: list[tuple[Lane, 
     made = Admission(Settings(max_wait_s=1e9, max_bulk_wait_s=1e9))
     made.follow(COSTS, 1, {})
     for lane, crystals, done in requests:
-        with made.admit(lane, crystals) as ticket:
+        with made.admit(lane, Flow(f"client {crystals % 2}", f"{crystals}"), Demand(0.2, 0.3), crystals) as ticket:
             for number in range(min(crystals, done)):
                 if number % 3 == 2:
                     ticket.refused()
@@ -161,8 +166,11 @@ def test_every_second_that_was_counted_is_given_back(requests: list[tuple[Lane, 
                         ticket.answered(0.1 * number)
                     elif number % 6 == 0:
                         ticket.failed(0.1 * number)
-    assert made.report["seconds"] == pytest.approx({"interactive": 0.0, "bulk": 0.0}, abs=1e-9)
+    for stage in (made.computing, *made.parsing.values()):
+        assert stage.waiting == pytest.approx({"interactive": 0.0, "bulk": 0.0}, abs=1e-9)
     assert made.crystals == 0
+    assert not any(made._held.values())
+    assert not any(made._connections.values())
 
 
 def test_of_many_refusals_a_few_are_logged_and_the_others_counted() -> None:

@@ -50,7 +50,7 @@ def test_names_are_in_base_units() -> None:
         if family.type == "histogram":
             assert name.endswith(("_seconds", "_ratio", "_structures")), name
         if family.type == "gauge":
-            assert name.endswith(("_seconds", "_ratio", "_admitted", "_ready", "_workers")), name
+            assert name.endswith(("_seconds", "_ratio", "_admitted", "_ready", "_workers", "_threads")), name
 
 
 @given(st.lists(st.floats(0, 100, allow_subnormal=False)))

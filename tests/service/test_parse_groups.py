@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import time
 from collections.abc import Sequence
 
 import psutil
@@ -101,9 +100,9 @@ def test_a_process_that_dies_over_several_files_fails_none() -> None:
 @pytest.mark.parametrize(
     ("mark", "detail"),
     [
-        (trouble.DIES, "took too much memory"),
+        (trouble.DIES, "broke the process"),
         (trouble.HANGS, r"took more than 0\.6 s"),
-        (trouble.DIES_LATER, "took too much memory"),
+        (trouble.DIES_LATER, "broke the process"),
     ],
 )
 def test_of_files_that_are_read_together_the_one_at_fault_is_refused(
@@ -117,24 +116,20 @@ def test_of_files_that_are_read_together_the_one_at_fault_is_refused(
         raise results[2]  # type: ignore[misc]
 
 
-def test_a_file_that_hangs_takes_one_process_and_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_hangs_takes_one_process_and_keeps_no_other_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parse_channel, "serve", trouble.serve)
 
-    async def scenario(pool: ParsePool) -> tuple[list[psutil.Process], float]:
+    async def scenario(pool: ParsePool) -> list[psutil.Process]:
         before = parse_processes()
         hanging = asyncio.create_task(pool.parse(trouble.HANGS + CIF, "cif", CONFIGS))
         others = [asyncio.create_task(pool.parse(CIF, "cif", CONFIGS)) for _ in range(20)]
         await asyncio.gather(*others)
         assert not hanging.done()  # all were answered while it hung
-        began = time.perf_counter()
         with pytest.raises(StructureError, match="took more than"):
             await hanging
-        seconds = time.perf_counter() - began
-        return psutil.wait_procs(before, timeout=0.5)[1], seconds
+        return psutil.wait_procs(before, timeout=0.5)[1]
 
-    left, seconds = with_pool(scenario, processes=2, timeout_s=1.5)
-    assert len(left) == 1
-    assert seconds < 2
+    assert len(with_pool(scenario, processes=2, timeout_s=1.5)) == 1
 
 
 def test_a_process_that_stops_before_it_begins_fails_none() -> None:

@@ -24,7 +24,7 @@ CIF = "data_x"
 
 def broken() -> State:
     """Parts of which the catalogue and the oracle are missing."""
-    dispatcher = SimpleNamespace(check=lambda _: None, admission=Admission(SETTINGS))
+    dispatcher = SimpleNamespace(check=lambda *_: None, admission=Admission(SETTINGS))
     missing = cast("Any", None)
     return State(SETTINGS, missing, cast("Any", dispatcher), missing, missing, Tracing(None))
 
