@@ -14,10 +14,11 @@ from typing import Any, ClassVar, cast
 from uuid import uuid4
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from httptools import HttpParserError
 
 from service.errors import PROBLEM_JSON, problem_document
 from service.headers import headers_for
+from service.http_reading import RequestReader, TooLongError
 from service.presence import PRESENCE, Presence
 from service.settings import Settings
 
@@ -117,7 +118,7 @@ class _Gathering:
             self._transport.writelines(pieces)
 
 
-class Connection(HttpToolsProtocol):
+class Connection(RequestReader):
     """A connection that is ended when its client takes too long or sends too much of a head."""
 
     PIPELINED: ClassVar[int] = 16  # requests that may wait behind the one that is served
@@ -160,7 +161,13 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._beside += len(data)
-        super().data_received(data)
+        try:
+            self.read(data)
+        except HttpParserError as error:
+            if isinstance(error.__context__, TooLongError):
+                self._beside = self.guard.max_head + 1
+            self._refuse(*(HEAD_TOO_LARGE if self._beside > self.guard.max_head else NOT_HTTP))
+            return
         if self._beside > self.guard.max_head and not self.transport.is_closing():
             self._refuse(*HEAD_TOO_LARGE)
 
@@ -169,13 +176,16 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["state"][PRESENCE] = self._presence
 
-    def on_headers_complete(self) -> None:
-        """A head is whole: serve it or, behind the one that is served, queue it."""
+    def serve(self) -> None:
+        """Serve the request of this head or, behind the one that is served, queue it.
+
+        Raises:
+            TooLongError: the head is too long, or too many wait already.
+        """
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.guard.max_head or len(self.pipeline) >= self.PIPELINED:
-            self._beside = self.guard.max_head + 1
-            raise ValueError("too long a head, or too many requests at once")
-        super().on_headers_complete()
+            raise TooLongError
+        super().serve()
         self._settle()
 
     def on_body(self, body: bytes) -> None:
@@ -183,9 +193,9 @@ class Connection(HttpToolsProtocol):
         self._beside = max(0, self._beside - (1 + FRAMING) * len(body))  # a long body buys no long trailers
         super().on_body(body)
 
-    def on_message_complete(self) -> None:
+    def complete(self) -> None:
         """A request is whole."""
-        super().on_message_complete()
+        super().complete()
         self._beside = 0
         self._settle()
 
@@ -194,11 +204,6 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         self._since = time.monotonic()
         self._settle()
-
-    def send_400_response(self, msg: str) -> None:
-        """What cannot be read gets a problem document; in the midst of an answer, the end."""
-        del msg
-        self._refuse(*(HEAD_TOO_LARGE if self._beside > self.guard.max_head else NOT_HTTP))
 
     def pause_writing(self) -> None:
         """The client does not take its answer."""

@@ -104,7 +104,7 @@ async def exchange(address: str, *sent: bytes, pause_s: float = 0.0, seconds: fl
 
 def statuses(said: bytes) -> list[int]:
     """Of the answers in what a service said."""
-    return [int(found) for found in re.findall(rb"^HTTP/1\.[01] (\d{3}) ", said, re.MULTILINE)]
+    return [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3}) [A-Z]", said)]
 
 
 @dataclass(frozen=True)
