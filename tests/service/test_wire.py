@@ -136,14 +136,6 @@ def where(store: Path) -> Iterator[str]:
         yield line.removeprefix("ready on ")
 
 
-@pytest.fixture
-def keyed(store: Path) -> Iterator[str]:
-    """A service that asks for a key."""
-    environment = {"DEEPERGATGNN_MODEL_STORE": str(store), "DEEPERGATGNN_API_KEYS": "key"}
-    with running("serve", "--port", "0", ready="^ready on ", **environment) as (_, line):
-        yield line.removeprefix("ready on ")
-
-
 def problems(said: bytes) -> list[dict[str, object]]:
     """The problem documents in what a service said."""
     return [json.loads(line) for line in said.splitlines() if line.startswith(b'{"type":"about:blank"')]
@@ -202,30 +194,6 @@ def test_requests_behind_requests_are_bounded(where: str) -> None:
     said = asyncio.run(exchange(where, GET * 50_000, seconds=4))
     assert len(statuses(said)) < 50_000
     assert set(statuses(said)) <= {200, 431}
-
-
-async def is_ended(where: str, trailers: int) -> bool:
-    """Whether a connection is, by trailers behind a long body that the service refused without reading it."""
-    reader, writer = await asyncio.open_connection(*place(where))
-    try:
-        writer.write(CHUNKED + chunks(bytes(MIB)))
-        assert statuses(await reader.read(1 << 16)) == [401]
-        writer.write(b"0\r\n" + b"A: b\r\n" * trailers)
-        async with asyncio.timeout(2):
-            while await reader.read(1 << 16):
-                pass
-    except TimeoutError:
-        return False
-    except OSError:
-        pass  # with some of it unread
-    finally:
-        writer.transport.abort()
-    return True
-
-
-def test_a_body_that_is_not_read_buys_no_trailers(keyed: str) -> None:
-    assert asyncio.run(is_ended(keyed, 200_000))
-    assert not asyncio.run(is_ended(keyed, 100))
 
 
 def test_who_expects_to_be_asked_for_the_body_is(where: str) -> None:
