@@ -17,10 +17,11 @@ from service.entries import LANES, Lane
 from service.errors import ServiceError
 from service.settings import Settings
 
-SATURATED_S = 0.05  # work that has to wait all through a window for its speed to be believed
+SATURATED_S = 0.05  # work that workers must have all through a window for their speed to be believed
 WINDOW_S = 0.25
 FOLLOW = 0.3  # weight of a new window, and of a new crystal, in the running means
 RECOVER = 0.03  # of what lacks to the nominal speed, while too little waits to measure it
+RETRY_MOST_S = 60  # a client comes again by then, whatever was predicted
 SLOWEST = 0.02  # of the workers' nominal speed: nothing is refused for longer because nothing was measured
 
 
@@ -43,6 +44,7 @@ class Ticket:
         """The cost of one of the crystals is known now."""
         self._parsed()
         self._known += seconds
+        self._admission.computing(seconds)
         self._admission.change(self._lane, 0, seconds - self._typical)
         self._admission.typical += (seconds - self._admission.typical) * FOLLOW / 10
 
@@ -55,6 +57,7 @@ class Ticket:
         """One of the crystals with that cost will not be computed any more."""
         self._crystals -= 1
         self._known -= seconds
+        self._admission.computing(-seconds)
         self._admission.change(self._lane, -1, -seconds)
 
     def refused(self) -> None:
@@ -62,6 +65,17 @@ class Ticket:
         self._crystals -= 1
         self._parsed()
         self._admission.change(self._lane, -1, -self._typical)
+
+    def hold(self, crystals: int) -> None:
+        """So many crystals, not yet parsed, wait for the client to take answers: they are in nobody's way."""
+        self._crystals -= crystals
+        self._unparsed -= crystals
+        self._admission.unparsed[self._lane] -= crystals
+        self._admission.change(self._lane, -crystals, -crystals * self._typical)
+
+    def resume(self, crystals: int) -> None:
+        """They do not any more."""
+        self.hold(-crystals)
 
     def _parsed(self) -> None:
         self._unparsed -= 1
@@ -77,6 +91,7 @@ class Ticket:
         """What is left of the request will not be computed."""
         self._admission.change(self._lane, -self._crystals, -self._known - self._unparsed * self._typical)
         self._admission.unparsed[self._lane] -= self._unparsed
+        self._admission.computing(-self._known)
         self._crystals, self._unparsed, self._known = 0, 0, 0.0
 
 
@@ -98,6 +113,7 @@ class Admission:
         self._here: dict[Lane, float] = dict.fromkeys(LANES, 0.0)
         self._crystals: dict[Lane, int] = dict.fromkeys(LANES, 0)
         self._elsewhere: dict[Lane, float] = dict.fromkeys(LANES, 0.0)
+        self._computing = 0.0  # seconds of those that workers have
         self._speed = 1.0  # measured over nominal
         self._window_began = time.monotonic()
         self._window_least = 0.0
@@ -157,7 +173,7 @@ class Admission:
         wait, most = self.wait_s(lane), settings.max_bulk_wait_s if lane == "bulk" else settings.max_wait_s
         if wait > most:
             detail = f"{wait:.1f} s of work are waiting, {most:.1f} s may: retry later"
-            raise ServiceError(429, "overloaded", detail, max(1, math.ceil(wait - most)))
+            raise ServiceError(429, "overloaded", detail, min(RETRY_MOST_S, max(1, math.ceil(wait - most))))
 
     def admit(self, lane: Lane, crystals: int = 1) -> Ticket:
         """Let a request in, before any work is spent on it, and count it until the ticket, a context, is closed.
@@ -172,11 +188,14 @@ class Admission:
         """Count work that came or went."""
         self._here[lane] = max(0.0, self._here[lane] + seconds)
         self._crystals[lane] += crystals
-        if seconds < 0:
-            self._window_least = min(self._window_least, sum(self._here.values()))
+
+    def computing(self, seconds: float) -> None:
+        """Count work that workers were given or have done; what waits for a parser or a client says nothing of them."""
+        self._computing = max(0.0, self._computing + seconds)
+        self._window_least = min(self._window_least, self._computing)
 
     def completed(self, seconds: float) -> None:
-        """Measure the speed: work done in a window all through which more of it was waiting."""
+        """Measure the speed: work done in a window all through which workers had more of it."""
         self._done += seconds
         self._window_done += seconds
         now = time.monotonic()
@@ -189,4 +208,4 @@ class Admission:
         else:
             self._speed += RECOVER * max(0.0, 1.0 - self._speed)
         self._window_began, self._window_done = now, 0.0
-        self._window_least = sum(self._here.values())
+        self._window_least = self._computing
