@@ -112,7 +112,9 @@ class Oracle:
             parsed = await self._pool.parse(
                 posted.source, posted.format, list(wanted.readers), lane, wanted.layers, sites=posted.attention
             )
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                metrics.ABANDONED.labels("deadline" if time.monotonic() >= deadline else "gone").inc()
             ticket.refused()
             raise
         began = time.perf_counter()
