@@ -25,7 +25,7 @@ from service.fairness import NOBODY, Flow
 from service.parse_cost import Correction, Size
 from service.settings import Settings
 
-SATURATED_S = 0.05  # work that has to wait all through a window for its speed to be believed
+SATURATED_S = 0.05  # work that workers must have all through a window for their speed to be believed
 WINDOW_S = 0.25
 FOLLOW = 0.3  # weight of a new window, and of a new crystal, in the running means
 RECOVER = 0.03  # of what lacks to the nominal speed, while too little waits to measure it
@@ -171,6 +171,18 @@ class Ticket:
         self._parsed(-self._demand.computing)
         self._crystals -= 1
         self._change(-1, 0.0, 0.0)
+
+    def hold(self, crystals: int) -> None:
+        """So many crystals, not yet parsed, wait for the client to take answers: they are in nobody's way."""
+        demand = self._demand
+        self._crystals -= crystals
+        self._unparsed -= crystals
+        self._admission.unparsed[self._lane] -= crystals
+        self._change(-crystals, -crystals * demand.parsing, -crystals * demand.computing)
+
+    def resume(self, crystals: int) -> None:
+        """They do not any more."""
+        self.hold(-crystals)
 
     def _parsed(self, computing: float) -> None:
         self._unparsed -= 1

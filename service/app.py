@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
@@ -98,11 +98,19 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     return problem(request, ServiceError(400, "malformed", f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
 
 
-async def _on_http(request: Request, error: Exception) -> JSONResponse:
+async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
+    headers = dict(error.headers or {})
+    if request.scope["path"] == "*":
+        headers["Allow"] = "GET, POST"
+    if "Allow" in headers:
+        methods = {*headers["Allow"].split(", "), "OPTIONS"}
+        headers["Allow"] = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
     code = CODES.get(error.status_code, "http_error")
     answer = problem(request, ServiceError(error.status_code, code, str(error.detail)))
-    answer.headers.update(error.headers or {})  # a 405 says what is allowed
+    answer.headers.update(headers)
     return answer
 
 

@@ -1,30 +1,47 @@
 """Connections of strangers: a limit, beside uvicorn's own, for each thing that a client can make one wait for.
 
 A connection that is not being served must bring a whole head within a time, of a bounded size; an answer must be taken
-within a time. Over the highest number of connections, the one that has kept the service waiting longest gives its place
-to the newcomer. Bodies have their limits in `envelope`, where there is a request to answer.
+without a long pause, and what all clients together have not taken yet is bounded. Over the highest number of
+connections, the one that has kept the service waiting longest gives its place to the newcomer. What arrives is read a
+little at a time. Bodies have their limits in `envelope`, where there is a request to answer.
 """
 
 import asyncio
+import fcntl
 import resource
+import select
+import struct
+import termios
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, ClassVar, cast
 from uuid import uuid4
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from httptools import HttpParserError
 
 from service.errors import PROBLEM_JSON, problem_document
 from service.headers import headers_for
+from service.http_reading import RequestReader, TooLongError
 from service.presence import PRESENCE, Presence
+from service.progress import Progress
 from service.settings import Settings
 
 LOOK_S = 0.5
 SPARE_FILES = 256  # descriptors for all that is no client: broker, parse processes, models
 GATHERED = 64 * 1024  # bytes that may wait for the end of a turn
 FRAMING = 16  # bytes around each byte of a body, at most
+SLICE = 8 * 1024  # bytes that are read at once
+PIECES_A_TURN = 2048  # headers and pieces of bodies of one connection, before others have their turn
+CHECKED_A_TURN = 256  # connections
+SMALL_REST = 64 * 1024  # of a body: its connection is kept when the answer comes first
+LINGERING = (
+    16 * 1024 * 1024
+)  # bytes that are thrown away after an answer, so that a client that still sends may read it
+ANSWER_RATE = 1024  # bytes a second at which an answer may be taken
+GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 HEAD_TOO_LARGE = 431, "head_too_large", "the request line and the headers are too long together"
 HEAD_TOO_SLOW = 408, "too_slow", "the request line and the headers did not arrive in time"
 NOT_HTTP = 400, "malformed", "this is not an HTTP/1.1 request"
@@ -36,9 +53,11 @@ class Guard:
     """What the connections of one process share.
 
     Attributes:
-        patience_s: for a head, and for an answer to be taken.
+        patience_s: for a head.
         max_head: bytes of a head.
         max_connections: at once.
+        answer_patience_s: for some more of an answer to be taken.
+        max_unsent: bytes of all answers that are not taken yet.
         waiting: connections that the service waits for, by how long: the first came first.
         open: all connections.
     """
@@ -46,6 +65,8 @@ class Guard:
     patience_s: float
     max_head: int
     max_connections: int
+    answer_patience_s: float = 30.0
+    max_unsent: int = 256 * 1024 * 1024
     waiting: dict["Connection", None] = field(default_factory=dict)
     open: set["Connection"] = field(default_factory=set)
 
@@ -53,7 +74,11 @@ class Guard:
     def of(cls, settings: Settings) -> "Guard":
         """The limits of the settings, or what the system allows of them."""
         return cls(
-            settings.header_timeout_s, settings.max_head_kib * 1024, allowed_connections(settings.max_connections)
+            settings.header_timeout_s,
+            settings.max_head_kib * 1024,
+            allowed_connections(settings.max_connections),
+            settings.answer_timeout_s,
+            int(settings.max_answers_mib * 1024 * 1024),
         )
 
     def protocol(self) -> type["Connection"]:
@@ -75,17 +100,36 @@ class Guard:
         while True:
             await asyncio.sleep(LOOK_S)
             now = time.monotonic()
-            for connection in list(self.open):
+            for number, connection in enumerate(list(self.open)):
                 connection.check(now)
+                if number % CHECKED_A_TURN == CHECKED_A_TURN - 1:
+                    await asyncio.sleep(0)
+            self._bound_unsent(now)
+
+    def _bound_unsent(self, now: float) -> None:
+        """End those that have not taken their answers for longest while all of these are too much to keep."""
+        slow = sorted((each for each in self.open if each.unsent), key=lambda each: each.taken.left_s(now))
+        unsent = sum(each.unsent for each in slow)
+        for connection in slow:
+            if unsent <= self.max_unsent:
+                return
+            unsent -= connection.unsent
+            connection.end()
 
 
-class _Gathering:
+class _Transport:
     """A transport whose writes leave together at the end of a turn of the event loop: a head and its body, lines.
 
-    Each by itself would cost a system call here and wake the client twice.
+    Each by itself would cost a system call here and wake the client twice. It also knows how much of them the client
+    has taken, does not read while one of several reasons holds, and may linger before it closes.
 
     Args:
         transport: of the connection.
+
+    Attributes:
+        lingers: whether the client may still be sending when it is closed.
+        lingering: whether it is closed but for what the client still sends, which is thrown away.
+        written: bytes, whether the client has taken them or not.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -93,6 +137,9 @@ class _Gathering:
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes] = []
         self._size = 0
+        self.written = 0
+        self._paused: set[str] = set()
+        self.lingers = self.lingering = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -107,28 +154,91 @@ class _Gathering:
             self._flush()
 
     def close(self) -> None:
-        """Send what was written, then close."""
+        """Send what was written, then close; a client that still sends would lose it if that were not read."""
         self._flush()
-        self._transport.close()
+        if self._transport.is_closing():
+            return
+        if self.lingers and not self.lingering and self._transport.can_write_eof():
+            self.lingering = True
+            self._transport.write_eof()
+            self._paused.clear()
+            self._transport.resume_reading()
+        else:
+            self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether nothing more will be read or written."""
+        return self.lingering or self._transport.is_closing()
+
+    def pause_reading(self, why: str = "flow") -> None:
+        """Read no more until `resume_reading` for the same reason."""
+        if not self._paused and not self.is_closing():
+            self._transport.pause_reading()
+        self._paused.add(why)
+
+    def resume_reading(self, why: str = "flow") -> None:
+        """Read on, if nothing else is in the way."""
+        if why in self._paused:
+            self._paused.discard(why)
+            if not self._paused and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the system has not taken."""
+        return self._size + self._transport.get_write_buffer_size()
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the client's system has taken; this one has megabytes more, and tells of them in large steps."""
+        buffered = self._transport.get_write_buffer_size()
+        with suppress(OSError, ValueError):
+            queued = fcntl.ioctl(self._descriptor, termios.TIOCOUTQ, bytes(4))
+            return int(self.written - buffered - struct.unpack("i", queued)[0])
+        return int(self.written - buffered)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has left, while nobody reads and so nobody is told."""
+        if not self._paused or self.is_closing():
+            return False
+        with suppress(OSError, ValueError):
+            poll = select.poll()
+            poll.register(self._descriptor, GONE)
+            return any(event & GONE for _, event in poll.poll(0))
+        return True
+
+    @property
+    def _descriptor(self) -> int:
+        return int(self._transport.get_extra_info("socket").fileno())
 
     def _flush(self) -> None:
-        pieces, self._pieces, self._size = self._pieces, [], 0
-        if pieces and not self._transport.is_closing():
+        pieces, size = self._pieces, self._size
+        self._pieces, self._size = [], 0
+        if pieces and not self._transport.is_closing() and not self.lingering:
+            self.written += size
             self._transport.writelines(pieces)
 
 
-class Connection(HttpToolsProtocol):
+class Connection(RequestReader):
     """A connection that is ended when its client takes too long or sends too much of a head."""
 
     PIPELINED: ClassVar[int] = 16  # requests that may wait behind the one that is served
     guard: ClassVar[Guard]
+    transport: Any  # a `_Transport`
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._since = time.monotonic()  # nothing is being served since
-        self._stalled: float | None = None  # since when the client does not take what is written
-        self._presence = Presence()
+        now = time.monotonic()
+        self._since = now  # nothing is being served since
+        self.taken = Progress(self.guard.answer_patience_s, ANSWER_RATE, now)
+        self._taken = 0  # bytes of answers that `taken` knows of
+        self._presence = Presence(self._wake)
         self._beside = 0  # bytes that are not of a body, less those that the framing of its chunks may take
+        self._arrived = b""  # and not read yet
+        self._pieces = 0  # read in this turn
+        self._thrown_away = 0
+        self._keep_alive = False  # whether the connection is kept when the body is whole
 
     @property
     def idle(self) -> bool:
@@ -140,27 +250,68 @@ class Connection(HttpToolsProtocol):
         """Whether the body of a request is not whole."""
         return self.cycle is not None and self.cycle.more_body
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that the client has yet to take."""
+        return int(self.transport.unsent)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected."""
-        super().connection_made(cast("asyncio.Transport", _Gathering(transport)))
+        super().connection_made(cast("asyncio.Transport", _Transport(transport)))
         self._settle()
         if not self.guard.admit(self):
-            self._refuse(*FULL)
+            self.transport.write(_answer(*FULL))
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self.guard.open.discard(self)
         self.guard.waiting.pop(self, None)
         self.pipeline.clear()
+        self._arrived = b""
         super().connection_lost(exc)
         self._presence.leave()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of requests; what is not of a body, a trailer too, is kept in memory and so is counted."""
-        if self.transport.is_closing():
-            return
+        """Bytes of requests."""
+        if self.transport.lingering:
+            self._thrown_away += len(data)
+            if self._thrown_away > LINGERING:
+                self.end()
+        elif self._arrived:
+            self._arrived += data
+        else:
+            self._read_some(data)
+
+    def _read_on(self) -> None:
+        """Go on with what arrived, after others had their turn."""
+        data, self._arrived = self._arrived, b""
+        self.transport.resume_reading("turn")
+        if not self.transport.is_closing():
+            self._read_some(data)
+
+    def _read_some(self, data: bytes) -> None:
+        """Read what arrived until it is enough for a turn."""
+        self._pieces, at = 0, 0
+        while at < len(data) and not self.transport.is_closing():
+            if self._pieces > PIECES_A_TURN:
+                self._arrived = data[at:]
+                self.transport.pause_reading("turn")
+                self.loop.call_soon(self._read_on)
+                return
+            self._read_slice(data[at : at + SLICE])
+            at += SLICE
+
+    def _read_slice(self, data: bytes) -> None:
+        """Read bytes; what is not of a body, a trailer too, is kept in memory and so is counted."""
         self._beside += len(data)
-        super().data_received(data)
+        try:
+            self.read(data)
+        except HttpParserError as error:
+            if isinstance(error.__context__, TooLongError):
+                self._beside = self.guard.max_head + 1
+            self._refuse(*(HEAD_TOO_LARGE if self._beside > self.guard.max_head else NOT_HTTP))
+            return
         if self._beside > self.guard.max_head and not self.transport.is_closing():
             self._refuse(*HEAD_TOO_LARGE)
 
@@ -169,24 +320,53 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["state"][PRESENCE] = self._presence
 
-    def on_headers_complete(self) -> None:
-        """A head is whole: serve it or, behind the one that is served, queue it."""
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        self._pieces += 1
+        super().on_header(name, value)
+
+    def serve(self) -> None:
+        """Serve the request of this head or, behind the one that is served, queue it.
+
+        Raises:
+            TooLongError: the head is too long, or too many wait already.
+        """
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.guard.max_head or len(self.pipeline) >= self.PIPELINED:
-            self._beside = self.guard.max_head + 1
-            raise ValueError("too long a head, or too many requests at once")
-        super().on_headers_complete()
+            raise TooLongError
+        super().serve()
+        self._keep_alive = self.cycle.keep_alive
+        if not self._reads_rest_on():
+            self.cycle.keep_alive = False  # until the body is whole
+        self.transport.lingers = True
         self._settle()
+
+    def _reads_rest_on(self) -> bool:
+        """Whether a body may still come when its request is answered: a short one, from a client that will send it."""
+        if self.expect_100_continue:
+            return False
+        for name, value in self.headers:
+            if name == b"transfer-encoding":
+                return False
+            if name == b"content-length":
+                return int(value) <= SMALL_REST
+        return True
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body, which in the smallest chunks comes with many times its length."""
+        self._pieces += 1
         self._beside = max(0, self._beside - (1 + FRAMING) * len(body))  # a long body buys no long trailers
         super().on_body(body)
 
-    def on_message_complete(self) -> None:
+    def complete(self) -> None:
         """A request is whole."""
-        super().on_message_complete()
+        super().complete()
         self._beside = 0
+        self.transport.lingers = self.cycle.more_body = False
+        if not self.pipeline:
+            self.flow.resume_reading()  # else nobody would notice that the client leaves
+        if not self.cycle.response_started:
+            self.cycle.keep_alive = self._keep_alive
         self._settle()
 
     def on_response_complete(self) -> None:
@@ -195,37 +375,38 @@ class Connection(HttpToolsProtocol):
         self._since = time.monotonic()
         self._settle()
 
-    def send_400_response(self, msg: str) -> None:
-        """What cannot be read gets a problem document; in the midst of an answer, the end."""
-        del msg
-        self._refuse(*(HEAD_TOO_LARGE if self._beside > self.guard.max_head else NOT_HTTP))
-
-    def pause_writing(self) -> None:
-        """The client does not take its answer."""
-        self._stalled = time.monotonic()
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        """It does again."""
-        self._stalled = None
-        super().resume_writing()
+    def shutdown(self) -> None:
+        """The service ends: keep no connection."""
+        self._keep_alive = False
+        super().shutdown()
 
     def check(self, now: float) -> None:
-        """End the connection if the client took too long."""
-        if self.transport.is_closing():
-            self._stalled = self._stalled or now  # closed with something left to write
-        if self._stalled is not None:
-            if now - self._stalled > self.guard.patience_s:
-                self.end()
-        elif self.idle:
+        """End the connection if the client has left or took too long."""
+        if self.transport.is_gone:
+            self.end()
+            return
+        if self._taken < self.transport.written:
+            taken = self.transport.taken
+            self.taken.earn(taken - self._taken, now)
+            self._taken = taken
+        elif not self.transport.is_closing():
+            self.taken = Progress(self.guard.answer_patience_s, ANSWER_RATE, now)
+        if self.taken.left_s(now) <= 0:
+            self.end()
+        elif self.idle and self._taken == self.transport.written:
             if now - self._since > self.guard.patience_s:
                 self._give_up()
         elif self.unfinished:
-            self.cycle.message_event.set()  # with nothing new, for `envelope` to see how long that has been so
+            self._wake()  # with nothing new, for `envelope` to see how long that has been so
+
+    def _wake(self) -> None:
+        """Have whoever waits for a body look up."""
+        if self.cycle is not None:
+            self.cycle.message_event.set()
 
     def _give_up(self) -> None:
-        """No request came in time."""
-        if self._beside > 0 and not self.unfinished:
+        """No request came in time, or what is thrown away does not end."""
+        if self._beside > 0 and not self.unfinished and not self.transport.is_closing():
             self._refuse(*HEAD_TOO_SLOW)
         else:
             self.end()
@@ -250,6 +431,9 @@ class Connection(HttpToolsProtocol):
             self.transport.write(_answer(status, code, detail))
         elif self.idle and not self.unfinished:
             self.transport.write(_answer(status, code, detail))
+        self._arrived = b""
+        self._since = time.monotonic()
+        self.transport.lingers = True
         self.transport.close()
 
 

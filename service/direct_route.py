@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError, problem, unforeseen
 
@@ -71,3 +71,28 @@ class Shortcut:
             log.exception("unexpected", request_id=request.state.request_id)
             response = problem(request, unforeseen())
         await response(scope, receive, send)
+
+
+class HeadAsGet:
+    """ASGI middleware: HEAD is answered as GET would be; uvicorn leaves the body out.
+
+    Args:
+        app: the rest of the application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        inner = {**scope, "method": "GET"}
+
+        async def routed(message: Message) -> None:
+            if "route" in inner:
+                scope["route"] = inner["route"]  # for logs and metrics
+            await send(message)
+
+        await self.app(inner, receive, routed)

@@ -12,12 +12,17 @@ from service import metrics
 from service.errors import ServiceError
 from service.headers import header, raw_headers_for
 from service.logs import LineLimit
+from service.presence import PRESENCE
+from service.progress import Progress
+from service.rates import ANONYMOUS
 
 log = structlog.get_logger("api")
 BODY_RATE = 64 * 1024  # bytes a second at which a body may take longer than its time
 SMALL_BODY = 64 * 1024  # let in however much is under way
 # Who was not let in, or only for the time being: for whoever looks after the keys, whatever the level of the log.
 AUDITED = frozenset({"unauthorized", "key_disabled", "wrong_host", "wrong_origin", "rate_limited"})
+SHARE = 0.5  # of what all bodies may have, for those of one client
+PAUSE_S = 0.5  # of a client, after which its body gives way to others that keep coming
 SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -34,8 +39,10 @@ class Envelope:
         app: the rest of the application.
         max_body: bytes; counted as they arrive, so chunked bodies keep it too.
         others: paths with a limit of their own.
-        max_bodies: bytes of all bodies of requests that are under way.
-        body_timeout_s: for a body to arrive, or for its next piece if it is long and keeps coming.
+        max_bodies: bytes of all bodies of requests that are under way; a client's own, if it has several, may have half
+            of them. Over that, a long body takes the place of the one that has kept the service waiting longest, or of
+            one of the client that has most; else it is refused.
+        body_timeout_s: for a body to arrive, and more for a long one as long as it keeps coming, see `Progress`.
     """
 
     def __init__(
@@ -46,6 +53,7 @@ class Envelope:
         self.max_bodies, self.body_timeout_s = max_bodies, body_timeout_s
         self.held = 0
         self._audit = LineLimit(log)
+        self.bodies: dict[_Body, None] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""
@@ -55,7 +63,7 @@ class Envelope:
         request_id = request_id_of(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         declared = header(scope, b"content-length") or "0"
-        body = _Body(self, receive, self.others.get(scope["path"], self.max_body), declared)
+        body = _Body(self, scope, receive, self.others.get(scope["path"], self.max_body), declared)
         started = time.perf_counter()
 
         async def signed(message: Message) -> None:
@@ -72,7 +80,37 @@ class Envelope:
         try:
             await self.app(scope, body.receive, signed)
         finally:
-            self.held -= body.received
+            body.release()
+
+    def make_room(self, body: "_Body", now: float) -> bool:
+        """Whether a long body may go on, where one of another client's may have to end for it."""
+        while self.held > self.max_bodies or self._shares(body.client) > 1:
+            victim = self._victim(body, now)
+            if victim is None:
+                return False
+            victim.evict()
+        return True
+
+    def _shares(self, client: str) -> float:
+        """What one client has of its share; no single body is too much."""
+        own = [each.received for each in self.bodies if each.client == client]
+        return sum(own) / (SHARE * self.max_bodies) if len(own) > 1 else 0.0
+
+    def _victim(self, body: "_Body", now: float) -> "_Body | None":
+        """The unfinished body that gives way to this one, if there is one."""
+        own_only = self.held <= self.max_bodies
+        others = [
+            each
+            for each in self.bodies
+            if each is not body and not each.whole and (each.client == body.client or not own_only)
+        ]
+        if not others:
+            return None
+        slowest = max(others, key=lambda each: each.progress.lost_s(now))
+        if slowest.progress.lost_s(now) > PAUSE_S:
+            return slowest
+        largest = max(others, key=lambda each: self._shares(each.client))
+        return largest if self._shares(largest.client) > self._shares(body.client) else None
 
     def _note(self, scope: Scope, route: str, status: int, milliseconds: float) -> None:
         """The line of a request in the log: who sent it, by the name of the key, and why it was refused."""
@@ -93,15 +131,30 @@ class _Body:
 
     Args:
         envelope: whose.
+        scope: of the request.
         source: where it comes from.
         most: bytes.
         declared: Content-Length, if there is one.
+
+    Attributes:
+        received: bytes that are kept.
+        whole: whether all of it has come.
+        progress: of the client that sends it.
     """
 
-    def __init__(self, envelope: Envelope, source: Receive, most: int, declared: str) -> None:
-        self._envelope, self._source, self._most = envelope, source, most
+    def __init__(self, envelope: Envelope, scope: Scope, source: Receive, most: int, declared: str) -> None:
+        self._envelope, self._scope, self._source, self._most = envelope, scope, source, most
         self._declared = int(declared) if declared.isdecimal() else 0
-        self._began, self._whole, self.received = time.monotonic(), False, 0
+        self.received, self.whole, self._evicted = 0, False, False
+        self.progress = Progress(envelope.body_timeout_s, BODY_RATE, time.monotonic())
+
+    @property
+    def client(self) -> str:
+        """Who sends it: the name of its key or, without keys, its address."""
+        caller = self._scope["state"].get("caller")
+        if caller is not None and caller is not ANONYMOUS:
+            return str(caller.name)
+        return str((self._scope.get("client") or ("",))[0])
 
     async def receive(self) -> Message:
         """The next piece; after the last one, that the client has gone.
@@ -109,7 +162,7 @@ class _Body:
         Raises:
             ServiceError: 408, 413 or 429.
         """
-        if self._whole:
+        if self.whole:
             return await self._source()
         self._check(self._declared)
         envelope = self._envelope
@@ -117,24 +170,40 @@ class _Body:
         size = len(message.get("body", b""))
         self.received += size
         envelope.held += size
+        if self.received > SMALL_BODY:
+            envelope.bodies[self] = None
         self._check(self.received)
-        if envelope.held > envelope.max_bodies and self.received > SMALL_BODY:
+        if self.received > SMALL_BODY and not envelope.make_room(self, time.monotonic()):
             raise ServiceError(429, "overloaded", "too many long bodies are under way: retry later", 1)
-        self._whole = not message.get("more_body", False)
+        self.whole = not message.get("more_body", False)
         return message
+
+    def evict(self) -> None:
+        """Give the place to another body; the request ends as one that is too slow."""
+        self._evicted = True
+        self.release()
+        self._scope["state"][PRESENCE].wake()
+
+    def release(self) -> None:
+        """Keep nothing any more."""
+        self._envelope.bodies.pop(self, None)
+        self._envelope.held -= self.received
+        self.received = 0
 
     async def _next(self) -> Message:
         """The next piece that is not empty; the connection says twice a second that none has come, see `Guard`."""
-        patience_s = self._envelope.body_timeout_s
-        due = min(time.monotonic(), self._began + self.received / BODY_RATE) + patience_s
         while True:
             message = await self._source()
+            now, size = time.monotonic(), len(message.get("body", b""))
+            if self._evicted:
+                raise ServiceError(408, "too_slow", "the body paused while others needed its place: post it again")
             if not message.get("more_body", False):
                 return message
-            if time.monotonic() >= due:
+            if self.progress.left_s(now) <= 0:
                 detail = f"after {self.received:,} bytes of the body nothing, or too little, came"
                 raise ServiceError(408, "too_slow", detail)
-            if message.get("body"):
+            if size:
+                self.progress.earn(size, now)
                 return message
 
     def _check(self, size: int) -> None:

@@ -6,7 +6,7 @@ from starlette.types import ASGIApp
 
 from service.authentication import Door, Keys
 from service.bulk import PREDICT_BATCH
-from service.direct_route import Shortcut
+from service.direct_route import HeadAsGet, Shortcut
 from service.envelope import Envelope
 from service.gate import Gate
 from service.root_path import RootPath
@@ -17,14 +17,14 @@ MIB = 1024 * 1024
 
 
 def in_front_of(app: FastAPI, keys: Keys, settings: Settings) -> ASGIApp:
-    """The application behind its gate, envelope, CORS, door and shortcut, in the order of a request.
+    """The application behind its gate, envelope, CORS, door, HEAD and shortcut, in the order of a request.
 
     Args:
         app: of `create_app`.
         keys: that are let in.
         settings: of the service.
     """
-    inner: ASGIApp = Door(Shortcut(app, (PREDICT, PREDICT_BATCH)), keys, settings)
+    inner: ASGIApp = Door(HeadAsGet(Shortcut(app, (PREDICT, PREDICT_BATCH))), keys, settings)
     if settings.cors_origins:
         inner = CORSMiddleware(
             inner,

@@ -1,20 +1,16 @@
 """Requests on their way in: bodies of three kinds become one form, deadlines."""
 
 import re
-import sys
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import Any
 
 from fastapi import Request
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from service.admission import Demand
 from service.entries import Lane
 from service.errors import ServiceError
+from service.forms import read_form
 from service.headers import header
 from service.json_bodies import Contents, Fields, Kind, Options, read_body_in_turns, source_of, validated
 from service.parse_cost import Size
@@ -28,14 +24,7 @@ NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 LEAST_MS = 0.001
 LANE_OF: Mapping[Kind, Lane] = {"single": "interactive", "bulk": "bulk"}
 SHORT_JSON = 128 * 1024  # bytes that the event loop reads itself, in a few milliseconds
-CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252"})
 NO_OPTIONS = PredictOptions()
-
-
-class _Form(MultiPartParser):
-    """A form in memory: its size is bounded, that of the disk for temporary files is not known."""
-
-    spool_max_size = sys.maxsize
 
 
 def options_of(request: Request) -> PredictOptions:
@@ -62,7 +51,8 @@ async def read_posted(request: Request) -> Posted:
         StructureError: if what JSON holds is refused unread.
     """
     asked = options_of(request)
-    media_type = (header(request.scope, b"content-type") or "").partition(";")[0].strip().lower()
+    content_type = header(request.scope, b"content-type") or ""
+    media_type = content_type.partition(";")[0].strip().lower()
     source: bytes | str
     if media_type == "application/json":
         options = {} if asked is NO_OPTIONS else asked.model_dump(exclude_none=True)
@@ -74,7 +64,7 @@ async def read_posted(request: Request) -> Posted:
     if media_type in PLAIN:
         source = b"".join(await _pieces(request))
     elif media_type == "multipart/form-data":
-        source = await _uploaded(request)
+        source = await read_form(content_type, b"".join(await _pieces(request)))
     else:
         detail = (
             f"media type {media_type[:80] or 'none'!r} is not read: post application/json, chemical/x-cif, text/plain "
@@ -112,28 +102,6 @@ async def _pieces(request: Request) -> list[bytes]:
             pieces.append(piece)
         more = message.get("more_body", False)
     return pieces
-
-
-async def _uploaded(request: Request) -> bytes:
-    _, options = parse_options_header(request.headers["content-type"])
-    charset = options.get(b"charset", b"utf-8").decode("latin-1")
-    if charset.lower() not in CHARSETS:  # Python would look for it, and remember each that it does not know
-        raise ServiceError(400, "malformed", f"the form has the charset {charset[:40]!r}: post it in utf-8")
-    try:
-        async with aclosing(request.stream()) as stream:
-            form = await _Form(request.headers, stream, max_files=1, max_fields=8).parse()
-    except MultiPartException as error:
-        raise ServiceError(400, "malformed", error.message) from None
-    for name in form:
-        if name != "file":
-            detail = f"the form has a field {name[:80]!r}: post the file as 'file', all else in the query"
-            raise ServiceError(400, "malformed", detail)
-    file = form.get("file")
-    if isinstance(file, UploadFile):
-        return await file.read()
-    if isinstance(file, str):
-        return file.encode()
-    raise ServiceError(400, "malformed", "the form has no field 'file'")
 
 
 def patience_s(request: Request, most_s: float) -> float:

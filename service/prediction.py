@@ -144,7 +144,9 @@ class Oracle:
                     sites=posted.attention,
                     flow=ticket.flow,
                 )
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                metrics.ABANDONED.labels("deadline" if time.monotonic() >= deadline else "gone").inc()
             ticket.refused()
             raise
         began = time.perf_counter()

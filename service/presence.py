@@ -17,12 +17,16 @@ class ClientGoneError(Exception):
 class Presence:
     """Of one client, as its connection tells it: a task for each request that waits for its end would cost more.
 
+    Args:
+        wake: has who waits for the body of a request look up, though nothing came.
+
     Attributes:
         gone: whether the client has left.
         told: what is called when it does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.wake = wake
         self.gone = False
         self.told: set[Callable[[], None]] = set()
 

@@ -47,7 +47,9 @@ class Settings(BaseSettings):
         max_body_mib: of a request.
         max_bodies_mib: of all requests under way together; above it, long bodies get 429.
         body_timeout_s: for a body to arrive; more for a long one that keeps coming.
-        header_timeout_s: for a request line and headers to arrive, and for an answer to be taken.
+        header_timeout_s: for a request line and headers to arrive.
+        answer_timeout_s: for some more of an answer to be taken; not for all of it.
+        max_answers_mib: of all answers that clients have not taken yet; above it, the slowest lose theirs.
         max_head_kib: of a request line and headers.
         max_connections: of clients at once, as far as the limit of open files allows.
         max_wait_s: predicted seconds of work before a single crystal over which it gets 429, unless its client has less
@@ -102,6 +104,8 @@ class Settings(BaseSettings):
     max_bodies_mib: float = Field(default=512.0, gt=0)
     body_timeout_s: float = Field(default=10.0, gt=0)
     header_timeout_s: float = Field(default=10.0, gt=0)
+    answer_timeout_s: float = Field(default=30.0, gt=0)
+    max_answers_mib: float = Field(default=256.0, gt=0)
     max_head_kib: int = Field(default=64, ge=1)
     max_connections: int = Field(default=4096, ge=1)
     max_wait_s: float = Field(default=0.25, gt=0)

@@ -49,10 +49,14 @@ class Crowd:
 
     async def trickle(self, content: bytes, pause_s: float) -> None:
         """Send a byte on every connection, again and again."""
-        for number in range(len(content)):
+        await self.trickle_pieces([content[number : number + 1] for number in range(len(content))], pause_s)
+
+    async def trickle_pieces(self, pieces: Sequence[bytes], pause_s: float) -> None:
+        """Send each piece on every connection, one after the other."""
+        for piece in pieces:
             for _, writer in self.members:
                 if not writer.is_closing():
-                    writer.write(content[number : number + 1])
+                    writer.write(piece)
             await asyncio.sleep(pause_s)
 
     async def endings(self, seconds: float) -> list[bytes | None]:
@@ -104,7 +108,7 @@ async def exchange(address: str, *sent: bytes, pause_s: float = 0.0, seconds: fl
 
 def statuses(said: bytes) -> list[int]:
     """Of the answers in what a service said."""
-    return [int(found) for found in re.findall(rb"^HTTP/1\.[01] (\d{3}) ", said, re.MULTILINE)]
+    return [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3}) [A-Z]", said)]
 
 
 @dataclass(frozen=True)

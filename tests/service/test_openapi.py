@@ -23,7 +23,7 @@ EXAMPLES = int(os.environ.get("DEEPERGATGNN_TEST_EXAMPLES", "30"))  # of each op
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 CIF = Path("examples/ZrO2.cif").read_text("utf-8")
 POSCAR = Path("examples/ZnO.POSCAR").read_text("utf-8")
-METHODS = ("GET", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "TRACE")
+METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH", "TRACE")
 Document = dict[str, Any]
 
 
@@ -145,7 +145,8 @@ def test_other_methods_are_told_which_are_allowed(client: httpx.Client, document
         reply = client.request(method, path.replace("{name}", "bulk-modulus").replace("{version}", "1.0.0"))
         assert reply.status_code == httpx.codes.METHOD_NOT_ALLOWED, path
         assert reply.headers["content-type"] == "application/problem+json"
-        assert {allowed.lower() for allowed in reply.headers["allow"].split(", ")} == set(operations)
+        also = {"options", *({"head"} if "get" in operations else ())}  # of every route, as HTTP says
+        assert {allowed.lower() for allowed in reply.headers["allow"].split(", ")} == also | set(operations)
 
 
 def test_the_examples_are_of_the_form_that_they_show(document: Document) -> None:

@@ -20,7 +20,7 @@ from tests.service.strangers import GET, HEAD, POST, Crowd, Footprint, exchange,
 
 MANY = 1000
 PATIENCE_S = 2  # of the service here
-TIMES = {"DEEPERGATGNN_HEADER_TIMEOUT_S": str(PATIENCE_S), "DEEPERGATGNN_BODY_TIMEOUT_S": str(PATIENCE_S)}
+TIMES = {f"DEEPERGATGNN_{each}_TIMEOUT_S": str(PATIENCE_S) for each in ("HEADER", "BODY", "ANSWER")}
 BODIES = {"DEEPERGATGNN_MAX_BODIES_MIB": "32"}
 
 

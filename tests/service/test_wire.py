@@ -16,7 +16,7 @@ CHUNKED = b"POST /predict HTTP/1.1\r\n" + HOST + b"Content-Type: text/plain\r\nT
 FORM = b"Content-Type: multipart/form-data; boundary=x\r\n"
 LAST = POST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
 MIB = 1 << 20
-DOCUMENTED = {200, 400, 404, 405, 408, 413, 415, 421, 422, 431}
+DOCUMENTED = {200, 204, 400, 404, 405, 408, 413, 415, 421, 422, 431}
 
 
 def posted(body: bytes, headers: bytes = b"Content-Type: chemical/x-cif\r\n", length: bytes | None = None) -> bytes:
@@ -110,7 +110,7 @@ CASES: dict[str, tuple[bytes, list[int]]] = {
     "method in small letters": (asked(b"get /healthz HTTP/1.1"), [400]),
     "method of others": (asked(b"PROPFIND /models HTTP/1.1"), [405]),
     "CONNECT": (asked(b"CONNECT localhost:80 HTTP/1.1"), [400]),
-    "everything": (asked(b"OPTIONS * HTTP/1.1"), [404]),
+    "everything": (asked(b"OPTIONS * HTTP/1.1"), [204]),
     "absolute": (asked(b"GET http://localhost/healthz HTTP/1.1"), [200]),
     "no host": (asked(b"GET /models HTTP/1.1", b""), [421]),
     "another host": (asked(b"GET /models HTTP/1.1", b"Host: evil.example\r\n"), [421]),
@@ -133,14 +133,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def where(store: Path) -> Iterator[str]:
     times = {"DEEPERGATGNN_HEADER_TIMEOUT_S": "1", "DEEPERGATGNN_BODY_TIMEOUT_S": "1"}
     with running("serve", "--port", "0", ready="^ready on ", DEEPERGATGNN_MODEL_STORE=str(store), **times) as (_, line):
-        yield line.removeprefix("ready on ")
-
-
-@pytest.fixture
-def keyed(store: Path) -> Iterator[str]:
-    """A service that asks for a key."""
-    environment = {"DEEPERGATGNN_MODEL_STORE": str(store), "DEEPERGATGNN_API_KEYS": "key"}
-    with running("serve", "--port", "0", ready="^ready on ", **environment) as (_, line):
         yield line.removeprefix("ready on ")
 
 
@@ -202,30 +194,6 @@ def test_requests_behind_requests_are_bounded(where: str) -> None:
     said = asyncio.run(exchange(where, GET * 50_000, seconds=4))
     assert len(statuses(said)) < 50_000
     assert set(statuses(said)) <= {200, 431}
-
-
-async def is_ended(where: str, trailers: int) -> bool:
-    """Whether a connection is, by trailers behind a long body that the service refused without reading it."""
-    reader, writer = await asyncio.open_connection(*place(where))
-    try:
-        writer.write(CHUNKED + chunks(bytes(MIB)))
-        assert statuses(await reader.read(1 << 16)) == [401]
-        writer.write(b"0\r\n" + b"A: b\r\n" * trailers)
-        async with asyncio.timeout(2):
-            while await reader.read(1 << 16):
-                pass
-    except TimeoutError:
-        return False
-    except OSError:
-        pass  # with some of it unread
-    finally:
-        writer.transport.abort()
-    return True
-
-
-def test_a_body_that_is_not_read_buys_no_trailers(keyed: str) -> None:
-    assert asyncio.run(is_ended(keyed, 200_000))
-    assert not asyncio.run(is_ended(keyed, 100))
 
 
 def test_who_expects_to_be_asked_for_the_body_is(where: str) -> None:

@@ -1,0 +1,100 @@
+"""Requests as RFC 9110 and 9112 say, where uvicorn's reading of them differs.
+
+No protocol is upgraded to: `Upgrade` is ignored, and what follows the head is the body of its request. A trailer is no
+header. Blanks around a value do not belong to it. A client of HTTP/1.0 is not told to send its body.
+"""
+
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MOST_FIELDS = 256  # headers of a request and trailers of a body, each of them
+BLANKS = b" \t"
+NOT_FOR_HERE = frozenset({b"cookie"})  # nothing sets one, and whoever looks for one would read them all
+
+
+class TooLongError(ValueError):
+    """A head that is longer than any that is of use."""
+
+
+class RequestReader(HttpToolsProtocol):
+    """A connection that reads requests as their authors meant them."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._fields = 0  # of this head, or of the trailers of this body
+        self._in_body = False
+
+    def read(self, data: bytes) -> None:
+        """Read the next bytes.
+
+        Raises:
+            HttpParserError: they are no request.
+        """
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._read_again()
+            else:
+                return
+
+    def _read_again(self) -> None:
+        """Read the head without what asks for another protocol: the parser has left the body to that protocol."""
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip(BLANKS) for option in value.split(b",")]
+                lines.append(b"connection: " + b", ".join(each for each in options if each.lower() != b"upgrade"))
+            elif name != b"upgrade":
+                lines.append(name + b": " + value)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._fields, self._in_body = 0, False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer, which is dropped.
+
+        Raises:
+            TooLongError: there are too many.
+        """
+        self._fields += 1
+        if self._fields > MOST_FIELDS:
+            raise TooLongError
+        if not self._in_body and name.lower() not in NOT_FOR_HERE:
+            super().on_header(name, value.strip(BLANKS))
+
+    def on_headers_complete(self) -> None:
+        """A head is whole.
+
+        Raises:
+            ValueError: it asks for a tunnel.
+        """
+        if self.parser.should_upgrade():  # it will be read again
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("this is no proxy")
+            return
+        self._fields, self._in_body = 0, True
+        self.expect_100_continue &= self.parser.get_http_version() != "1.0"
+        self.serve()
+
+    def serve(self) -> None:
+        """Serve the request of this head or, behind the one that is served, queue it."""
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        if not self.parser.should_upgrade():
+            self.complete()
+
+    def complete(self) -> None:
+        """Note that the body is whole."""
+        super().on_message_complete()
