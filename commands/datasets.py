@@ -98,7 +98,7 @@ def prepare_run(
 
     parsed = read_config(config)
     assembly = assemble(parsed)
-    save_run(parsed, assembly, open_store(store), out)
+    save_run(parsed, assembly, open_store(store, new=True), out)
     print(f"{out}: {len(assembly.dataset)} rows, {parsed.members} member{'s' if parsed.members > 1 else ''} to train")
     print(split_sentence(assembly.split.sizes(), assembly.notes))
 

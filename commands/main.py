@@ -8,6 +8,7 @@ import typer
 
 from commands import datasets, evaluation, experiments, keys, models, predict, serve, train
 from deepergatgnn import __version__
+from deepergatgnn.environment import read_env_file
 from deepergatgnn.errors import ConfigError, DeeperGATGNNError, ModelNotFoundError, StructureError
 
 app = typer.Typer(
@@ -19,6 +20,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 WRONG_INPUT, FAILURE = 2, 1
+OURS = frozenset({"commands", "deepergatgnn", "model_store", "service", "training"})
+# What each command needs beside the package itself; all others need `training`.
+EXTRAS = {
+    "predict": "inference",
+    "models": "inference",
+    "serve": "inference,service",
+    "worker": "inference,service",
+    "keys": "service",
+}
 
 
 def _version(show: bool) -> None:
@@ -51,13 +61,25 @@ def main() -> None:
     """Run a command; 2 for wrong input, 1 for failure, never a stack trace for either."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
+        read_env_file()
         app()
+    except ModuleNotFoundError as error:
+        _stop(_missing_library(error, sys.argv[1:2]), WRONG_INPUT)
     except (ConfigError, ModelNotFoundError, StructureError) as error:
         _stop(error, WRONG_INPUT)
     except DeeperGATGNNError as error:
         _stop(error, FAILURE)
     except OSError as error:
         _stop(error, FAILURE)
+
+
+def _missing_library(error: ModuleNotFoundError, command: list[str]) -> Exception:
+    """What to install, where the library is none of this project: that would be a fault of ours."""
+    missing = (error.name or "").partition(".")[0]
+    if not missing or missing in OURS:
+        raise error
+    name = command[0] if command else ""
+    return ConfigError(f"{name} needs {missing}: pip install 'deepergatgnn[{EXTRAS.get(name, 'training')}]'")
 
 
 def _stop(error: Exception, code: int) -> None:

@@ -3,12 +3,18 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
-from deepergatgnn.errors import StructureError
+from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError, StructureError
+from model_store import ModelStore
+
+if TYPE_CHECKING:
+    import torch
+
+    from deepergatgnn.predictor import Predictor
 
 
 def predict(
@@ -24,11 +30,10 @@ def predict(
 
     Example: deepergatgnn predict examples/al2cu.cif --model bulk-modulus
     """
-    from deepergatgnn.predictor import Predictor
     from deepergatgnn.structures import read_structure
 
     opened, where = open_store(store), device_named(device)
-    predictors = [Predictor.load(opened.folder(name), where) for name in model or opened.names()]
+    predictors = _load(opened, model, where)
     refused = 0
     results: list[dict[str, Any]] = []
     for file in files:
@@ -65,6 +70,23 @@ def predict(
         print(json.dumps(results))
     if refused:
         raise typer.Exit(2)
+
+
+def _load(store: ModelStore, models: list[str] | None, device: "torch.device") -> list["Predictor"]:
+    """What is asked for, or all in production but for those that cannot be loaded."""
+    from deepergatgnn.predictor import Predictor
+
+    predictors = []
+    for name in models or store.names():
+        try:
+            predictors.append(Predictor.load(store.folder(name), device))
+        except (ArtifactError, ModelNotFoundError) as error:
+            if models:
+                raise
+            print(f"deepergatgnn: left out: {error}", file=sys.stderr)
+    if not predictors:
+        raise ConfigError(f"no model of the store {store.root} can be used: see `deepergatgnn models verify`")
+    return predictors
 
 
 def _show(file: Path, formula: str, predictions: list[dict[str, Any]]) -> None:

@@ -1,15 +1,14 @@
 """`serve` and `worker`."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from importlib.util import find_spec
+from typing import Annotated
 
 import typer
 
-from commands.options import StoreOption
+from commands.options import StoreOption, open_store
 from deepergatgnn.errors import ConfigError
 
-if TYPE_CHECKING:
-    from service.settings import Settings
+OF_WORKERS = ("torch", "torch_geometric", "safetensors")
 
 
 def serve(
@@ -26,9 +25,13 @@ def serve(
     Example: deepergatgnn serve --port 8000
     """
     from service.authentication import Keys
+    from service.settings import read_settings
     from service.supervisor import run
 
-    settings = _settings(host=host, port=port, model_store=store)
+    settings = read_settings(host=host, port=port, model_store=store)
+    open_store(settings.model_store)
+    if workers or (workers is None and settings.redis_url is None):
+        _check_worker_libraries()
     if not Keys.of(settings):
         print("no API keys: listening on this machine only", flush=True)
     run(settings, workers, lambda address: print(f"ready on {address}", flush=True))
@@ -39,7 +42,10 @@ def worker(store: StoreOption = None) -> None:
 
     Example: DEEPERGATGNN_REDIS_URL=redis://127.0.0.1:6379/0 deepergatgnn worker
     """
-    settings = _settings(model_store=store)
+    from service.settings import read_settings
+
+    settings = read_settings(model_store=store)
+    open_store(settings.model_store)
     if settings.redis_url is None:
         raise ConfigError("a worker needs a broker: set DEEPERGATGNN_REDIS_URL, for example redis://127.0.0.1:6379/0")
     from service.worker import run
@@ -47,14 +53,10 @@ def worker(store: StoreOption = None) -> None:
     run(settings, settings.redis_url.get_secret_value())
 
 
-def _settings(**given: Path | str | int | None) -> "Settings":
-    from pydantic import ValidationError
-
-    from service.settings import Settings
-
-    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    try:
-        return Settings(**options)
-    except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(reasons) from None
+def _check_worker_libraries() -> None:
+    """A worker process without them would end again and again."""
+    if missing := [name for name in OF_WORKERS if find_spec(name) is None]:
+        raise ConfigError(
+            f"a worker needs {', '.join(missing)}: pip install 'deepergatgnn[inference,service]', or serve with "
+            "--workers 0 and run workers elsewhere"
+        )

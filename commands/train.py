@@ -70,7 +70,7 @@ def train(
     with _interruptible(), joined(device_named(device)) as place:
         manifests = run(
             parsed,
-            open_store(store),
+            open_store(store, new=True),
             runs,
             device=place,
             report=report_epoch,

@@ -70,6 +70,7 @@ class Dispatcher:
         self.admission = Admission(settings)
         self.workers = 0
         self.loaded: frozenset[str] = frozenset()
+        self.failed: dict[str, str] = {}
         self.leaving = False  # not ready any more, but still letting in
         self.draining = False
 
@@ -261,7 +262,9 @@ class Dispatcher:
         beats = await self._queue.workers()
         self.workers = len(beats)
         if beats:
-            self.loaded = frozenset.intersection(*(frozenset(beat["models"]) for beat in beats))
+            loaded = frozenset.intersection(*(frozenset(beat["models"]) for beat in beats))
+            self.loaded = self.loaded if loaded == self.loaded else loaded
+            self.failed = {which: reason for beat in beats for which, reason in beat["failed"].items()}
         reports = {report["name"]: report for report in await self._queue.replicas()}
         others = {name: report for name, report in reports.items() if name != self._replica}
         self.admission.follow(mean_cost([beat["costs"] for beat in beats]), len(beats), others)

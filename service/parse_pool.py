@@ -19,7 +19,7 @@ from deepergatgnn.structures import StructureFormat
 from service import metrics
 from service.entries import Lane
 from service.json_bodies import Fields, Kind, Options
-from service.parse_channel import Answer, Channel, File, start_process, stop_fork_server
+from service.parse_channel import Answer, Channel, File, Started, start_process, stop_fork_server
 from service.parse_process import pack_reading, pack_task, unpack_reading, unpack_result
 from service.parsing import Parsed
 from service.tasks import PAUSE_S
@@ -45,7 +45,7 @@ class _LaneOfProcesses:
         self._timeout_s, self._memory_mib, self._niceness = timeout_s, memory_mib, niceness
         self._waiting: deque[File] = deque()
         self._channels: set[Channel] = set()
-        self._starting: dict[asyncio.Task[None], Channel] = {}
+        self._starting: set[asyncio.Task[Channel]] = set()
         self._closed = False
 
     def submit(self, file: File) -> None:
@@ -56,10 +56,8 @@ class _LaneOfProcesses:
     def feed(self) -> None:
         """Send what waits to the processes with the least to do."""
         while len(self._channels) + len(self._starting) < self.count and not self._closed:
-            process, progress, ours = start_process(self._memory_mib, self._niceness, self._timeout_s)
-            channel = Channel(process, progress, self._timeout_s, self)
-            starting = asyncio.get_running_loop().create_task(channel.connect(ours))
-            self._starting[starting] = channel
+            starting = asyncio.get_running_loop().create_task(self._start())
+            self._starting.add(starting)
             starting.add_done_callback(self._started)
         while self._waiting and (lasting := [each for each in self._channels if each.files < FILES_PER_PROCESS]):
             channel = min(lasting, key=lambda each: each.load)
@@ -73,12 +71,35 @@ class _LaneOfProcesses:
                 metrics.PHASES.observe("parse_wait", file.sent - file.came)
             channel.send(file)
 
-    def _started(self, starting: "asyncio.Task[None]") -> None:
-        channel = self._starting.pop(starting)
-        if starting.cancelled() or self._closed:
+    async def _start(self) -> Channel:
+        """Start a process, in a thread: where the fork server is gone, it takes seconds until there is another."""
+        arguments = self._memory_mib, self._niceness, self._timeout_s
+        started = asyncio.get_running_loop().run_in_executor(None, start_process, *arguments)
+        try:
+            process, progress, ours = await asyncio.shield(started)
+        except asyncio.CancelledError:
+            started.add_done_callback(_discard)
+            raise
+        channel = Channel(process, progress, self._timeout_s, self)
+        try:
+            await channel.connect(ours)
+        except BaseException:
             channel.kill()
+            raise
+        return channel
+
+    def _started(self, starting: "asyncio.Task[Channel]") -> None:
+        self._starting.discard(starting)
+        if starting.cancelled():
+            return
+        error = starting.exception()
+        if error is not None:
+            log.warning("a parse process cannot be started, trying again", error=repr(error))
+            asyncio.get_running_loop().call_later(PAUSE_S, self.feed)
+        elif self._closed:
+            starting.result().kill()
         else:
-            self._channels.add(channel)
+            self._channels.add(starting.result())
             self.feed()
 
     def delayed(self, files: Sequence[File]) -> None:
@@ -103,8 +124,18 @@ class _LaneOfProcesses:
     def close(self) -> None:
         """End all processes."""
         self._closed = True
-        for channel in (*self._channels, *self._starting.values()):
+        for channel in self._channels:
             channel.kill()
+        for starting in self._starting:
+            starting.cancel()
+
+
+def _discard(started: "asyncio.Future[Started]") -> None:
+    """End a process that was started for a lane that is closed."""
+    if not started.cancelled() and started.exception() is None:
+        process, _, ours = started.result()
+        ours.close()
+        process.kill()
 
 
 class ParsePool:

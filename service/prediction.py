@@ -130,8 +130,8 @@ class Oracle:
             "total": round((now - started) * 1000 + 0.002, 3),
         }
         predictions = [
-            _prediction(manifest, asked.said[manifest.reference], parsed, attention=posted.attention)
-            for manifest in wanted.manifests
+            _prediction(version.manifest, asked.said[version.identity], parsed, attention=posted.attention)
+            for version in wanted.versions
         ]
         _count(parsed, predictions, latency, asked.held_ms)
         return {
