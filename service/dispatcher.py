@@ -65,7 +65,7 @@ class Dispatcher:
         self._unwanted: dict[Lane, list[bytes]] = {}
         self._leaving = asyncio.Event()
         self._clock = BrokerClock()
-        self._broker_up = False
+        self._broker_up: bool | None = None  # not known yet
         self._worker_seen = float("-inf")
         self.admission = Admission(settings)
         self.workers = 0
@@ -248,7 +248,7 @@ class Dispatcher:
                     await self._look_around()
                 self._broker_up = True
             except (RedisError, OSError) as error:
-                if self._broker_up:
+                if self._broker_up is not False:
                     log.warning("broker out of reach", error=str(error))
                 self._broker_up, self.workers = False, 0
             if self.workers:

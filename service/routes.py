@@ -161,10 +161,12 @@ async def readyz(request: Request) -> Readiness:
     state = state_of(request)
     state.dispatcher.readiness()
     offer = state.catalogue.offer()
+    keyed = state.settings.api_keys or state.settings.api_keys_file  # who asks here need not have one
+    failed = dict.fromkeys(offer.failed, "see the log") if keyed else dict(offer.failed)
     if not offer.ready:
-        reasons = "; ".join(offer.failed.values()) or "none is in production"
+        reasons = "; ".join(f"{which}: {reason}" for which, reason in failed.items()) or "none is in production"
         raise ServiceError(503, "no_model", f"no model can answer: {reasons}", 5)
-    models = ReadyModels(ready=[*offer.ready], failed=dict(offer.failed))
+    models = ReadyModels(ready=[*offer.ready], failed=failed)
     return Readiness(workers=state.dispatcher.workers, models=models)
 
 

@@ -83,7 +83,9 @@ class Settings(BaseSettings):
             the broker ends with it too.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False, env_ignore_empty=True
+    )
 
     redis_url: SecretStr | None = None
     model_store: Path | None = None
