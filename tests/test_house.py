@@ -16,7 +16,7 @@ CHECKS = {
     "layers": ["lint-imports", "--no-cache"],
 }
 PACKAGES = ("deepergatgnn", "model_store", "training", "service", "commands")
-LONGEST = 300
+LONGEST = 400
 ABSENT_ON_A_BARE_MACHINE = ["ase", "gemmi", "matplotlib", "pydantic", "pymatgen", "sklearn", "spglib", "typer", "yaml"]
 
 
