@@ -270,7 +270,11 @@ def test_an_env_file_means_the_same_to_every_command(store: Path, tmp_path: Path
 
 WITHOUT = """
 import sys
-sys.modules.update(dict.fromkeys({libraries}))
+from importlib.machinery import PathFinder
+there = PathFinder.find_spec
+def find_spec(name, path=None, target=None):
+    return None if name.partition(".")[0] in {libraries} else there(name, path, target)
+PathFinder.find_spec = find_spec
 sys.argv = ["deepergatgnn", *{words}]
 from commands.main import main
 main()
