@@ -105,7 +105,7 @@ def prepare_run(
 
     parsed = read_config(config)
     assembly = assemble(parsed)
-    save_run(parsed, assembly, open_store(store), out)
+    save_run(parsed, assembly, open_store(store, new=True), out)
     if as_json:
         prepared = {
             "path": str(out),

@@ -68,7 +68,7 @@ def compare(
     """
     from training.comparison import compare as side_by_side
 
-    compared = side_by_side(references, open_store(store), dataset, target, where, device_named(device))
+    compared = side_by_side(references, open_store(store, new=True), dataset, target, where, device_named(device))
     if as_json:
         print(json.dumps(compared))
         return

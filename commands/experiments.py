@@ -54,7 +54,7 @@ def cross_validate(
     with joined(device_named(device)) as place:
         summary = validate(
             parsed,
-            open_store(store),
+            open_store(store, new=True),
             runs,
             device=place,
             report=_report,
@@ -101,7 +101,7 @@ def sweep(
     result = search(
         parsed,
         base,
-        open_store(store),
+        open_store(store, new=True),
         runs,
         device=device_named(device),
         report=_report,

@@ -8,6 +8,7 @@ import typer
 
 from commands import datasets, evaluation, experiments, keys, models, predict, serve, train
 from deepergatgnn import __version__
+from deepergatgnn.environment import read_env_file
 from deepergatgnn.errors import ConfigError, DeeperGATGNNError, ModelNotFoundError, StructureError
 
 app = typer.Typer(
@@ -20,6 +21,15 @@ app = typer.Typer(
 WRONG_INPUT, FAILURE = 2, 1
 # Of a file or folder that the user named; what else the system cannot do, such as write to a full disk, is a failure.
 WRONG_PATHS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+OURS = frozenset({"commands", "deepergatgnn", "model_store", "service", "training"})
+# What each command needs beside the package itself; all others need `training`.
+EXTRAS = {
+    "predict": "inference",
+    "models": "inference",
+    "serve": "inference,service",
+    "worker": "inference,service",
+    "keys": "service",
+}
 
 
 def _version(show: bool) -> None:
@@ -57,7 +67,10 @@ def main() -> None:
     """Run a command; 2 for wrong input, 1 for failure, never a stack trace for either."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
+        read_env_file()
         app()
+    except ModuleNotFoundError as error:
+        _stop(_missing_library(error, sys.argv[1:2]), WRONG_INPUT)
     except (ConfigError, ModelNotFoundError, StructureError) as error:
         _stop(error, WRONG_INPUT)
     except DeeperGATGNNError as error:
@@ -68,6 +81,15 @@ def main() -> None:
 
 def _in_words(error: OSError) -> str:
     return str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
+def _missing_library(error: ModuleNotFoundError, command: list[str]) -> Exception:
+    """What to install, where the library is none of this project: that would be a fault of ours."""
+    missing = (error.name or "").partition(".")[0]
+    if not missing or missing in OURS:
+        raise error
+    name = command[0] if command else ""
+    return ConfigError(f"{name} needs {missing}: pip install 'deepergatgnn[{EXTRAS.get(name, 'training')}]'")
 
 
 def _stop(error: Exception | str, code: int) -> None:

@@ -1,13 +1,14 @@
 """`models`: what is in the store."""
 
 import json
+import sys
 from typing import Annotated
 
 import typer
 
 from commands.options import JsonOption, StoreOption, open_store
 from deepergatgnn.artifact import CARD
-from deepergatgnn.errors import ConfigError
+from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
 from model_store import split_reference
 
 app = typer.Typer(help="Versions in the store.\n\nExample: deepergatgnn models list", no_args_is_help=True)
@@ -24,13 +25,22 @@ def list_models(store: StoreOption = None, as_json: JsonOption = False) -> None:
     opened = open_store(store)
     rows = []
     for name in opened.names():
+        try:
+            in_production = opened.production(name)
+        except ModelNotFoundError as error:
+            in_production = None
+            print(f"deepergatgnn: {error}", file=sys.stderr)
         for version in opened.versions(name):
-            manifest = opened.manifest(f"{name}@{version}")
+            try:
+                manifest = opened.manifest(f"{name}@{version}")
+            except ArtifactError as error:
+                print(f"deepergatgnn: {error}", file=sys.stderr)
+                continue
             rows.append(
                 {
                     "model": name,
                     "version": version,
-                    "production": version == opened.production(name),
+                    "production": version == in_production,
                     "property": manifest.target.property,
                     "unit": manifest.target.unit,
                     "test_mae": manifest.metrics.get("test", {}).get("mae"),
@@ -62,21 +72,38 @@ def verify(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the files of versions with their sha256 and load the weights; exit 1 if anything is wrong.
+    """Try versions as a worker does: sha256 of the files, weights, golden values; exit 1 if anything is wrong.
+
+    Without MODEL every version of the store, and whether each model has one in production.
 
     Example: deepergatgnn models verify
     """
-    from deepergatgnn.weights import load_artifact
+    from deepergatgnn.predictor import Predictor
 
     opened = open_store(store)
     references = [model] if model else [f"{n}@{v}" for n in opened.names() for v in opened.versions(n)]
+    verified, failed = [], {}
+    for name in [] if model else opened.names():
+        try:
+            opened.production(name)
+        except ModelNotFoundError as error:
+            failed[name] = str(error)
     for reference in references:
-        opened.verify(reference)
-        load_artifact(opened.folder(reference))
-        if not as_json:
-            print(f"{reference}: ok")
+        try:
+            opened.verify(reference)
+            Predictor.load(opened.folder(reference)).check_golden()
+        except ArtifactError as error:
+            failed[reference] = str(error)
+        else:
+            verified.append(reference)
+            if not as_json:
+                print(f"{reference}: ok")
+    for which, reason in failed.items():
+        print(f"deepergatgnn: {which}: {reason}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"verified": references}))
+        print(json.dumps({"verified": verified, "failed": failed}))
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command("promote")

@@ -1,16 +1,15 @@
 """`serve` and `worker`."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from importlib.util import find_spec
+from typing import Annotated
 
 import typer
 
-from commands.options import StoreOption
+from commands.options import StoreOption, open_store
 from deepergatgnn.errors import ConfigError
 from model_store import SelectedModels
 
-if TYPE_CHECKING:
-    from service.settings import Settings
+OF_WORKERS = ("torch", "torch_geometric", "safetensors")
 
 ModelsOption = Annotated[
     str | None,
@@ -42,9 +41,14 @@ def serve(
     Example: deepergatgnn serve --models bulk-modulus,band-gap@1.0.0 --root-path /crystals
     """
     from service.authentication import Keys
+    from service.settings import read_settings
     from service.supervisor import run
 
-    settings = _settings(host=host, port=port, model_store=store, models=models, root_path=root_path)
+    settings = read_settings(host=host, port=port, model_store=store, models=models, root_path=root_path)
+    open_store(settings.model_store)
+    SelectedModels(settings.model_store, settings.models).check()
+    if workers or (workers is None and settings.redis_url is None):
+        _check_worker_libraries()
     if not Keys.of(settings):
         print("no API keys: listening on this machine only", flush=True)
     run(settings, workers, lambda address: print(f"ready on {address}", flush=True))
@@ -55,7 +59,11 @@ def worker(store: StoreOption = None, models: ModelsOption = None) -> None:
 
     Example: DEEPERGATGNN_REDIS_URL=redis://127.0.0.1:6379/0 deepergatgnn worker
     """
-    settings = _settings(model_store=store, models=models)
+    from service.settings import read_settings
+
+    settings = read_settings(model_store=store, models=models)
+    open_store(settings.model_store)
+    SelectedModels(settings.model_store, settings.models).check()
     if settings.redis_url is None:
         raise ConfigError("a worker needs a broker: set DEEPERGATGNN_REDIS_URL, for example redis://127.0.0.1:6379/0")
     from service.worker import run
@@ -63,17 +71,10 @@ def worker(store: StoreOption = None, models: ModelsOption = None) -> None:
     run(settings, settings.redis_url.get_secret_value())
 
 
-def _settings(**given: Path | str | int | None) -> "Settings":
-    from pydantic import ValidationError
-
-    from service.settings import Settings
-
-    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    try:
-        settings = Settings(**options)
-    except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(reasons) from None
-    if settings.models:
-        SelectedModels(settings.model_store, settings.models).check()
-    return settings
+def _check_worker_libraries() -> None:
+    """A worker process without them would end again and again."""
+    if missing := [name for name in OF_WORKERS if find_spec(name) is None]:
+        raise ConfigError(
+            f"a worker needs {', '.join(missing)}: pip install 'deepergatgnn[inference,service]', or serve with "
+            "--workers 0 and run workers elsewhere"
+        )

@@ -74,7 +74,7 @@ def train(
             show_rows(parsed, assembly)
             show_split(assembly)
 
-    opened = open_store(store)
+    opened = open_store(store, new=True)
     before = {f"{name}@{version}" for name in opened.names() for version in opened.versions(name)}
     with _interruptible(), joined(device_named(device)) as place:
         manifests = run(

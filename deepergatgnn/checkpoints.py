@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from deepergatgnn.artifact import MANIFEST
+from deepergatgnn.artifact import MANIFEST, read_bytes
 from deepergatgnn.errors import ModelNotFoundError
 from deepergatgnn.manifest import NAME_PATTERN, VERSION_PATTERN
 
@@ -16,7 +16,7 @@ STORE_VARIABLE: Final = "DEEPERGATGNN_MODEL_STORE"
 SHIPPED: Final = Path(__file__).parent.parent / "model_store" / "checkpoints"
 PRODUCTION: Final = "production"  # the file of a model that names the version served by default
 LONGEST_NAME: Final = 100  # characters; the name becomes a folder's
-_LONGEST_POINTER: Final = 1000  # bytes
+LONGEST_POINTER: Final = 256  # bytes
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
@@ -71,8 +71,7 @@ def checkpoint_folder(source: Path | str, store: Path | str | None = None) -> Pa
 def _production(model: Path) -> str | None:
     """The version that a model's pointer names; None without a readable one."""
     try:
-        with (model / PRODUCTION).open("rb") as file:
-            version = file.read(_LONGEST_POINTER).decode("ascii").strip()
+        version = read_bytes(model / PRODUCTION, LONGEST_POINTER).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return None
     return version if re.fullmatch(VERSION_PATTERN, version) else None

@@ -33,6 +33,12 @@ def _table() -> list[dict[str, Any]]:
     return table
 
 
+@cache
+def element_symbols() -> frozenset[str]:
+    """Symbols of all elements."""
+    return frozenset(str(entry["symbol"]) for entry in _table())
+
+
 def element_symbol(atomic_number: int) -> str:
     """Symbol of an element, for example 26 → Fe."""
     return str(_table()[atomic_number - 1]["symbol"])

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from deepergatgnn.crystal_graph import GraphConfig
+from deepergatgnn.elements import element_symbols
 from deepergatgnn.errors import ArtifactError
 from deepergatgnn.network_config import NetworkConfig
 
@@ -166,6 +167,16 @@ class Golden(_Record):
     species: tuple[str, ...]
     frac_coords: tuple[tuple[float, float, float], ...]
     value: float
+
+    @model_validator(mode="after")
+    def _is_a_crystal(self) -> Self:
+        if len(self.lattice) != 3:  # noqa: PLR2004 - vectors of a cell
+            raise ValueError(f"a lattice has three vectors, not {len(self.lattice)}")
+        if not self.species or len(self.species) != len(self.frac_coords):
+            raise ValueError(f"{len(self.species)} species and {len(self.frac_coords)} frac_coords: one each per atom")
+        if unknown := [symbol for symbol in self.species if symbol not in element_symbols()]:
+            raise ValueError(f"{unknown[0][:20]!r} is no element")
+        return self
 
 
 class StartRecord(_Record):

@@ -24,14 +24,15 @@ from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.device import device_named
 from deepergatgnn.domain import DomainJudgement, judge_all
 from deepergatgnn.equivalence import merged_graphs
-from deepergatgnn.errors import StructureError
+from deepergatgnn.errors import ArtifactError, StructureError
 from deepergatgnn.intervals import interval_ends, spreads, unscale
 from deepergatgnn.manifest import MAIN_LEVEL, Manifest
 from deepergatgnn.network import DeeperGATGNN, NetworkOutput
-from deepergatgnn.structures import as_crystal
+from deepergatgnn.structures import as_crystal, crystal_from_arrays
 from deepergatgnn.threads import few_threads
 from deepergatgnn.weights import load_artifact
 
+GOLDEN_TOLERANCE = 1e-3  # relative, and absolute below one: devices round differently
 Forward = Callable[[GraphBatch], NetworkOutput]
 _NOT_WANTED = np.empty(0, dtype=np.float32)
 
@@ -109,6 +110,29 @@ class Predictor:
     def unit(self) -> str:
         """Unit of `Prediction.value`, such as log10(GPa)."""
         return self.manifest.target.unit
+
+    def check_golden(self) -> None:
+        """Compute the golden set again, as a device must before it answers with this version.
+
+        Raises:
+            ArtifactError: if it is empty, cannot be computed, or gives other values than when it was published.
+        """
+        reference, golden = self.manifest.reference, self.manifest.golden
+        if not golden:
+            raise ArtifactError(f"{reference} has no golden set: train and publish it again")
+        try:
+            crystals = [crystal_from_arrays(each.lattice, each.species, each.frac_coords) for each in golden]
+            predictions = self.predict_structures(crystals)
+        except (StructureError, ValueError, IndexError) as error:
+            raise ArtifactError(f"{reference} cannot compute its golden set: {error}") from None
+        for known, found in zip(golden, predictions, strict=True):
+            if not abs(found.value - known.value) <= GOLDEN_TOLERANCE * max(1.0, abs(known.value)):
+                raise ArtifactError(
+                    f"{reference} gives {found.value} for a crystal of its golden set, not {known.value}"
+                )
+            ends = [end for end in (found.low, found.high) if end is not None]
+            if not np.isfinite([*ends, found.domain.score, *found.attention]).all():
+                raise ArtifactError(f"{reference} gives numbers that are not finite for a crystal of its golden set")
 
     def compiled(self, examples: Sequence[CrystalGraph]) -> list[Forward]:
         """Compile the networks for batches of any size; takes up to minutes, and changes nothing yet: see `adopt`.

@@ -6,6 +6,7 @@ takes their number, for who kept a value that one of them gave must not take it 
 Needs no torch.
 """
 
+import os
 import re
 import secrets
 import shutil
@@ -13,12 +14,22 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepergatgnn.artifact import MANIFEST, read_manifest, seal, seal_path, verify_files
-from deepergatgnn.checkpoints import PRODUCTION, SHIPPED, split_reference
+from deepergatgnn.artifact import (
+    MANIFEST,
+    Version,
+    read_bytes,
+    read_manifest,
+    read_version,
+    seal,
+    seal_path,
+    verify_files,
+)
+from deepergatgnn.checkpoints import LONGEST_NAME, LONGEST_POINTER, PRODUCTION, SHIPPED, split_reference
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
 from deepergatgnn.manifest import NAME_PATTERN, VERSION_PATTERN, Manifest
 
 HISTORY, DELETED = "history", "deleted"
+LONGEST_HISTORY = 2**20  # bytes
 
 
 def _order(version: str) -> tuple[int, ...]:
@@ -37,12 +48,10 @@ class ModelStore:
 
     def names(self) -> list[str]:
         """Models that have at least one version."""
-        if not self.root.is_dir():
-            return []
         return sorted(
-            path.name
-            for path in self.root.iterdir()
-            if re.fullmatch(NAME_PATTERN, path.name) and path.is_dir() and self._versions(path)
+            name
+            for name in _folders(self.root)
+            if len(name) <= LONGEST_NAME and re.fullmatch(NAME_PATTERN, name) and self._versions(self.root / name)
         )
 
     def versions(self, name: str) -> list[str]:
@@ -63,13 +72,32 @@ class ModelStore:
             ModelNotFoundError: if there is no such model or none of its versions was promoted.
         """
         versions = self.versions(name)
+        remedy = f"promote one of {versions} with `deepergatgnn models promote {name}@VERSION`"
         try:
-            version = (self.root / name / PRODUCTION).read_text("utf-8").strip()
-        except FileNotFoundError:
-            version = ""
+            version = self._pointer(name)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = "it is not text" if isinstance(error, UnicodeDecodeError) else error.strerror
+            raise ModelNotFoundError(
+                f"model {name!r} has no version in production: {remedy}; its file {PRODUCTION} cannot be read: {reason}"
+            ) from None
         if version not in versions:
-            raise ModelNotFoundError(f"model {name!r} has no version in production: promote one of {versions}")
+            found = f"; its file {PRODUCTION} names {version[:40]!r}" if version else ""
+            raise ModelNotFoundError(f"model {name!r} has no version in production: {remedy}{found}")
         return version
+
+    def _pointer(self, name: str) -> str:
+        """What the file of the production pointer holds; nothing if there is none."""
+        try:
+            return read_bytes(self.root / name / PRODUCTION, LONGEST_POINTER).decode("utf-8").strip()
+        except FileNotFoundError:
+            return ""
+
+    def _history(self, name: str) -> list[str]:
+        """Versions that were in production, oldest first; a file that cannot be read has none."""
+        try:
+            return read_bytes(self.root / name / HISTORY, LONGEST_HISTORY).decode("utf-8", "replace").split()
+        except OSError:
+            return []
 
     def preferred(self, name: str) -> list[str]:
         """Versions to serve by default, best first: that in production, then those that were before it.
@@ -77,8 +105,7 @@ class ModelStore:
         Raises:
             ModelNotFoundError: as `production`.
         """
-        known, history = self.versions(name), self.root / name / HISTORY
-        before = history.read_text("utf-8").split() if history.exists() else []
+        known, before = self.versions(name), self._history(name)
         return [version for version in dict.fromkeys([self.production(name), *reversed(before)]) if version in known]
 
     def folder(self, reference: str) -> Path:
@@ -86,13 +113,17 @@ class ModelStore:
 
         Raises:
             ModelNotFoundError: if it is not there.
+            ArtifactError: if it is reached through a link: the seal in the store would not be that of what is read.
         """
         name, version = split_reference(reference)
         if version is None:
             version = self.production(name)
         elif version not in self.versions(name):
             raise ModelNotFoundError(f"model {name!r} has no version {version}: it has {self.versions(name)}")
-        return self.root / name / version
+        folder = self.root / name / version
+        if folder.resolve() != self.root.resolve() / name / version:
+            raise ArtifactError(f"{name}@{version} is reached through a link: put the folder itself into the store")
+        return folder
 
     def manifest(self, reference: str) -> Manifest:
         """The checked manifest of NAME or NAME@VERSION.
@@ -101,10 +132,18 @@ class ModelStore:
             ModelNotFoundError: if it is not there.
             ArtifactError: if it is damaged or says it is another model.
         """
+        return self.version(reference).manifest
+
+    def version(self, reference: str) -> Version:
+        """The checked manifest of NAME or NAME@VERSION, with its digest.
+
+        Raises:
+            ModelNotFoundError, ArtifactError: as `manifest`.
+        """
         folder = self.folder(reference)
-        manifest = read_manifest(folder)
-        _check_identity(manifest, folder.parent.name, folder.name)
-        return manifest
+        version = read_version(folder)
+        _check_identity(version.manifest, folder.parent.name, folder.name)
+        return version
 
     def verify(self, reference: str) -> Manifest:
         """Compare every file with the sha256 of the manifest.
@@ -119,7 +158,9 @@ class ModelStore:
     def next_version(self, name: str) -> str:
         """A free version: 1.0.0 first, then one minor up."""
         folder = self.root / split_reference(name)[0]
-        versions = sorted({*self._versions(folder), *_lines(folder / DELETED)}, key=_order)
+        there = [path.name for path in folder.iterdir()] if folder.is_dir() else []  # files are in the way as well
+        taken = {*(each for each in there if re.fullmatch(VERSION_PATTERN, each)), *_lines(folder / DELETED)}
+        versions = sorted(taken, key=_order)
         if not versions:
             return "1.0.0"
         major, minor, _ = _order(versions[-1])
@@ -177,12 +218,14 @@ class ModelStore:
         """
         self.verify(f"{name}@{version}")
         folder = self.root / name
-        if (folder / PRODUCTION).exists():
-            before = (folder / PRODUCTION).read_text("utf-8")
-            if before.strip() == version:
-                return
-            with (folder / HISTORY).open("a", encoding="utf-8") as history:
-                history.write(before)
+        try:
+            before = self._pointer(name)
+        except (OSError, UnicodeDecodeError):  # it is replaced, and nothing can return to it
+            before = ""
+        if before == version:
+            return
+        if re.fullmatch(VERSION_PATTERN, before):
+            _replace(folder / HISTORY, "".join(f"{each}\n" for each in (*self._history(name), before)))
         _replace(folder / PRODUCTION, f"{version}\n")
 
     def rollback(self, name: str) -> str:
@@ -196,7 +239,7 @@ class ModelStore:
         """
         self.production(name)
         folder = self.root / name
-        history = (folder / HISTORY).read_text("utf-8").split() if (folder / HISTORY).exists() else []
+        history = self._history(name)
         if not history:
             raise ConfigError(
                 f"model {name!r} had no other version in production: promote one of {self.versions(name)}"
@@ -252,9 +295,15 @@ class ModelStore:
 
     @staticmethod
     def _versions(folder: Path) -> list[str]:
-        if not folder.is_dir():
-            return []
-        return sorted((p.name for p in folder.iterdir() if re.fullmatch(VERSION_PATTERN, p.name)), key=_order)
+        return sorted((name for name in _folders(folder) if re.fullmatch(VERSION_PATTERN, name)), key=_order)
+
+
+def _folders(place: Path) -> list[str]:
+    """Names of the folders within one; none of what is no folder or cannot be read."""
+    try:
+        return [name for name in os.listdir(place) if os.path.isdir(place / name)]  # noqa: PTH112, PTH208 - no raise
+    except OSError:
+        return []
 
 
 def _check_identity(manifest: Manifest, name: str, version: str) -> None:
@@ -266,7 +315,7 @@ def _check_identity(manifest: Manifest, name: str, version: str) -> None:
 def _lines(path: Path) -> list[str]:
     """Versions in a file, a line each; none, if it is not there or holds anything else."""
     try:
-        found = path.read_text("utf-8").split()
+        found = read_bytes(path, LONGEST_HISTORY).decode("utf-8").split()
     except (OSError, UnicodeDecodeError):
         return []
     return [line for line in found if re.fullmatch(VERSION_PATTERN, line)]

@@ -10,13 +10,14 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from deepergatgnn import __version__
+from deepergatgnn.errors import DeeperGATGNNError
 from model_store import open_models
 from service.bulk import PREDICT_BATCH
 from service.cache import ResultCache
 from service.catalogue import Catalogue
 from service.collector import tame_collector
 from service.dispatcher import Dispatcher
-from service.errors import ServiceError, problem, unforeseen
+from service.errors import ServiceError, problem, service_error, unforeseen
 from service.headers import DOCUMENTS
 from service.openapi import describe
 from service.parse_pool import ParsePool
@@ -48,7 +49,8 @@ def create_app(settings: Settings, broker_url: str, *, keyed: bool = False) -> F
             settings.parse_processes, settings.parse_timeout_s, settings.parse_memory_mib, named=cache.enabled
         )
         dispatcher = Dispatcher(settings, broker_url)
-        catalogue = Catalogue(open_models(settings.model_store, settings.models), lambda: dispatcher.loaded)
+        store = open_models(settings.model_store, settings.models)
+        catalogue = Catalogue(store, lambda: dispatcher.loaded, lambda: dispatcher.failed)
         tracing = Tracing(otlp_exporter() if settings.tracing else None)
         oracle = Oracle(catalogue, pool, dispatcher, cache)
         try:
@@ -73,7 +75,7 @@ def create_app(settings: Settings, broker_url: str, *, keyed: bool = False) -> F
     app.routes.extend((PREDICT, PREDICT_BATCH))
     app.include_router(router)
     app.add_route("/docs", _show_documents, include_in_schema=False)
-    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(DeeperGATGNNError, _on_our_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_surprise)
@@ -87,9 +89,9 @@ async def _show_documents(_: Request) -> HTMLResponse:
     return HTMLResponse(DOCUMENTS)
 
 
-async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ServiceError)  # noqa: S101 - registered for this class only
-    return problem(request, error)
+async def _on_our_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DeeperGATGNNError)  # noqa: S101 - registered for this class only
+    return problem(request, service_error(error))
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:

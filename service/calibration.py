@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 from deepergatgnn.batch import collate
 from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.equivalence import merge_equivalent
+from deepergatgnn.errors import StructureError
 from deepergatgnn.graph import build_graph
 from deepergatgnn.manifest import Golden, Manifest
 from deepergatgnn.predictor import Predictor
@@ -34,9 +36,8 @@ def calibrated(predictor: Predictor) -> CostModel:
     The larger ones are eight cells of a golden crystal without merging, as large as a crystal without symmetry.
     """
     model = CostModel()
-    manifest = predictor.manifest
-    small = golden_graphs(manifest)
-    large = [_unmerged(golden, manifest) for golden in manifest.golden]
+    small = golden_graphs(predictor.manifest)
+    large = _large_graphs(predictor.manifest) or small
     for number, size in enumerate(SIZES):
         for kind in (small, large) if size <= LARGE_AT_MOST else (small,):
             graphs = [kind[index % len(kind)] for index in range(size)]
@@ -52,7 +53,7 @@ def edges_that_fit(predictor: Predictor) -> int:
     """Edges of one batch for which the free memory of a GPU is enough, with headroom; no bound on a CPU."""
     if predictor.device.type != "cuda":
         return sys.maxsize
-    graphs = [_unmerged(golden, predictor.manifest) for golden in predictor.manifest.golden] * 16
+    graphs = (_large_graphs(predictor.manifest) or golden_graphs(predictor.manifest)) * 16
     torch.cuda.reset_peak_memory_stats(predictor.device)
     before = torch.cuda.memory_allocated(predictor.device)
     predictor.predict_collated(graphs, collate(graphs, filled=True).to(predictor.device))
@@ -64,6 +65,15 @@ def edges_that_fit(predictor: Predictor) -> int:
 
 def _observe(model: CostModel, graphs: Sequence[CrystalGraph], seconds: float) -> None:
     model.observe(sum(g.n_links for g in graphs), sum(g.n_nodes for g in graphs), len(graphs), seconds)
+
+
+def _large_graphs(manifest: Manifest) -> list[CrystalGraph]:
+    """Eight cells of each golden crystal without merging, of those that this does not make too large."""
+    graphs = []
+    for golden in manifest.golden:
+        with suppress(StructureError):
+            graphs.append(_unmerged(golden, manifest))
+    return graphs
 
 
 def _unmerged(golden: Golden, manifest: Manifest) -> CrystalGraph:

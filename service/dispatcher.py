@@ -65,11 +65,12 @@ class Dispatcher:
         self._unwanted: dict[Lane, list[bytes]] = {}
         self._leaving = asyncio.Event()
         self._clock = BrokerClock()
-        self._broker_up = False
+        self._broker_up: bool | None = None  # not known yet
         self._worker_seen = float("-inf")
         self.admission = Admission(settings)
         self.workers = 0
         self.loaded: frozenset[str] = frozenset()
+        self.failed: dict[str, str] = {}
         self.leaving = False  # not ready any more, but still letting in
         self.draining = False
 
@@ -250,7 +251,7 @@ class Dispatcher:
                     await self._look_around()
                 self._broker_up = True
             except (RedisError, OSError) as error:
-                if self._broker_up:
+                if self._broker_up is not False:
                     log.warning("broker out of reach", error=str(error))
                 self._broker_up, self.workers = False, 0
             if self.workers:
@@ -264,7 +265,9 @@ class Dispatcher:
         beats = await self._queue.workers()
         self.workers = len(beats)
         if beats:
-            self.loaded = frozenset.intersection(*(frozenset(beat["models"]) for beat in beats))
+            loaded = frozenset.intersection(*(frozenset(beat["models"]) for beat in beats))
+            self.loaded = self.loaded if loaded == self.loaded else loaded
+            self.failed = {which: reason for beat in beats for which, reason in beat["failed"].items()}
         reports = {report["name"]: report for report in await self._queue.replicas()}
         others = {name: report for name, report in reports.items() if name != self._replica}
         self.admission.follow(mean_cost([beat["costs"] for beat in beats]), len(beats), others)

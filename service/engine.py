@@ -13,7 +13,6 @@ import torch
 from deepergatgnn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundError
 from deepergatgnn.predictor import Prediction, Predictor
-from deepergatgnn.structures import crystal_from_arrays
 from deepergatgnn.threads import measured
 from model_store import ModelStore
 from service.calibration import calibrated, edges_that_fit, golden_graphs
@@ -23,13 +22,17 @@ from service.entries import Answer, Entry, ModelAnswer
 
 log = structlog.get_logger("engine")
 LOADED_AT_MOST = 16
+UNSOUND_AT_MOST = 256  # versions of which it is remembered
 UNSOUND_S = 30.0  # so long a version that was refused is not read again
-GOLDEN_TOLERANCE = 1e-3
 SMALL_BATCH = 8  # crystals by which numbers of threads are compared
 
 
 Part = tuple[Sequence[int], GraphBatch]
 Prepared = dict[tuple[int, ...], list[Part]]  # by the entries that want the same models
+
+
+class ModelUnavailableError(DeeperGATGNNError):
+    """A version that the API asks for cannot answer here; nothing is wrong with the crystal."""
 
 
 class DeviceLostError(DeeperGATGNNError):
@@ -52,30 +55,34 @@ class Computed:
 
 
 class Engine:
-    """The checkpoints of a store on one device.
+    """The checkpoints of a store on one device, each known by its identity: NAME@VERSION:DIGEST.
 
     Args:
         store: where they come from.
         device: where they compute.
         worker: name that signs the answers.
+
+    Attributes:
+        failed: why a model, by NAME or NAME@VERSION, does not answer though it is in production.
     """
 
     def __init__(self, store: ModelStore, device: torch.device, worker: str) -> None:
         self._store, self._device, self._worker = store, device, worker
         self._predictors: OrderedDict[str, Predictor] = OrderedDict()
         self._costs: dict[str, CostModel] = {}
-        self._unsound: dict[str, float] = {}
+        self._unsound: dict[str, tuple[float, str]] = {}
+        self.failed: dict[str, str] = {}
         self._out_of_memory, self._too_many_edges = False, 0
 
     @property
     def loaded(self) -> list[str]:
-        """NAME@VERSION of what is on the device."""
+        """Identities of what is on the device."""
         return list(self._predictors)
 
     @property
     def costs(self) -> dict[str, Cost]:
-        """What each loaded version costs on this device."""
-        return {reference: model.cost for reference, model in list(self._costs.items())}
+        """What each loaded version costs on this device, by its identity."""
+        return {identity: model.cost for identity, model in list(self._costs.items())}
 
     def load_production(self) -> None:
         """Load the production version of every model, or the last one before it that is sound.
@@ -83,39 +90,86 @@ class Engine:
         Raises:
             ArtifactError: if no model at all can be loaded.
         """
-        problems = []
         for name in self._store.names():
-            for version in self._store.preferred(name):
+            try:
+                versions = self._store.preferred(name)
+            except ModelNotFoundError as error:
+                self._fail(name, error)
+                continue
+            for version in versions:
                 try:
                     self.load(f"{name}@{version}")
                 except (ArtifactError, ModelNotFoundError) as error:
-                    problems.append(str(error))
-                    log.warning("model not loaded", error=str(error))
+                    self._fail(f"{name}@{version}", error)
                 else:
                     break
         if not self._predictors:
-            raise ArtifactError(f"no model could be loaded from the store: {'; '.join(problems) or 'it is empty'}")
+            problems = "; ".join(self.failed.values())
+            raise ArtifactError(f"no model could be loaded from the store: {problems or 'it is empty'}")
 
-    def load(self, reference: str) -> None:
+    def _fail(self, which: str, error: DeeperGATGNNError) -> None:
+        self.failed[which] = str(error)
+        log.warning("model not loaded", model=which, error=str(error))
+
+    def follow(self) -> tuple[list[str], list[str]]:
+        """See what is in production now.
+
+        Returns:
+            Identities of the versions in production that can be read, and NAME@VERSION of those not loaded yet.
+        """
+        wanted, missing, failed = [], [], {}
+        for name in self._store.names():
+            which = name
+            try:
+                which = f"{name}@{self._store.production(name)}"
+                identity = self._store.version(which).identity
+            except (ArtifactError, ModelNotFoundError) as error:
+                failed[which] = str(error)
+                continue
+            wanted.append(identity)
+            if identity not in self._predictors:
+                missing.append(which)
+                if which in self.failed:
+                    failed[which] = self.failed[which]
+        self.failed = failed
+        return wanted, missing
+
+    def load(self, reference: str) -> str:
         """Put a version on the device, beside those that answer: verify it, compute its golden set, time it.
+
+        Returns:
+            Its identity.
 
         Raises:
             ArtifactError, ModelNotFoundError: if it is not there, damaged, or does not give its golden values.
+            DeviceLostError: if the device is gone.
         """
-        folder = self._store.folder(reference)
-        predictor = Predictor.load(folder, self._device)
-        crystals = [crystal_from_arrays(g.lattice, g.species, g.frac_coords) for g in predictor.manifest.golden]
-        for golden, prediction in zip(predictor.manifest.golden, predictor.predict_structures(crystals), strict=True):
-            if not abs(prediction.value - golden.value) <= GOLDEN_TOLERANCE * max(1.0, abs(golden.value)):
-                raise ArtifactError(
-                    f"{reference} gives {prediction.value} for a crystal of its golden set, not {golden.value}"
-                )
-        self._costs[reference] = calibrated(predictor)
-        self._predictors[reference] = predictor
+        try:
+            identity = self._load(reference)
+        except (ArtifactError, ModelNotFoundError):
+            raise
+        except Exception as error:
+            self._check_device()
+            log.exception("a version cannot be loaded", model=reference)
+            raise ArtifactError(f"{reference} cannot be loaded: {type(error).__name__}, see the worker's log") from None
+        self.failed.pop(reference, None)
+        return identity
+
+    def _load(self, reference: str) -> str:
+        version = self._store.version(reference)
+        predictor = Predictor.load(self._store.folder(reference), self._device)
+        if predictor.manifest != version.manifest:
+            raise ArtifactError(f"{reference} changed while it was read: a version never changes, publish a new one")
+        predictor.check_golden()
+        self._costs[version.identity] = calibrated(predictor)
+        self._predictors[version.identity] = predictor
+        return version.identity
 
     def seconds_by_threads(self, counts: Sequence[int]) -> dict[int, float]:
-        """Median seconds of a small batch of golden crystals, by number of threads."""
-        predictor = next(iter(self._predictors.values()))
+        """Median seconds of a small batch of golden crystals, by number of threads; nothing without a model."""
+        predictor = next(iter(self._predictors.values()), None)
+        if predictor is None:
+            return {}
         graphs = (golden_graphs(predictor.manifest) * SMALL_BATCH)[:SMALL_BATCH]
         batch = collate(graphs, filled=True).to(self._device)
         return measured(lambda: predictor.predict_collated(graphs, batch), counts)
@@ -127,10 +181,10 @@ class Engine:
 
     def forget_spare(self, keep: Sequence[str]) -> None:
         """Make room: of the versions that are not to be kept, drop those unused for longest."""
-        spare = [reference for reference in self.loaded if reference not in keep]
-        for reference in spare[: max(0, len(self._predictors) - LOADED_AT_MOST)]:
-            self._predictors.pop(reference, None)
-            self._costs.pop(reference, None)
+        spare = [identity for identity in self.loaded if identity not in keep]
+        for identity in spare[: max(0, len(self._predictors) - LOADED_AT_MOST)]:
+            self._predictors.pop(identity, None)
+            self._costs.pop(identity, None)
 
     def compile_loaded(self) -> bool:
         """Compile what is loaded, beside the eager networks that go on answering, and then use it.
@@ -185,10 +239,10 @@ class Engine:
         started = time.perf_counter()
         try:
             predictions = self._predict(entries, prepared)
-        except (ModelNotFoundError, ArtifactError) as error:
+        except ModelUnavailableError as error:
             if len(entries) > 1:
                 return self._halves(entries)
-            return [self._failure(entries[0], (404, "unknown_model", str(error)))]
+            return [self._failure(entries[0], (503, "model_unavailable", str(error)))]
         except (RuntimeError, ValueError, IndexError, MemoryError) as error:
             self._check_device()
             if _is_out_of_memory(error):
@@ -230,8 +284,8 @@ class Engine:
     def _predict(self, entries: Sequence[Entry], shared: Prepared) -> list[list[ModelAnswer]]:
         """Every model once over the entries that want it; entries that share models share collated batches."""
         answers: list[dict[str, ModelAnswer]] = [{} for _ in entries]
-        for reference, rows in _wanted(entries).items():
-            predictor = self._predictor(reference)
+        for identity, rows in _wanted(entries).items():
+            predictor = self._predictor(identity)
             if rows not in shared:
                 shared[rows] = self._collated(entries, rows)
             for part, batch in shared[rows]:
@@ -241,14 +295,13 @@ class Engine:
                 embedding = [entries[row].embedding for row in part]
                 predictions = predictor.predict_collated(graphs, batch, attention=attention, embedding=embedding)
                 edges, atoms = sum(g.n_links for g in graphs), sum(g.n_nodes for g in graphs)
-                costs = self._costs.get(reference)
+                costs = self._costs.get(identity)
                 if costs is not None:  # else forgotten meanwhile, to make room
                     costs.observe(edges, atoms, len(graphs), time.perf_counter() - started)
                 for row, prediction in zip(part, predictions, strict=True):
-                    answers[row][reference] = _model_answer(reference, prediction)
+                    answers[row][identity] = _model_answer(identity, prediction)
         return [
-            [of_entry[reference] for reference in entry.models]
-            for entry, of_entry in zip(entries, answers, strict=True)
+            [of_entry[identity] for identity in entry.models] for entry, of_entry in zip(entries, answers, strict=True)
         ]
 
     def _collated(self, entries: Sequence[Entry], rows: Sequence[int]) -> list[Part]:
@@ -259,31 +312,49 @@ class Engine:
             start += len(graphs)
         return parts
 
-    def _predictor(self, reference: str) -> Predictor:
-        """A checkpoint on the device, loaded and checked on its first use."""
-        predictor = self._predictors.get(reference)
+    def _predictor(self, identity: str) -> Predictor:
+        """A checkpoint on the device, loaded and checked on its first use; never one of another digest.
+
+        Raises:
+            ModelUnavailableError: if it is not in the worker's store, or not sound.
+        """
+        predictor = self._predictors.get(identity)
         if predictor is None:
-            if time.monotonic() - self._unsound.get(reference, float("-inf")) < UNSOUND_S:
-                raise ArtifactError(f"{reference} was found unsound a moment ago")
+            since, reason = self._unsound.get(identity, (float("-inf"), ""))
+            if time.monotonic() - since < UNSOUND_S:
+                raise ModelUnavailableError(reason)
             try:
-                self.load(reference)
-            except ArtifactError:
-                self._unsound[reference] = time.monotonic()
-                raise
-            self.forget_spare([reference])
-            return self._predictors[reference]
+                self._load_asked(identity)
+            except (ArtifactError, ModelNotFoundError) as error:
+                self._unsound[identity] = time.monotonic(), str(error)
+                while len(self._unsound) > UNSOUND_AT_MOST:
+                    self._unsound.pop(next(iter(self._unsound)))
+                raise ModelUnavailableError(str(error)) from None
+            self.forget_spare([identity])
+            return self._predictors[identity]
         with contextlib.suppress(KeyError):  # forgotten meanwhile
-            self._predictors.move_to_end(reference)
+            self._predictors.move_to_end(identity)
         return predictor
+
+    def _load_asked(self, identity: str) -> None:
+        reference, _, digest = identity.partition(":")
+        remedy = "give the API and its workers the same store"
+        try:
+            found = self._store.version(reference).identity
+        except ModelNotFoundError:
+            raise ModelNotFoundError(f"{reference} is not in the store of the worker: {remedy}") from None
+        if not digest or found != identity:
+            raise ArtifactError(f"{reference} in the store of the worker is not that of the API: {remedy}")
+        self.load(reference)
 
 
 def _wanted(entries: Sequence[Entry]) -> dict[str, tuple[int, ...]]:
     """The entries, by their places, that want each version."""
     if all(entry.models == entries[0].models for entry in entries):
         return dict.fromkeys(entries[0].models, tuple(range(len(entries)))) if entries else {}
-    references = dict.fromkeys(reference for entry in entries for reference in entry.models)
+    identities = dict.fromkeys(identity for entry in entries for identity in entry.models)
     return {
-        reference: tuple(i for i, entry in enumerate(entries) if reference in entry.models) for reference in references
+        identity: tuple(i for i, entry in enumerate(entries) if identity in entry.models) for identity in identities
     }
 
 
@@ -291,11 +362,12 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _model_answer(reference: str, prediction: Prediction) -> ModelAnswer:
-    if not math.isfinite(prediction.value):
-        raise ValueError(f"{reference} gives {prediction.value}")
+def _model_answer(identity: str, prediction: Prediction) -> ModelAnswer:
+    numbers = (prediction.value, prediction.low, prediction.high, prediction.domain.score)
+    if not all(math.isfinite(number) for number in numbers if number is not None):
+        raise ValueError(f"{identity} gives numbers that are not finite: {numbers}")
     return ModelAnswer(
-        model=reference,
+        model=identity,
         value=prediction.value,
         low=prediction.low,
         high=prediction.high,

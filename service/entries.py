@@ -1,5 +1,6 @@
 """What travels through the broker: a graph to the worker, an answer back. Arrays, never text of a file."""
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,19 @@ from service.graph_bytes import unpack_graph
 Lane = Literal["interactive", "bulk"]
 _HEAD = struct.Struct("<dI")  # deadline, bytes of what is told before the graph
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
+LONGEST_TEXT, MODELS_AT_MOST = 1024, 1024
+
+
+class UnreadableError(ValueError):
+    """What came through the broker is none of ours, or was damaged.
+
+    Attributes:
+        waiter: id and replica of the entry, where these could be read: somebody waits for its answer.
+    """
+
+    def __init__(self, reason: str, waiter: tuple[str, str] | None = None) -> None:
+        super().__init__(reason)
+        self.waiter = waiter
 
 
 @dataclass(eq=False)  # not frozen, nor are the others: that would take several times as long to make
@@ -24,7 +38,7 @@ class Entry:
         id: of the entry, made by the API.
         replica: whose answer list gets the answer.
         request_id: of the HTTP request, for logs.
-        models: NAME@VERSION, all with the featuriser that built the graph.
+        models: NAME@VERSION:DIGEST, all with the featuriser that built the graph.
         packed: the crystal, of `pack_graph`.
         deadline: Unix time in seconds of the broker's clock, after which nobody waits for the answer.
         attention: whether the weights of the atoms are wanted.
@@ -65,14 +79,26 @@ class Entry:
         """The entry of a stream's fields.
 
         Raises:
-            KeyError, TypeError, ValueError: if they are not those of `pack`.
+            UnreadableError: if they are not those of `pack`.
         """
-        content = fields[b"entry"]
+        content = fields.get(b"entry", b"")
         if len(content) < _HEAD.size:
-            raise ValueError("not an entry: too short")
+            raise UnreadableError("not an entry: too short")
         deadline, size = _HEAD.unpack_from(content)
         graph = _HEAD.size + size
-        name, replica, request_id, models, attention, more, embedding = orjson.loads(content[_HEAD.size : graph])
+        try:
+            name, replica, request_id, models, attention, more, embedding = orjson.loads(content[_HEAD.size : graph])
+        except (TypeError, ValueError):
+            raise UnreadableError("not an entry: its head cannot be read") from None
+        if not (_is_text(name) and _is_text(replica)):
+            raise UnreadableError("not an entry: nobody can be told")
+        waiter = name, replica
+        if not (isinstance(models, list) and 1 <= len(models) <= MODELS_AT_MOST and all(map(_is_text, models))):
+            raise UnreadableError("its models are no list of names", waiter)
+        if not (isinstance(request_id, str) and all(type(flag) is bool for flag in (attention, more, embedding))):
+            raise UnreadableError("a field of its head is of another type", waiter)
+        if not math.isfinite(deadline):
+            raise UnreadableError(f"its deadline is {deadline}", waiter)
         entry = cls(
             id=name,
             replica=replica,
@@ -85,8 +111,15 @@ class Entry:
             lane=lane,
             more=more,
         )
-        _ = entry.graph  # what is not a graph is no entry
+        try:
+            _ = entry.graph
+        except ValueError as error:
+            raise UnreadableError(str(error), waiter) from None
         return entry
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT
 
 
 @dataclass
@@ -135,17 +168,50 @@ class Answer:
 
     @classmethod
     def unpack(cls, content: bytes) -> "Answer":
-        """The answer of `pack`."""
-        document: dict[str, Any] = orjson.loads(content)
-        error = document["error"]
-        return cls(
-            id=document["id"],
-            predictions=tuple(
-                ModelAnswer(**p | {key: tuple(p[key]) for key in ("reasons", "attention", "embedding")})
-                for p in document["predictions"]
-            ),
-            inference_ms=document["inference_ms"],
-            held_ms=document["held_ms"],
-            worker=document["worker"],
-            error=None if error is None else (error[0], error[1], error[2]),
-        )
+        """The answer of `pack`.
+
+        Raises:
+            UnreadableError: if it is none.
+        """
+        try:
+            document: dict[str, Any] = orjson.loads(content)
+            error = document["error"]
+            answer = cls(
+                id=document["id"],
+                predictions=tuple(
+                    ModelAnswer(**p | {key: tuple(p[key]) for key in ("reasons", "attention", "embedding")})
+                    for p in document["predictions"]
+                ),
+                inference_ms=document["inference_ms"],
+                held_ms=document["held_ms"],
+                worker=document["worker"],
+                error=None if error is None else (error[0], error[1], error[2]),
+            )
+            total = sum(sum(prediction.attention) + sum(prediction.embedding) for prediction in answer.predictions)
+        except (TypeError, ValueError, LookupError, AttributeError) as reason:
+            raise UnreadableError(f"not an answer: {reason!r}") from None
+        if not (
+            _is_text(answer.id) and _are_numbers(answer.inference_ms, answer.held_ms, total) and _is_error(answer.error)
+        ):
+            raise UnreadableError("not an answer: a field is of another type")
+        if not all(map(_is_prediction, answer.predictions)):
+            raise UnreadableError("not an answer: a prediction is damaged")
+        return answer
+
+
+def _are_numbers(*values: object) -> bool:
+    return all(type(value) in (int, float) and math.isfinite(value) for value in values)  # type: ignore[arg-type]
+
+
+def _is_error(error: tuple[object, object, object] | None) -> bool:
+    if error is None:
+        return True
+    status, code, detail = error
+    return type(status) is int and 400 <= status < 600 and isinstance(code, str) and isinstance(detail, str)  # noqa: PLR2004
+
+
+def _is_prediction(given: ModelAnswer) -> bool:
+    ends = [end for end in (given.low, given.high) if end is not None]
+    numbers = _are_numbers(given.value, *ends, given.score) and (given.low is None) == (given.high is None)
+    texts = isinstance(given.model, str) and all(isinstance(reason, str) for reason in given.reasons)
+    return numbers and texts and isinstance(given.in_domain, bool)

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
-from deepergatgnn.errors import DeeperGATGNNError, ModelNotFoundError, StructureError
+from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundError, StructureError
 from service import metrics
 from service.refusals import ServiceError
 
@@ -57,6 +57,8 @@ def service_error(error: DeeperGATGNNError) -> ServiceError:
             return ServiceError(413 if error.code in TOO_LARGE else 422, error.code, error.detail)
         case ModelNotFoundError():
             return ServiceError(404, "unknown_model", str(error))
+        case ArtifactError():
+            return ServiceError(503, "model_unavailable", str(error), 5)
         case _:
             return ServiceError(503, "model_unavailable", "the model cannot be used at the moment", 5)
 

@@ -10,6 +10,8 @@ from deepergatgnn.crystal_graph import CrystalGraph
 _FORM = b"CG1\0"  # changes with the layout, so that replicas of two releases never misread each other
 _HEAD = struct.Struct("<4sIIIId")  # form, nodes n, links e, atoms N, angles A, volume in Å³
 
+ELEMENTS = 118
+_MOST = np.iinfo(np.int32).max
 _WORD, _REAL, _SHORT, _BYTE = map(np.dtype, ("<i4", "<f4", "<u2", "u1"))
 
 
@@ -34,6 +36,8 @@ def pack_graph(graph: CrystalGraph) -> bytes:
 def unpack_graph(content: bytes) -> CrystalGraph:
     """The graph of `pack_graph`; its arrays are views of the bytes where their type allows it.
 
+    Every index is checked: one that leads outside would read foreign memory of a GPU, and end the work of others.
+
     Raises:
         ValueError: if the bytes are not those of a graph.
     """
@@ -46,7 +50,7 @@ def unpack_graph(content: bytes) -> CrystalGraph:
         raise ValueError("not a graph of this release")
     words: NDArray[np.int32] = np.frombuffer(content, _WORD, n_words, _HEAD.size)
     classes = 3 * e + n
-    return CrystalGraph(
+    graph = CrystalGraph(
         senders=words[:e],
         distances=words[e : 2 * e].view(_REAL),
         counts=words[2 * e : 3 * e],
@@ -57,3 +61,17 @@ def unpack_graph(content: bytes) -> CrystalGraph:
         atomic_numbers=np.frombuffer(content, _BYTE, n, behind + 2 * n).astype(np.int64),
         volume=volume,
     )
+    _check(graph)
+    return graph
+
+
+def _check(graph: CrystalGraph) -> None:
+    n, e = graph.n_nodes, graph.n_links
+    indices = ((graph.senders, 0, n - 1), (graph.classes, 0, n - 1), (graph.atomic_numbers, 1, ELEMENTS))
+    numbers = ((graph.multiplicities, 1, graph.n_atoms), (graph.counts, 1, _MOST))
+    if not n or not graph.n_atoms or graph.degrees.sum() != e:
+        raise ValueError("not a graph: its parts do not fit each other")
+    if any(part.size and (part.min() < low or part.max() > high) for part, low, high in (*indices, *numbers)):
+        raise ValueError("not a graph: an index or a number is out of range")
+    if not (np.isfinite(graph.distances).all() and np.isfinite(graph.surroundings).all() and 0 < graph.volume < np.inf):
+        raise ValueError("not a graph: it has numbers that are not finite")

@@ -11,8 +11,10 @@ from http import HTTPStatus
 
 from redis.exceptions import RedisError
 
+from deepergatgnn.environment import read_env_file
+from deepergatgnn.errors import ConfigError
 from service.queue import RequestQueue, connect
-from service.settings import Settings
+from service.settings import Settings, read_settings
 
 PATIENCE_S = 3.0
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an API that listens everywhere is asked on loopback
@@ -63,14 +65,18 @@ def main(arguments: list[str]) -> int:
         Exit status: 0 healthy, 1 not, 2 for a wrong argument.
     """
     try:
+        read_env_file()
         match arguments:
             case ["api"]:
-                check_api(Settings())
+                check_api(read_settings())
             case ["worker"]:
-                asyncio.run(check_worker(Settings()))
+                asyncio.run(check_worker(read_settings()))
             case _:
                 print("usage: python -m service.health api|worker", file=sys.stderr)  # noqa: T201 - a command
                 return 2
+    except ConfigError as error:
+        print(f"unhealthy: {error}", file=sys.stderr)  # noqa: T201 - a command
+        return 2
     except (OSError, RedisError, http.client.HTTPException) as error:
         print(f"unhealthy: {error}", file=sys.stderr)  # noqa: T201 - a command
         return 1

@@ -2,7 +2,7 @@
 
 import errno
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sized
 from functools import lru_cache
 from itertools import accumulate
 
@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from deepergatgnn import __version__
-from service.work_queue import Delivery
+from deepergatgnn.errors import ConfigError
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LAGS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -86,6 +86,11 @@ CACHE = Counter(
     "Results found (hit), awaited from an identical crystal (shared), asked for (miss)",
     ["result"],
 )
+UNREADABLE_REPORTS = Counter(
+    "deepergatgnn_unreadable_reports_total",
+    "Heartbeats, reports of API processes, answers and metrics of workers that could not be read",
+    ["kind"],
+)
 LOOP_LAG = Histogram("deepergatgnn_event_loop_lag_seconds", "Delay of the API's event loop", buckets=_LAGS)
 READY = Gauge("deepergatgnn_ready", "1 while the broker is reachable and a worker is alive")
 WORKERS = Gauge("deepergatgnn_workers", "Workers that are alive, as this API process sees them")
@@ -119,6 +124,12 @@ DEAD_LETTERS = Counter(
     "deepergatgnn_dead_letters_total", "Entries given up after several deliveries", registry=OF_WORKER
 )
 THREADS = Gauge("deepergatgnn_threads", "Threads that compute, of a worker on a CPU", registry=OF_WORKER)
+UNREADABLE = Counter(
+    "deepergatgnn_unreadable_total",
+    "Entries (dead-lettered) and messages of withdrawals (dropped) that could not be read",
+    ["kind"],
+    registry=OF_WORKER,
+)
 OUT_OF_MEMORY = Counter(
     "deepergatgnn_out_of_memory_total", "Batches that the device's memory did not hold", registry=OF_WORKER
 )
@@ -137,7 +148,7 @@ def count_request(route: str, status: int) -> None:
     _requests(route, status).inc()
 
 
-def observe_batch(deliveries: Sequence[Delivery], fill: float, predicted: float, measured: float) -> None:
+def observe_batch(deliveries: Sized, fill: float, predicted: float, measured: float) -> None:
     """Count a batch that a worker computed: the share of its budget, and its times in seconds."""
     BATCH_STRUCTURES.observe(len(deliveries))
     BATCH_SECONDS.observe(measured)
@@ -151,22 +162,29 @@ def worker_report() -> bytes:
 
 
 class _Reports(Collector):
-    """Reports of workers as one, each sample with the name of its worker."""
+    """Reports of workers as one, each sample with the name of its worker; a report that is none is left out."""
 
     def __init__(self, reports: Mapping[str, str]) -> None:
         self._reports = reports
 
     def collect(self) -> Iterable[Metric]:
-        """All families."""
-        families: dict[str, Metric] = {}
+        """All families that this release knows."""
+        families = {each.name: Metric(each.name, each.documentation, each.type) for each in OF_WORKER.collect()}
         for worker, text in self._reports.items():
-            for family in text_string_to_metric_families(text):
-                if family.name.startswith("deepergatgnn_") and not family.name.endswith("_created"):
-                    fresh = Metric(family.name, family.documentation, family.type)
-                    known = families.setdefault(family.name, fresh)
-                    for sample in family.samples:
-                        known.add_sample(sample.name, sample.labels | {"worker": worker}, sample.value)
-        return families.values()
+            try:
+                samples = [
+                    (family.name, sample.name, sample.labels | {"worker": worker}, float(sample.value))
+                    for family in text_string_to_metric_families(text)
+                    if family.name in families and family.type == families[family.name].type
+                    for sample in family.samples
+                    if sample.name.startswith(family.name) and not sample.name.endswith("_created")
+                ]
+            except Exception:  # noqa: BLE001 - the parser raises whatever a text that is no report leads it to
+                UNREADABLE_REPORTS.labels("metrics").inc()
+                continue
+            for family_name, name, labels, value in samples:
+                families[family_name].add_sample(name, labels, value)
+        return [family for family in families.values() if family.samples]
 
 
 def with_workers(reports: Mapping[str, str]) -> bytes:
@@ -184,9 +202,9 @@ def serve_worker_metrics(port: int | None) -> None:
     for candidate in range(port, port + PORTS_TRIED):
         try:
             start_http_server(candidate, addr="127.0.0.1", registry=OF_WORKER)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
+        except (OSError, OverflowError) as error:
+            if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
+                raise ConfigError(f"metrics_port: cannot listen on port {candidate}: {error}") from None
         else:
             return
-    raise OSError(errno.EADDRINUSE, f"no free port for metrics from {port} to {port + PORTS_TRIED - 1}")
+    raise ConfigError(f"metrics_port: no port from {port} to {port + PORTS_TRIED - 1} is free")

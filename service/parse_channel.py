@@ -14,6 +14,7 @@ import asyncio
 import multiprocessing
 import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -315,9 +316,11 @@ class Channel(asyncio.Protocol):
             self._owner.returned(left)
 
 
-def start_process(
-    memory_mib: int, niceness: int, timeout_s: float
-) -> tuple[ForkServerProcess, Progress, socket.socket]:
+Started = tuple[ForkServerProcess, Progress, socket.socket]
+_starting = threading.Lock()  # multiprocessing keeps a list of its processes that is not made for threads
+
+
+def start_process(memory_mib: int, niceness: int, timeout_s: float) -> Started:
     """A parse process, the progress that it notes, and this end of the socket to it.
 
     The first one starts the server that forks all others, which then import nothing anew; that one takes seconds, the
@@ -325,10 +328,11 @@ def start_process(
     """
     ours, theirs = socket.socketpair()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["service.parse_process"])
+    # The command too: else every process would import it by itself before it reads its first file.
+    context.set_forkserver_preload(["service.parse_server", "__main__"])
     progress: Progress = context.RawArray("d", 4)
     process = context.Process(target=serve, args=(theirs, progress, memory_mib, niceness, timeout_s), daemon=True)
-    with theirs:
+    with theirs, _starting:
         process.start()
     ours.setblocking(False)  # noqa: FBT003 - the name of the method says it
     return process, progress, ours

@@ -22,7 +22,7 @@ from service.entries import Lane
 from service.errors import parsing_delayed
 from service.fairness import NOBODY, FairLine, Flow
 from service.json_bodies import Fields, Kind, Options
-from service.parse_channel import Answer, Channel, File, start_process, stop_fork_server
+from service.parse_channel import Answer, Channel, File, Started, start_process, stop_fork_server
 from service.parse_cost import ParseCost, Size, size_of
 from service.parse_process import pack_reading, pack_task, unpack_reading, unpack_result
 from service.parsing import Parsed
@@ -58,7 +58,7 @@ class _LaneOfProcesses:
         self._waiting: FairLine[File] = FairLine()
         self._returned: deque[File] = deque()
         self._channels: set[Channel] = set()
-        self._starting: dict[asyncio.Task[None], Channel] = {}
+        self._starting: set[asyncio.Task[Channel]] = set()
         self._closed = False
 
     def submit(self, file: File) -> None:
@@ -69,10 +69,8 @@ class _LaneOfProcesses:
     def feed(self) -> None:
         """Send what waits to the processes with the least to do."""
         while len(self._channels) + len(self._starting) < self.count and not self._closed:
-            process, progress, ours = start_process(self._memory_mib, self._niceness, self._timeout_s)
-            channel = Channel(process, progress, self._timeout_s, self)
-            starting = asyncio.get_running_loop().create_task(channel.connect(ours))
-            self._starting[starting] = channel
+            starting = asyncio.get_running_loop().create_task(self._start())
+            self._starting.add(starting)
             starting.add_done_callback(self._started)
         while (found := self._next()) is not None:
             file, channel = found
@@ -115,12 +113,35 @@ class _LaneOfProcesses:
                 return file
         return self._waiting.pop(may_go)
 
-    def _started(self, starting: "asyncio.Task[None]") -> None:
-        channel = self._starting.pop(starting)
-        if starting.cancelled() or self._closed:
+    async def _start(self) -> Channel:
+        """Start a process, in a thread: where the fork server is gone, it takes seconds until there is another."""
+        arguments = self._memory_mib, self._niceness, self._timeout_s
+        started = asyncio.get_running_loop().run_in_executor(None, start_process, *arguments)
+        try:
+            process, progress, ours = await asyncio.shield(started)
+        except asyncio.CancelledError:
+            started.add_done_callback(_discard)
+            raise
+        channel = Channel(process, progress, self._timeout_s, self)
+        try:
+            await channel.connect(ours)
+        except BaseException:
             channel.kill()
+            raise
+        return channel
+
+    def _started(self, starting: "asyncio.Task[Channel]") -> None:
+        self._starting.discard(starting)
+        if starting.cancelled():
+            return
+        error = starting.exception()
+        if error is not None:
+            log.warning("a parse process cannot be started, trying again", error=repr(error))
+            asyncio.get_running_loop().call_later(PAUSE_S, self.feed)
+        elif self._closed:
+            starting.result().kill()
         else:
-            self._channels.add(channel)
+            self._channels.add(starting.result())
             self.feed()
 
     def returned(self, files: Sequence[File]) -> None:
@@ -150,8 +171,18 @@ class _LaneOfProcesses:
     def close(self) -> None:
         """End all processes."""
         self._closed = True
-        for channel in (*self._channels, *self._starting.values()):
+        for channel in self._channels:
             channel.kill()
+        for starting in self._starting:
+            starting.cancel()
+
+
+def _discard(started: "asyncio.Future[Started]") -> None:
+    """End a process that was started for a lane that is closed."""
+    if not started.cancelled() and started.exception() is None:
+        process, _, ours = started.result()
+        ours.close()
+        process.kill()
 
 
 def _has_room(channel: Channel, file: File) -> bool:

@@ -7,6 +7,7 @@ import ctypes
 import math
 import os
 import resource
+import signal
 import socket
 import time
 from collections.abc import Callable, MutableSequence, Sequence
@@ -103,6 +104,8 @@ def _unpacked(head: bytes, content: memoryview) -> tuple[dict[str, Any], list[me
 
 def serve(connection: socket.socket, progress: Progress, memory_mib: int, niceness: int, timeout_s: float) -> None:
     """The life of a parse process: until the other end closes the socket, or a file that loops outlives who sent it."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole service; who started the process ends it
+        signal.signal(number, signal.SIG_IGN)
     _confine(memory_mib, niceness)
     tame_collector()
     with connection:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -104,7 +104,7 @@ class Oracle:
         """
         wanted = self.catalogue.resolve(models)
         parsing = self._pool.cost.seconds(size, len(wanted.readers))
-        return self._dispatcher.admission.demand([each.reference for each in wanted.manifests], size, parsing)
+        return self._dispatcher.admission.demand([version.identity for version in wanted.versions], size, parsing)
 
     async def answer(
         self, posted: Posted, *, request_id: str, started: float, deadline: float, lane: Lane, ticket: Ticket
@@ -165,7 +165,7 @@ class Oracle:
             "total": round((now - started) * 1000 + 0.002, 3),
         }
         predictions = [
-            _prediction(manifest, asked.said[manifest.reference], parsed, posted) for manifest in wanted.manifests
+            _prediction(version.manifest, asked.said[version.identity], parsed, posted) for version in wanted.versions
         ]
         _count(parsed, predictions, latency, asked.held_ms)
         return {
@@ -176,7 +176,7 @@ class Oracle:
             "n_edges": parsed.graphs[0].n_edges,
             "cell": parsed.cell,
             "predictions": predictions,
-            "warnings": [*parsed.warnings, *_missing_intervals(wanted.manifests)],
+            "warnings": [*parsed.warnings, *_missing_intervals(version.manifest for version in wanted.versions)],
             "latency_ms": latency,
         }
 
@@ -300,7 +300,7 @@ def _prediction(manifest: Manifest, answer: ModelAnswer, parsed: Parsed, posted:
     return document
 
 
-def _missing_intervals(manifests: Sequence[Manifest]) -> list[str]:
+def _missing_intervals(manifests: Iterable[Manifest]) -> list[str]:
     """A sentence for each version that promises no interval."""
     reasons = [(manifest.reference, manifest.calibration.shortfall()) for manifest in manifests]
     return [f"{reference} gives no 90 % interval: {reason}" for reference, reason in reasons if reason]

@@ -12,7 +12,7 @@ Only commands that Redis 7 and Valkey 8 share. The rules that keep every entry:
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -23,7 +23,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ReadOnlyError, RedisError
 
-from service.entries import LANES, Answer, Entry, Lane
+from service import metrics
+from service.entries import LANES, Answer, Entry, Lane, UnreadableError
+from service.reports import beat_of, report_of
 
 STREAMS: dict[Lane, str] = {lane: f"deepergatgnn:requests:{lane}" for lane in LANES}
 DEAD = "deepergatgnn:dead"
@@ -115,13 +117,14 @@ class RequestQueue:
         for content in reply[1] if reply else ():
             try:
                 answers.append(Answer.unpack(content))
-            except (KeyError, TypeError, ValueError) as error:  # of a worker of another release
-                log.warning("an answer cannot be read", error=repr(error))
+            except UnreadableError as error:  # of a worker of another release
+                metrics.UNREADABLE_REPORTS.labels("answer").inc()
+                log.warning("an answer cannot be read", error=str(error))
         return answers
 
     async def workers(self) -> list[dict[str, Any]]:
-        """Heartbeats of the workers that are alive."""
-        return await self._alive(WORKERS)
+        """Heartbeats of the workers that are alive; what is none is counted and left out."""
+        return self._read("heartbeat", beat_of, await self._alive(WORKERS))
 
     async def worker_metrics(self) -> dict[str, str]:
         """What each worker that is alive has counted, by its name; nothing while the broker is out of reach."""
@@ -132,11 +135,12 @@ class RequestQueue:
         except (RedisError, OSError):
             return {}
         found = zip(keys, texts, strict=True)
-        return {key.decode().removeprefix(COUNTED): text.decode() for key, text in found if text is not None}
+        names = {key: key.decode("utf-8", "replace").removeprefix(COUNTED) for key in keys}
+        return {names[key]: text.decode("utf-8", "replace") for key, text in found if text is not None}
 
     async def replicas(self) -> list[dict[str, Any]]:
-        """Reports of the API processes that are alive."""
-        return await self._alive(REPLICAS)
+        """Reports of the API processes that are alive; what is none is counted and left out."""
+        return self._read("report", report_of, await self._alive(REPLICAS))
 
     async def report(self, status: Mapping[str, object], lifetime_s: float) -> None:
         """Say what this process waits for."""
@@ -150,7 +154,17 @@ class RequestQueue:
         """Entries that are not yet answered, waiting or in a worker's hands."""
         return sum([int(await self._client.xlen(stream)) for stream in STREAMS.values()])
 
-    async def _alive(self, prefix: str) -> list[dict[str, Any]]:
+    async def _alive(self, prefix: str) -> list[bytes]:
         keys = [key async for key in self._client.scan_iter(match=prefix + "*", count=1000)]
-        beats = await self._client.mget(keys) if keys else []
-        return [orjson.loads(beat) for beat in beats if beat is not None]
+        beats: list[Any] = await self._client.mget(keys) if keys else []
+        return [beat for beat in beats if beat is not None]
+
+    @staticmethod
+    def _read(kind: str, read: Callable[[object], dict[str, Any]], texts: Sequence[bytes]) -> list[dict[str, Any]]:
+        found = []
+        for text in texts:
+            try:
+                found.append(read(orjson.loads(text)))
+            except ValueError:
+                metrics.UNREADABLE_REPORTS.labels(kind).inc()
+        return found

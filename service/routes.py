@@ -1,6 +1,7 @@
 """The HTTP routes, but for bulk. They never import torch."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -11,10 +12,11 @@ from starlette.requests import ClientDisconnect
 
 from deepergatgnn.errors import DeeperGATGNNError
 from deepergatgnn.manifest import Manifest
+from model_store import split_reference
 from service import metrics
 from service.catalogue import Catalogue
 from service.direct_route import DirectRoute
-from service.errors import counted, service_error
+from service.errors import ServiceError, counted, service_error
 from service.intake import patience_s, read_posted
 from service.openapi import DEADLINE, TIMING, query_parameters, refer, statuses
 from service.page import page_beneath
@@ -28,6 +30,7 @@ from service.schemas import (
     PredictRequest,
     PredictResponse,
     Readiness,
+    ReadyModels,
 )
 from service.state import State, flow_of_request, state_of
 from service.tracing import PHASES
@@ -103,7 +106,11 @@ async def _predict(request: Request, state: State, started: float) -> dict[str, 
 async def list_models(request: Request) -> ModelList:
     """Names, properties, units, versions and test errors."""
     catalogue = state_of(request).catalogue
-    return ModelList(models=[_summary(catalogue, name) for name in catalogue.production()])
+    summaries = []
+    for name in catalogue.production():
+        with suppress(DeeperGATGNNError):  # it was taken away this very moment
+            summaries.append(_summary(catalogue, name))
+    return ModelList(models=summaries)
 
 
 @router.get("/models/{name}", responses=statuses(404), summary="One model")
@@ -119,7 +126,7 @@ async def show_model(request: Request, name: str) -> ModelSummary:
 async def show_version(request: Request, name: str, version: str) -> Manifest:
     """Everything about a version but its weights."""
     try:
-        return state_of(request).catalogue.resolve([f"{name}@{version}"]).manifests[0]
+        return state_of(request).catalogue.version(*split_reference(f"{name}@{version}")).manifest
     except DeeperGATGNNError as error:
         raise service_error(error) from None
 
@@ -127,7 +134,7 @@ async def show_version(request: Request, name: str, version: str) -> Manifest:
 def _summary(catalogue: Catalogue, name: str) -> ModelSummary:
     versions = catalogue.versions(name)
     production = catalogue.production().get(name)
-    manifest = catalogue.manifest(name, production or versions[-1])
+    manifest = catalogue.version(name, production or versions[-1]).manifest
     return ModelSummary(
         name=name,
         production=production,
@@ -148,10 +155,20 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Can a request be answered now")
 async def readyz(request: Request) -> Readiness:
-    """Ready: the broker is reachable, a worker is alive, the process is not draining."""
-    dispatcher = state_of(request).dispatcher
-    dispatcher.readiness()
-    return Readiness(workers=dispatcher.workers)
+    """Ready: the broker is reachable, a worker is alive and has a model, the process is not draining.
+
+    `models` says which versions answer, and why others that are in production do not.
+    """
+    state = state_of(request)
+    state.dispatcher.readiness()
+    offer = state.catalogue.offer()
+    keyed = state.settings.api_keys or state.settings.api_keys_file  # who asks here need not have one
+    failed = dict.fromkeys(offer.failed, "see the log") if keyed else dict(offer.failed)
+    if not offer.ready:
+        reasons = "; ".join(f"{which}: {reason}" for which, reason in failed.items()) or "none is in production"
+        raise ServiceError(503, "no_model", f"no model can answer: {reasons}", 5)
+    models = ReadyModels(ready=[*offer.ready], failed=failed)
+    return Readiness(workers=state.dispatcher.workers, models=models)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, summary="What Prometheus reads")

@@ -255,11 +255,19 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+class ReadyModels(BaseModel):
+    """Of the models in production, which answer (NAME@VERSION), and why others do not."""
+
+    ready: list[str]
+    failed: dict[str, str]
+
+
 class Readiness(BaseModel):
     """A request could be answered now."""
 
     status: Literal["ready"] = "ready"
     workers: int
+    models: ReadyModels
 
 
 class Problem(BaseModel):

@@ -1,16 +1,28 @@
-"""Settings of the service, from the environment (prefix DEEPERGATGNN_) and a .env file."""
+"""Settings of the service, from the environment (prefix DEEPERGATGNN_); a `.env` file was read into that before."""
 
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+import structlog
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.asyncio.connection import parse_url
 
+from deepergatgnn.errors import ConfigError
 from service.logs import LogFormat, LogLevel
 
+PREFIX = "DEEPERGATGNN_"
+DAY_S = 86_400.0  # no time of a setting is longer
+# What Kubernetes sets in every container for a Service named deepergatgnn, or deepergatgnn-metrics.
+SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://\S+", re.IGNORECASE)
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+BROKER_SCHEMES = frozenset({"redis", "rediss", "unix"})
+SECRETS = frozenset({"redis_url", "api_keys"})  # shown in no message
+log = structlog.get_logger("settings")
 NAMES = {
     "allowed_hosts": (r"[A-Za-z0-9.:_-]+", "a name or address without port, as in crystals.example.org"),
     "cors_origins": (r"https?://[A-Za-z0-9.:_\[\]-]+", "scheme, name and port, as in https://lab.example.org"),
@@ -81,7 +93,9 @@ class Settings(BaseSettings):
             the broker ends with it too.
     """
 
-    model_config = SettingsConfigDict(env_prefix="DEEPERGATGNN_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False, env_ignore_empty=True
+    )
 
     redis_url: SecretStr | None = None
     model_store: Path | None = None
@@ -95,36 +109,36 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     root_path: str = ""
     device: str = "auto"
-    threads: int = Field(default=0, ge=0)
-    compile_after_s: float = Field(default=20.0, ge=0)
-    parse_processes: int = Field(default=2, ge=1)
-    parse_timeout_s: float = Field(default=1.5, gt=0)
-    parse_memory_mib: int = Field(default=2048, ge=512)
-    max_body_mib: float = Field(default=8.0, gt=0)
-    max_bodies_mib: float = Field(default=512.0, gt=0)
-    body_timeout_s: float = Field(default=10.0, gt=0)
-    header_timeout_s: float = Field(default=10.0, gt=0)
-    answer_timeout_s: float = Field(default=30.0, gt=0)
-    max_answers_mib: float = Field(default=256.0, gt=0)
-    max_head_kib: int = Field(default=64, ge=1)
-    max_connections: int = Field(default=4096, ge=1)
-    max_wait_s: float = Field(default=0.25, gt=0)
-    max_bulk_wait_s: float = Field(default=20.0, gt=0)
-    max_bulk: int = Field(default=1024, ge=1)
-    max_bulk_body_mib: float = Field(default=16.0, gt=0)
-    deadline_s: float = Field(default=30.0, gt=0)
-    bulk_deadline_s: float = Field(default=300.0, gt=0)
-    batch_s: float = Field(default=0.1, gt=0)
-    batch_edges: int = Field(default=60_000, ge=1)
+    threads: int = Field(default=0, ge=0, le=1_024)
+    compile_after_s: float = Field(default=20.0, ge=0, le=DAY_S)
+    parse_processes: int = Field(default=2, ge=1, le=256)
+    parse_timeout_s: float = Field(default=1.5, gt=0, le=DAY_S)
+    parse_memory_mib: int = Field(default=2048, ge=512, le=1_048_576)
+    max_body_mib: float = Field(default=8.0, gt=0, le=4_096)
+    max_bodies_mib: float = Field(default=512.0, gt=0, le=1_048_576)
+    body_timeout_s: float = Field(default=10.0, gt=0, le=DAY_S)
+    header_timeout_s: float = Field(default=10.0, gt=0, le=DAY_S)
+    answer_timeout_s: float = Field(default=30.0, gt=0, le=DAY_S)
+    max_answers_mib: float = Field(default=256.0, gt=0, le=1_048_576)
+    max_head_kib: int = Field(default=64, ge=1, le=65_536)
+    max_connections: int = Field(default=4096, ge=1, le=1_000_000)
+    max_wait_s: float = Field(default=0.25, gt=0, le=DAY_S)
+    max_bulk_wait_s: float = Field(default=20.0, gt=0, le=DAY_S)
+    max_bulk: int = Field(default=1024, ge=1, le=1_000_000)
+    max_bulk_body_mib: float = Field(default=16.0, gt=0, le=4_096)
+    deadline_s: float = Field(default=30.0, gt=0, le=DAY_S)
+    bulk_deadline_s: float = Field(default=300.0, gt=0, le=DAY_S)
+    batch_s: float = Field(default=0.1, gt=0, le=DAY_S)
+    batch_edges: int = Field(default=60_000, ge=1, le=1_000_000_000)
     prefetch: Literal["auto", "on", "off"] = "auto"
-    cache_entries: int = Field(default=0, ge=0)
-    lease_s: float = Field(default=6.0, gt=0)
-    max_deliveries: int = Field(default=3, ge=1)
-    heartbeat_s: float = Field(default=1.0, gt=0)
-    stuck_s: float = Field(default=5.0, gt=0)
-    absence_s: float = Field(default=60.0, ge=0)
-    drain_grace_s: float = Field(default=2.0, ge=0)
-    drain_s: float = Field(default=10.0, gt=0)
+    cache_entries: int = Field(default=0, ge=0, le=100_000_000)
+    lease_s: float = Field(default=6.0, gt=0, le=DAY_S)
+    max_deliveries: int = Field(default=3, ge=1, le=1_000)
+    heartbeat_s: float = Field(default=1.0, gt=0, le=DAY_S)
+    stuck_s: float = Field(default=5.0, gt=0, le=DAY_S)
+    absence_s: float = Field(default=60.0, ge=0, le=DAY_S)
+    drain_grace_s: float = Field(default=2.0, ge=0, le=DAY_S)
+    drain_s: float = Field(default=10.0, gt=0, le=DAY_S)
     log_level: LogLevel = "warning"
     log_format: LogFormat = "auto"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
@@ -163,6 +177,49 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} begins as a path of the service itself: take another name")
         return path
 
+    @field_validator("port", "metrics_port", mode="before")
+    @classmethod
+    def _no_service_link(cls, value: object, info: ValidationInfo) -> object:
+        if not (isinstance(value, str) and SERVICE_LINK.fullmatch(value)):
+            return value
+        name = info.field_name or ""
+        default = cls.model_fields[name].default
+        log.warning(
+            "ignored: Kubernetes sets it for a Service of that name; set `enableServiceLinks: false`",
+            variable=PREFIX + name.upper(),
+            value=value,
+            used=default,
+        )
+        return default
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_broker(cls, value: SecretStr | None) -> SecretStr | None:
+        """The text may hold a password, and is in no message."""
+        if value is None:
+            return None
+        example = "write redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH"
+        try:
+            parts = urlsplit(value.get_secret_value())
+            _ = parts.port
+        except ValueError as error:
+            reason = "its port is no number" if "port" in str(error).lower() else "it is no URL"
+            raise ValueError(f"{reason}: {example}") from None
+        if parts.scheme not in BROKER_SCHEMES:
+            raise ValueError(f"it has no scheme of a broker: {example}")
+        if not (parts.path if parts.scheme == "unix" else parts.hostname):
+            raise ValueError(f"it names no host: {example}")
+        try:
+            parse_url(value.get_secret_value())
+        except ValueError:
+            raise ValueError(f"redis-py cannot read it: {example}") from None
+        return value
+
+    @field_validator("model_store")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
     @field_validator("tracing")
     @classmethod
     def _installed(cls, value: bool) -> bool:
@@ -178,3 +235,47 @@ class Settings(BaseSettings):
                 "or listen on 127.0.0.1"
             )
         return self
+
+    def environment(self) -> dict[str, str]:
+        """The variables from which another process gets these very settings; what is unset has none."""
+        return {PREFIX + name.upper(): _text(value) for name, value in self if value is not None}
+
+
+def _text(value: object) -> str:
+    match value:
+        case SecretStr():
+            return value.get_secret_value()
+        case tuple():
+            return ",".join(map(_text, value))
+        case _:
+            return str(value)
+
+
+def is_setting(variable: str) -> bool:
+    """Whether an environment variable is one of the settings."""
+    name = variable.lower()
+    return name.startswith(PREFIX.lower()) and name.removeprefix(PREFIX.lower()) in Settings.model_fields
+
+
+def read_settings(**given: Any) -> Settings:
+    """The settings: what is given, for the rest the environment, for the rest the defaults.
+
+    Raises:
+        ConfigError: one sentence that names each bad value and where it comes from.
+    """
+    options = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Settings(**options)
+    except ValidationError as error:
+        reasons = "; ".join(_reason(each, options) for each in error.errors(include_url=False))
+        raise ConfigError(reasons) from None
+
+
+def _reason(error: Any, options: Mapping[str, Any]) -> str:
+    name = str(error["loc"][0]) if error["loc"] else ""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not name:
+        return message
+    where = f"--{name.replace('_', '-').removeprefix('model-')}" if name in options else PREFIX + name.upper()
+    shown = f" is {str(error['input'])[:80]!r}" if name not in SECRETS else ""
+    return f"{where}{shown}: {message}"

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from math import ceil
+from multiprocessing import process as processes
 from types import FrameType
 from typing import cast
 
@@ -17,18 +19,22 @@ import structlog
 import uvicorn
 import uvloop
 
+from deepergatgnn.errors import ConfigError
 from service.app import create_app
 from service.authentication import Keys
-from service.broker import embedded_broker
+from service.broker import EmbeddedBroker, short_folder
 from service.connections import Guard
 from service.dispatcher import Dispatcher
 from service.front import in_front_of
 from service.logs import configure_logs
-from service.settings import Settings
+from service.settings import Settings, is_setting
 from service.state import PARTS, State
+from service.tasks import lasting
 
 RESTART_S = (0.2, 10.0)  # pause before a worker that died is replaced: at first, at most
 LONG_LIFE_S = 30.0
+WRONG_SETTINGS = 2  # exit status of a command
+UNUSABLE = os.EX_CONFIG  # status of a worker that its settings keep from working
 TOLD_BEFORE_S = 1.0  # the end of the time that requests have to finish
 log = structlog.get_logger("supervisor")
 
@@ -40,18 +46,32 @@ def run(settings: Settings, workers: int | None, announce: Callable[[str], None]
         settings: of the service.
         workers: worker processes to run here; None: one with the embedded broker, none with a broker of one's own.
         announce: told the address once a worker is ready, or at once where none runs here.
+
+    Raises:
+        ConfigError: if the address is taken, or no broker can be started.
+        SystemExit: if no worker can work with these settings.
     """
     configure_logs(settings.log_level, settings.log_format)
+    # Whatever Python this process starts imports nothing from the folder that it was started in.
+    os.environ["PYTHONSAFEPATH"] = "1"
     with ExitStack() as stack:
+        broker, folder = None, short_folder()
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        processes.current_process()._config["tempdir"] = str(folder)  # type: ignore[attr-defined]  # noqa: SLF001 - sockets
         if settings.redis_url is None:
-            url, count = stack.enter_context(embedded_broker()), 1 if workers is None else workers
+            count = 1 if workers is None else workers
+            broker = EmbeddedBroker(folder)
+            stack.callback(broker.stop)  # last of all: answers go through it
+            broker.start()
+            url = broker.url
         else:
             url, count = settings.redis_url.get_secret_value(), workers or 0
         listener = stack.enter_context(_listen(settings.host, settings.port))
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn stops at these and then raises them again: that must not end this process before the rest.
             signal.signal(number, lambda *_: None)
-        uvloop.run(_serve(settings, url, count, listener, announce))
+        if not uvloop.run(_serve(settings, url, count, listener, announce, broker)):
+            raise SystemExit(WRONG_SETTINGS)  # the worker has said why
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -61,9 +81,10 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an answer does not wait for an acknowledgement
     try:
         listener.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         listener.close()
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is no name"
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; name another --host or --port") from None
     listener.set_inheritable(False)
     return listener
 
@@ -102,8 +123,14 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(
-    settings: Settings, url: str, count: int, listener: socket.socket, announce: Callable[[str], None]
-) -> None:
+    settings: Settings,
+    url: str,
+    count: int,
+    listener: socket.socket,
+    announce: Callable[[str], None],
+    broker: EmbeddedBroker | None,
+) -> bool:
+    """Serve; whether a worker could work with the settings, where any was to."""
     keys, guard = Keys.of(settings), Guard.of(settings)
     config = uvicorn.Config(
         in_front_of(create_app(settings, url, keyed=bool(keys)), keys, settings),
@@ -118,39 +145,53 @@ async def _serve(
         lifespan="on",
     )
     server = _Server(config, settings)
-    keepers = [asyncio.create_task(_keep_worker(settings, url)) for _ in range(count)]
+    ready = asyncio.Event()
+    keepers = [asyncio.create_task(_keep_worker(settings, url, ready)) for _ in range(count)]
     host, port = listener.getsockname()[:2]
 
     async def announce_when_ready() -> None:
         while not server.started or (count and not server.dispatcher.workers):  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(0.05)
+        ready.set()
         announce(f"http://{host}:{port}")
 
+    async def end_without_workers() -> None:
+        await asyncio.wait(keepers, return_when=asyncio.FIRST_EXCEPTION)
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event, and would not tidy up after itself
+            await asyncio.sleep(0.05)
+        server.should_exit = True
+
     beside = [asyncio.create_task(announce_when_ready()), asyncio.create_task(guard.watch()), *keepers]
+    if keepers:
+        beside.append(asyncio.create_task(end_without_workers()))
+    if broker is not None:
+        beside.append(asyncio.create_task(lasting(broker.keep)))
     try:
         await server.serve(sockets=[listener])
     finally:
         for task in beside:
             task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
+        ended = await asyncio.gather(*beside, return_exceptions=True)
+    return not any(isinstance(outcome, ConfigError) for outcome in ended)
 
 
-async def _keep_worker(settings: Settings, url: str) -> None:
-    """One worker process, replaced whenever it dies; stopped when cancelled."""
-    environment = os.environ | {
-        "DEEPERGATGNN_REDIS_URL": url,
-        "DEEPERGATGNN_MODELS": ",".join(settings.models),
-        "DEEPERGATGNN_PARENT": str(os.getpid()),
-        "DEEPERGATGNN_BROKER_EMBEDDED": str(settings.redis_url is None),
-    }
+async def _keep_worker(settings: Settings, url: str, ready: asyncio.Event) -> None:
+    """One worker process, replaced whenever it dies; stopped when cancelled.
+
+    Raises:
+        ConfigError: if it cannot work with these settings, before any worker was ready.
+    """
+    environment = worker_environment(settings, url)
     pause = RESTART_S[0]
     while True:
         born = time.monotonic()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-m",
             "service.worker",
             env=environment,
+            stdin=asyncio.subprocess.PIPE,  # the worker ends when it is closed, by whatever
             # A group of its own: a Ctrl-C reaches it through its supervisor, not from the terminal. No session of its
             # own: Linux shares the processor between sessions first, and it would wait for parsers of low priority.
             preexec_fn=os.setpgrp,
@@ -160,16 +201,33 @@ async def _keep_worker(settings: Settings, url: str) -> None:
         except asyncio.CancelledError:
             await _stop(process)
             raise
+        if status == UNUSABLE and not ready.is_set():
+            raise ConfigError("no worker can work with these settings")
         pause = RESTART_S[0] if time.monotonic() - born > LONG_LIFE_S else min(2 * pause, RESTART_S[1])
         log.warning("worker ended, starting another", status=status, pause_s=pause)
         await asyncio.sleep(pause)
 
 
+def worker_environment(settings: Settings, url: str) -> dict[str, str]:
+    """The environment of a worker: every setting as it is here, wherever it came from, and the broker in use."""
+    inherited = {name: value for name, value in os.environ.items() if not is_setting(name)}
+    broker = {
+        "DEEPERGATGNN_REDIS_URL": url,
+        "DEEPERGATGNN_PARENT": str(os.getpid()),
+        "DEEPERGATGNN_BROKER_EMBEDDED": str(settings.redis_url is None),
+    }
+    return inherited | settings.environment() | broker
+
+
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    """End a worker: one that is not ready yet by the signal, else by the end of its input."""
+    with contextlib.suppress(ProcessLookupError, ConnectionError):
         process.send_signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(process.wait(), 10)
-        except TimeoutError:
+        assert process.stdin is not None  # noqa: S101 - it was asked for
+        process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), 10)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
             process.kill()
-            await process.wait()
+        await process.wait()

@@ -1,13 +1,17 @@
 """Tasks that last as long as their process, and how they end."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
+
+from deepergatgnn.errors import ConfigError
 
 PAUSE_S = 0.25
+TELL_AGAIN_S = 30.0
 log = structlog.get_logger("tasks")
 
 
@@ -30,12 +34,21 @@ async def ended(tasks: Collection["asyncio.Task[None]"]) -> None:
 
 
 async def patiently(action: Callable[[], Awaitable[None]], stopping: asyncio.Event) -> None:
-    """Do something with the broker, again and again until the broker is there or the process is told to stop."""
+    """Do something with the broker, again and again until the broker is there or the process is told to stop.
+
+    Raises:
+        ConfigError: if the broker is there and refuses the name or password.
+    """
+    told = float("-inf")
     while not stopping.is_set():
         try:
             await action()
+        except AuthenticationError as error:
+            raise ConfigError(f"the broker of DEEPERGATGNN_REDIS_URL refuses its name or password: {error}") from None
         except (RedisError, OSError) as error:
-            log.warning("waiting for the broker", error=str(error))
+            if time.monotonic() - told > TELL_AGAIN_S:
+                told = time.monotonic()
+                log.warning("waiting for the broker", error=str(error))
             await asyncio.sleep(PAUSE_S)
         else:
             return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 from redis.exceptions import RedisError
 
-from deepergatgnn.errors import ModelNotFoundError
+from deepergatgnn.errors import ArtifactError, ModelNotFoundError
 from service import metrics
 from service.entries import Answer
 
@@ -30,6 +30,7 @@ PATIENCE = 5.0  # times the predicted seconds of a batch, beside `stuck_s`
 LONGEST_S = 6.0  # of that patience: a hung worker is found within ten seconds, but for a batch that should take longer
 DEAD_AFTER = 6.0  # times `stuck_s`; a process whose thread hangs in a device cannot be ended more gently
 EX_SOFTWARE = 70
+STDIN = 0
 log = structlog.get_logger("worker")
 
 
@@ -105,7 +106,8 @@ class Upkeep:
             "worker": worker.name,
             "device": str(worker.device),
             "models": worker.engine.loaded,
-            "costs": {reference: astuple(cost) for reference, cost in worker.engine.costs.items()},
+            "failed": dict(worker.engine.failed),
+            "costs": {identity: astuple(cost) for identity, cost in worker.engine.costs.items()},
         }
 
     async def _take_over(self) -> None:
@@ -145,14 +147,15 @@ class Upkeep:
         worker = self._worker
         while True:
             await asyncio.sleep(STORE_S)
-            wanted = await asyncio.to_thread(self._promoted)
-            for reference in wanted:
-                if reference in worker.engine.loaded or time.monotonic() < self._failed.get(reference, 0.0):
+            wanted, missing = await asyncio.to_thread(worker.engine.follow)
+            for reference in missing:
+                if time.monotonic() < self._failed.get(reference, 0.0):
                     continue
                 try:
                     await asyncio.to_thread(worker.engine.load, reference)
-                except Exception as error:  # noqa: BLE001 - whatever is wrong with a new version, the one before goes on
+                except (ArtifactError, ModelNotFoundError) as error:  # the version before goes on
                     self._failed[reference] = time.monotonic() + RETRY_LOAD_S
+                    worker.engine.failed[reference] = str(error)
                     metrics.LOAD_FAILURES.labels(reference.partition("@")[0]).inc()
                     # No stack: what is wrong is in the store.
                     log.error("a promoted version is not sound, the one before goes on", error=str(error))  # noqa: TRY400
@@ -166,14 +169,6 @@ class Upkeep:
         while not self._settings.threads:
             await asyncio.sleep(THREADS_S)
             await self._worker.choose_threads()
-
-    def _promoted(self) -> list[str]:
-        found: list[str] = []
-        with contextlib.suppress(OSError):
-            for name in self._worker.store.names():
-                with contextlib.suppress(ModelNotFoundError, UnicodeDecodeError):
-                    found.append(f"{name}@{self._worker.store.production(name)}")
-        return found
 
     async def _compile(self) -> None:
         """Compile once the worker has settled: short lives are not worth it, and answers do not wait for it."""
@@ -195,14 +190,24 @@ class Upkeep:
             done.get_loop().call_soon_threadsafe(done.set_result, compiled)
 
     async def _follow_parent(self) -> None:
-        """End with the supervisor that started this worker, even if it was killed; take its broker along."""
+        """End with the supervisor that started this worker, which tells it so by closing its input, killed or not.
+
+        Where the system does not end the broker of a supervisor that was killed, this does.
+        """
         parent = self._settings.parent
-        while parent is not None:
-            if os.getppid() != parent:
-                log.warning("supervisor gone")
-                self._worker.stopping.set()
-                if self._settings.broker_embedded:
-                    with contextlib.suppress(RedisError, OSError):
-                        await self._worker.client.shutdown(nosave=True)
-                return
+        if parent is None:
+            return
+        readable, loop = asyncio.Event(), asyncio.get_running_loop()
+        loop.add_reader(STDIN, readable.set)
+        try:
+            await readable.wait()  # nothing is ever written there
+        finally:
+            loop.remove_reader(STDIN)
+        self._worker.stopping.set()
+        while True:
             await asyncio.sleep(1)
+            if os.getppid() != parent and self._settings.broker_embedded:
+                log.warning("supervisor gone")
+                with contextlib.suppress(RedisError, OSError):
+                    await self._worker.client.shutdown(nosave=True)
+                return

@@ -6,15 +6,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from service.entries import LANES, Answer, Entry, Lane
+from service import metrics
+from service.entries import LANES, Answer, Entry, Lane, UnreadableError
 from service.queue import ANSWERS, COUNTED, DEAD, GROUP, STREAMS, WITHDRAWN, WORKERS
 
 ANSWERS_KEPT_S = 120
 DEAD_KEPT = 1000
 LISTEN_S = 5.0
+LONGEST_LETTER = 64 * 1024  # bytes kept of an entry that cannot be read
+log = structlog.get_logger("worker")
 _LANES = {lane.encode(): lane for lane in LANES}
 
 
@@ -143,7 +147,13 @@ class WorkQueue:
             for lane, stream_ids in done.items():
                 pipe.xack(STREAMS[lane], GROUP, *stream_ids)
                 pipe.xdel(STREAMS[lane], *stream_ids)
-            await pipe.execute()
+            try:
+                await pipe.execute()
+            except ResponseError as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                # All but that list was written and acknowledged; to write it again would not help.
+                log.warning("a list of answers is something else", error=str(error))
 
     async def withdrawn(self) -> AsyncGenerator[tuple[Lane, bytes]]:
         """Lane and stream id of entries that nobody waits for any more, as they are taken back; without end."""
@@ -152,7 +162,10 @@ class WorkQueue:
             while True:
                 message = await channel.get_message(timeout=LISTEN_S)
                 if message is not None:
-                    name, *stream_ids = message["data"].split()
+                    name, *stream_ids = message["data"].split() or [b""]
+                    if name not in _LANES:
+                        metrics.UNREADABLE.labels("withdrawn").inc()
+                        continue
                     for stream_id in stream_ids:
                         yield _LANES[name], stream_id
 
@@ -167,8 +180,43 @@ class WorkQueue:
             "time": time.time(),
             "graph": entry.packed,
         }
-        await self._client.xadd(DEAD, note, maxlen=DEAD_KEPT)
+        await self._note(note)
         await self.answer([(delivery, answer)])
+
+    async def _note(self, note: dict[Any, Any]) -> None:
+        """Add to the dead-letter stream; if something else is in its place, the log alone has it."""
+        try:
+            await self._client.xadd(DEAD, note, maxlen=DEAD_KEPT)
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            log.warning("the dead-letter stream is something else", error=str(error))
+
+    async def _bury_unreadable(
+        self, lane: Lane, letters: Sequence[tuple[bytes, Mapping[bytes, bytes], Exception]]
+    ) -> None:
+        """Dead-letter what no worker will ever be able to read, and tell who waits for it."""
+        for stream_id, fields, error in letters:
+            metrics.UNREADABLE.labels("entry").inc()
+            log.error("an entry cannot be read", stream_id=stream_id.decode(), error=str(error))
+            content = b" ".join(part for field in fields.items() for part in field)[:LONGEST_LETTER]
+            note = {"worker": self._worker, "time": time.time(), "error": str(error)[:1000], "content": content}
+            await self._note(note)
+            waiter = error.waiter if isinstance(error, UnreadableError) else None
+            if waiter is not None:
+                name, replica = waiter
+                told = (500, "prediction_failed", "the crystal did not reach a worker whole: report the request id")
+                answer = Answer(name, worker=self._worker, error=told)
+                await self.answer(
+                    [(Delivery(stream_id, Entry(name, replica, (), b"", 0.0, lane=lane), 1, 0.0), answer)]
+                )
+        await self._drop(lane, [stream_id for stream_id, _, _ in letters])
+
+    async def _drop(self, lane: Lane, stream_ids: Sequence[bytes]) -> None:
+        """Acknowledge and delete what nobody is to be answered for any more."""
+        if stream_ids:
+            await self._client.xack(STREAMS[lane], GROUP, *stream_ids)
+            await self._client.xdel(STREAMS[lane], *stream_ids)
 
     async def beat(self, status: Mapping[str, object], counted: bytes, lifetime_s: float) -> None:
         """Say that this worker is alive, and what it has counted."""
@@ -187,14 +235,19 @@ class WorkQueue:
                 await self._client.xgroup_delconsumer(stream, GROUP, self._worker)
 
     async def _unpack(self, lane: Lane, messages: Iterable[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Delivery]:
-        """Deliveries of stream messages; what is not an entry of ours is dropped, it could never be answered."""
-        deliveries, foreign, now = [], [], time.monotonic()
+        """Deliveries of stream messages; what is not an entry of ours is dead-lettered, it could never be answered."""
+        deliveries: list[Delivery] = []
+        letters: list[tuple[bytes, Mapping[bytes, bytes], Exception]] = []
+        gone: list[bytes] = []
+        now = time.monotonic()
         for stream_id, fields in messages:
+            if fields is None:  # withdrawn
+                gone.append(stream_id)
+                continue
             try:
-                deliveries.append(Delivery(stream_id, Entry.unpack(fields or {}, lane), 1, now))
-            except (KeyError, TypeError, ValueError):
-                foreign.append(stream_id)
-        if foreign:
-            await self._client.xack(STREAMS[lane], GROUP, *foreign)
-            await self._client.xdel(STREAMS[lane], *foreign)
+                deliveries.append(Delivery(stream_id, Entry.unpack(fields, lane), 1, now))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it would end every worker that reads the entry
+                letters.append((stream_id, fields, error))
+        await self._drop(lane, gone)
+        await self._bury_unreadable(lane, letters)
         return deliveries

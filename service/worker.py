@@ -21,7 +21,7 @@ import uvloop
 from redis.exceptions import RedisError
 
 from deepergatgnn.device import device_named
-from deepergatgnn.errors import ConfigError
+from deepergatgnn.errors import ArtifactError, ConfigError
 from deepergatgnn.threads import available_cores, candidates, fastest, set_threads, torch_threads
 from model_store import open_models
 from service import metrics
@@ -33,7 +33,7 @@ from service.engine import Engine, Prepared
 from service.entries import LANES, Answer, Lane
 from service.logs import configure_logs
 from service.queue import connect
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from service.tasks import PAUSE_S, ended, first_of, patiently
 from service.upkeep import Upkeep
 from service.work_queue import Delivery, WorkQueue
@@ -91,9 +91,12 @@ class Worker:
         """Work until told to stop (SIGTERM, SIGINT); then finish what is held and leave."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stopping.set)
+            loop.add_signal_handler(number, self._leave)
         await self.on_device(lambda: set_threads(self.settings.threads or 1))
-        await self.on_device(self.engine.load_production)
+        try:
+            await self.on_device(self.engine.load_production)
+        except ArtifactError as error:  # it says so, and follows the store: what is promoted next is loaded
+            log.error("no model answers", error=str(error))  # noqa: TRY400 - what is wrong is in the store
         await self.choose_threads()
         await self.measure_memory()
         await patiently(self.queue.create_groups, self.stopping)
@@ -118,6 +121,12 @@ class Worker:
                 log.warning("broker gone before the worker")
             await self.client.aclose()
         log.info("stopped", worker=self.name)
+
+    def _leave(self) -> None:
+        """Stop at a signal, but not before the API that started this worker, when all its processes have got it."""
+        settings = self.settings
+        grace_s = 0.0 if settings.parent is None else settings.drain_grace_s + settings.drain_s
+        asyncio.get_running_loop().call_later(grace_s, self.stopping.set)
 
     async def on_device(self, work: Callable[[], T]) -> T:
         """Have something done by the thread of the device."""
@@ -304,11 +313,17 @@ def run(settings: Settings, url: str) -> None:
         os._exit(0)
 
 
-if __name__ == "__main__":  # how the supervisor starts it
-    configured = Settings()
-    if configured.redis_url is None:
-        sys.exit("set DEEPERGATGNN_REDIS_URL")
+def main() -> int:
+    """Be the worker process of a supervisor, which has named the broker; its exit status."""
     try:
-        run(configured, configured.redis_url.get_secret_value())
+        settings = read_settings()
+        assert settings.redis_url is not None, "a supervisor names the broker"  # noqa: S101
+        run(settings, settings.redis_url.get_secret_value())
     except ConfigError as error:
-        sys.exit(str(error))
+        print(f"deepergatgnn: {error}", file=sys.stderr)  # noqa: T201 - of a command
+        return os.EX_CONFIG
+    return 0
+
+
+if __name__ == "__main__":  # how the supervisor starts it
+    sys.exit(main())

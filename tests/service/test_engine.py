@@ -31,7 +31,7 @@ __all__ = ["pair"]
 @pytest.fixture(scope="module")
 def entries(rows: tuple[Row, ...]) -> list[Entry]:
     store = ModelStore()
-    models = tuple(f"{name}@{store.production(name)}" for name in store.names())
+    models = tuple(store.version(name).identity for name in store.names())
     config = store.manifest("bulk-modulus").graph  # has angles; networks without them do not look
     graphs = [merge_equivalent(build_graph(row.crystal, config)) for row in rows[:40]]
     return [
@@ -115,15 +115,13 @@ def test_the_last_sound_version_is_loaded_where_that_in_production_is_not(tmp_pa
     weights.write_bytes(weights.read_bytes()[:-4] + b"\1\2\3\4")
     engine = Engine(store, torch.device("cpu"), "test")
     engine.load_production()
-    assert engine.loaded == [f"{MODEL}@{OLD}"]
+    assert engine.loaded == [store.version(f"{MODEL}@{OLD}").identity]
 
 
 def test_versions_that_are_not_kept_make_room(tmp_path: Path, entries: list[Entry]) -> None:
     store = ModelStore(small_store(tmp_path / "store", OLD, NEW))
     engine = Engine(store, torch.device("cpu"), "test")
-    wanted = [f"{MODEL}@{OLD}", f"{MODEL}@{NEW}"]
-    for reference in wanted:
-        engine.load(reference)
+    wanted = [engine.load(f"{MODEL}@{version}") for version in (OLD, NEW)]
     engine.forget_spare(wanted[:1])
     assert engine.loaded == wanted  # there is room for more
     predictor = engine._predictors[wanted[0]]
@@ -148,7 +146,7 @@ def has_compiler() -> bool:
 def test_an_ensemble_is_answered_for_like_a_single_network_compiled_or_not(
     pair: Published, entries: list[Entry]
 ) -> None:
-    reference = f"{pair.manifest.name}@{pair.manifest.version}"
+    reference = pair.store.version(f"{pair.manifest.name}@{pair.manifest.version}").identity
     asked = [replace(entry, models=(reference,)) for entry in entries]
     expected = Predictor.load(pair.folder).predict_graphs([entry.graph for entry in asked])
     engine = Engine(pair.store, torch.device("cpu"), "test")
@@ -175,4 +173,4 @@ def test_an_ensemble_with_a_damaged_member_is_not_served(pair: Published, tmp_pa
 
 def test_a_model_that_is_gone_is_an_error_of_its_entry_alone(engine: Engine, entries: list[Entry]) -> None:
     answers = engine.answer([entries[0], replace(entries[1], models=("hardness@1.0.0",)), entries[2]]).answers
-    assert [answer.error and answer.error[:2] for answer in answers] == [None, (404, "unknown_model"), None]
+    assert [answer.error and answer.error[:2] for answer in answers] == [None, (503, "model_unavailable"), None]

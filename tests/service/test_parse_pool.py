@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -87,6 +88,45 @@ def test_a_pool_whose_first_processes_get_no_processor_starts_all_the_same(monke
     monkeypatch.setattr(parse_pool, "start_process", start)
     parsed = with_pool(lambda pool: pool.parse(CIF, "cif", CONFIGS), timeout_s=QUICK_S)
     assert (parsed.n_atoms, len(set(stopped))) == (12, 2)
+
+
+def test_the_event_loop_goes_on_while_a_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it must for seconds, once the fork server is gone: the loop itself lets this one be started."""
+    released = threading.Event()
+
+    def start(memory_mib: int, niceness: int, timeout_s: float) -> tuple[ForkServerProcess, Progress, socket.socket]:
+        assert released.wait(30), "the event loop was held"
+        return parse_channel.start_process(memory_mib, niceness, timeout_s)
+
+    async def scenario(pool: ParsePool) -> None:
+        monkeypatch.setattr(parse_pool, "start_process", start)
+        asked = asyncio.create_task(pool.parse(CIF, "cif", CONFIGS, "bulk"))  # whose processes are started now
+        await asyncio.sleep(0)
+        released.set()
+        assert (await asked).n_atoms == 12
+
+    with_pool(scenario)
+
+
+def test_a_fork_server_that_is_killed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that came meanwhile is read; a start that fails on the way is tried again."""
+    failed: list[int] = []
+
+    def start(memory_mib: int, niceness: int, timeout_s: float) -> tuple[ForkServerProcess, Progress, socket.socket]:
+        if not failed:
+            failed.append(1)
+            raise EOFError
+        return parse_channel.start_process(memory_mib, niceness, timeout_s)
+
+    async def scenario(pool: ParsePool) -> None:
+        [server] = [each for each in psutil.Process().children() if "forkserver" in " ".join(each.cmdline())]
+        server.kill()
+        monkeypatch.setattr(parse_pool, "start_process", start)
+        assert (await pool.parse(CIF, "cif", CONFIGS, "bulk")).n_atoms == 12
+        assert (await pool.parse(CIF, "cif", CONFIGS)).n_atoms == 12
+        assert failed
+
+    with_pool(scenario)
 
 
 def test_what_comes_back_is_what_was_built() -> None:

@@ -42,7 +42,7 @@ def values(graphs: Sequence[CrystalGraph]) -> list[float]:
 
 
 def entry(name: str, graph: CrystalGraph, lane: Lane) -> Entry:
-    models = (f"{MODEL}@{OLD}",)
+    models = (ModelStore().version(f"{MODEL}@{OLD}").identity,)
     return Entry(name, REPLICA, models, pack_graph(graph), time.time() + PATIENCE_S, request_id=name, lane=lane)
 
 

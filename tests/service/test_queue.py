@@ -208,8 +208,8 @@ def test_an_answer_of_another_release_does_not_stop_the_others(
 def test_heartbeats_fade(on_broker: Callable[[Work], None]) -> None:
     async def scenario(api: RequestQueue, worker: Callable[[str], WorkQueue], _client: "redis.asyncio.Redis") -> None:
         await worker("one").create_groups()
-        await worker("one").beat({"worker": "one"}, b"", 0.2)
-        await worker("two").beat({"worker": "two"}, b"counted", 60)
+        await worker("one").beat({"worker": "one", "models": [], "costs": {}}, b"", 0.2)
+        await worker("two").beat({"worker": "two", "models": [], "costs": {}}, b"counted", 60)
         await api.report({"name": "api", "seconds": {}}, 60)
         assert {str(beat["worker"]) for beat in await api.workers()} == {"one", "two"}
         assert await api.worker_metrics() == {"one": "", "two": "counted"}

@@ -22,7 +22,9 @@ def test_models_are_listed_and_shown(client: httpx.Client) -> None:
 
 def test_health_and_readiness(client: httpx.Client) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
-    assert client.get("/readyz").json() == {"status": "ready", "workers": 1}
+    ready = client.get("/readyz").json()
+    assert (ready["status"], ready["workers"], ready["models"]["failed"]) == ("ready", 1, {})
+    assert len(ready["models"]["ready"]) == len(client.get("/models").json()["models"])
 
 
 def test_metrics_count_what_happened(client: httpx.Client) -> None:

@@ -46,7 +46,8 @@ def entries(count: int) -> list[Entry]:
     config = ModelStore().manifest(f"{MODEL}@{OLD}").graph
     assert isinstance(config, GraphConfig)
     graphs = [pack_graph(build_graph(crystal, config)) for crystal in some_crystals(count)]
-    return [Entry(str(n), "api", (f"{MODEL}@{OLD}",), graph, time.time() + 60) for n, graph in enumerate(graphs)]
+    models = (ModelStore().version(f"{MODEL}@{OLD}").identity,)
+    return [Entry(str(n), "api", models, graph, time.time() + 60) for n, graph in enumerate(graphs)]
 
 
 def test_a_hung_worker_is_silent_and_takes_nothing_over(settings: Settings) -> None:

@@ -12,7 +12,7 @@ import safetensors.torch
 
 from model_store import ModelStore
 from tests.conftest import COMMAND
-from tests.service.processes import MODEL, NEW
+from tests.service.processes import MODEL, NEW, OLD
 
 UNSOUND, TAMPERED = "1.2.0", "1.3.0"
 
@@ -75,3 +75,16 @@ def point(pointer: Path, version: str) -> None:
     new = pointer.with_name("pointed")
     new.write_text(version, "utf-8")
     new.replace(pointer)
+
+
+def other_weights(root: Path) -> Path:
+    """A store of the model and version of `small_store`, sound, with other weights that give other values."""
+    shipped = ModelStore()
+    files = {path.name: path.read_bytes() for path in shipped.folder(f"{MODEL}@{OLD}").iterdir()}
+    document = json.loads(files["manifest.json"])
+    document["scaler"]["mean"] += 1.0
+    for golden in document["golden"]:
+        golden["value"] += 1.0
+    store = ModelStore(root)
+    store.publish(MODEL, OLD, files | {"manifest.json": json.dumps(document).encode()})
+    return root
