@@ -50,6 +50,13 @@ def test_the_answer_shown_is_the_answer(address: str) -> None:
     )
 
 
+def test_the_python_shown_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks("python")
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - the project's own page
+    value, unit, low, high = capsys.readouterr().out.split()
+    assert (float(low) < float(value) < float(high), unit) == (True, "log10(GPa)")
+
+
 def test_the_configuration_shown_is_one() -> None:
     (text,) = blocks("yaml")
     assert TrainingConfig.model_validate(yaml.safe_load(text)).targets[0].model == "my-property"

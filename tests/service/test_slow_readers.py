@@ -6,10 +6,11 @@ import socket
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.admission import RETRY_MOST_S, Admission
+from service.admission import LONGEST_RETRY_S, Admission, Demand
 from service.connections import Guard
 from service.entries import Lane
 from service.errors import ServiceError
+from service.fairness import NOBODY
 from service.settings import Settings
 from tests.service.in_process import listening
 from tests.service.strangers import place
@@ -113,7 +114,7 @@ def test_crystals_that_wait_for_a_reader_say_nothing_of_the_workers(monkeypatch:
     monkeypatch.setattr("service.admission.time.monotonic", lambda: now)
     admission = Admission(Settings())
     typical = admission.typical
-    with admission.admit("bulk", 1000) as ticket:
+    with admission.admit("bulk", NOBODY, Demand(0.0, typical), 1000) as ticket:
         for _ in range(400):
             now += 1.0
             ticket.priced(typical)  # one is computed at once whenever the reader takes one
@@ -135,7 +136,7 @@ def test_work_that_workers_have_does_tell_of_them(monkeypatch: pytest.MonkeyPatc
     now = 100.0
     monkeypatch.setattr("service.admission.time.monotonic", lambda: now)
     admission = Admission(Settings())
-    with admission.admit("bulk", 1000) as ticket:
+    with admission.admit("bulk", NOBODY, Demand(0.0, admission.typical), 1000) as ticket:
         for _ in range(600):
             ticket.priced(0.1)
         before = admission.wait_s("bulk")
@@ -148,8 +149,8 @@ def test_work_that_workers_have_does_tell_of_them(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("lane", ["interactive", "bulk"])
 def test_nobody_is_sent_away_for_longer_than_a_minute(lane: Lane) -> None:
     admission = Admission(Settings())
-    with admission.admit(lane, 10_000_000):
-        assert admission.wait_s(lane) > 10 * RETRY_MOST_S
+    with admission.admit(lane, NOBODY, Demand(0.0, admission.typical), 10_000_000):
+        assert admission.wait_s(lane) > 10 * LONGEST_RETRY_S
         with pytest.raises(ServiceError) as refused:
             admission.check(lane)
-    assert refused.value.retry_after_s == RETRY_MOST_S
+    assert refused.value.retry_after_s == LONGEST_RETRY_S
