@@ -153,7 +153,7 @@ def test_a_low_speed_is_not_believed_for_ever_where_nothing_waits(monkeypatch: p
 
 @given(st.lists(st.tuples(st.sampled_from(["interactive", "bulk"]), st.integers(1, 6), st.integers(0, 6)), max_size=20))
 def test_every_second_that_was_counted_is_given_back(requests: list[tuple[Lane, int, int]]) -> None:
-    made = Admission(Settings(max_wait_s=1e9, max_bulk_wait_s=1e9))
+    made = Admission(Settings(max_wait_s=86_400, max_bulk_wait_s=86_400))
     made.follow(COSTS, 1, {})
     for lane, crystals, done in requests:
         with made.admit(lane, Flow(f"client {crystals % 2}", f"{crystals}"), Demand(0.2, 0.3), crystals) as ticket:

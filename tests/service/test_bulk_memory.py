@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any, Self, cast
@@ -14,8 +14,10 @@ import pytest
 from fastapi import Request
 
 from service import bulk
-from service.admission import Admission, Ticket
+from service.admission import Admission, Demand, Ticket
+from service.parse_cost import Size
 from service.prediction import Posted
+from service.rates import ANONYMOUS
 from service.settings import Settings
 from service.state import State
 from tests.conftest import running
@@ -48,6 +50,10 @@ class Oracle:
     def __init__(self, size: int) -> None:
         self.size, self.begun = size, 0
 
+    def demand(self, _models: Sequence[str], _size: Size) -> Demand:
+        """Foretell the seconds of each."""
+        return Demand(0.0, 0.001)
+
     async def answer(self, posted: Posted, *, ticket: Ticket, **_: Any) -> dict[str, Any]:
         """Answer one."""
         self.begun += 1
@@ -63,8 +69,10 @@ def results(oracle: Oracle, *, in_order: bool) -> AsyncGenerator[tuple[int, byte
     dispatcher = SimpleNamespace(admission=Admission(Settings()))
     state = SimpleNamespace(dispatcher=dispatcher, oracle=oracle, tracing=SimpleNamespace(wanted=False))
     items = [{"id": str(number), "format": "cif", "is_text": True} for number in range(COUNT)]
-    body = bulk._Body({"models": [], "attention": "none", "items": items}, [b"data_x"] * COUNT)
-    request = Request({"type": "http", "state": {"request_id": "mine"}})
+    body = bulk._Body({"models": [], "attention": "none", "embedding": False, "items": items}, [b"data_x"] * COUNT)
+    request = Request(
+        {"type": "http", "state": {"request_id": "mine", "caller": ANONYMOUS}, "client": ("127.0.0.1", 1)}
+    )
     return bulk._results(cast("State", state), body, request, 1e12, in_order=in_order)
 
 
