@@ -12,9 +12,12 @@ def show_rows(config: "TrainingConfig", assembly: "Assembly") -> None:
     """Print what became of the rows of a data set, and why there will be no intervals, if so."""
     from training.assembly import interval_sentences
     from training.row_counts import row_counts, table
+    from training.row_warnings import warning_lines, warning_table
 
-    groups = row_counts(assembly.dataset, assembly.split, config.targets, assembly.dataset.warnings)
+    groups = row_counts(assembly.dataset, assembly.split, config.targets)
     print(table(assembly.dataset.name, groups), file=sys.stderr)
+    for line in warning_lines(warning_table(assembly.dataset.warnings)):
+        print(line, file=sys.stderr)
     for sentence in interval_sentences(assembly, config.targets):
         print(sentence, file=sys.stderr)
 

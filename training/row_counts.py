@@ -1,6 +1,6 @@
 """What became of the rows of a data set: read, refused and why, without a target, in which part."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,22 +35,15 @@ class RowGroup:
         return f"{self.count} {self.name}{shown}"
 
 
-def row_counts(
-    dataset: PreparedDataset,
-    split: Split,
-    targets: Sequence[TargetConfig],
-    warnings: Mapping[str, Sequence[str]] | None = None,
-) -> list[RowGroup]:
+def row_counts(dataset: PreparedDataset, split: Split, targets: Sequence[TargetConfig]) -> list[RowGroup]:
     """The table at the start of a training, line by line.
 
     Args:
         dataset: all rows.
         split: its parts.
         targets: to be learned.
-        warnings: ids of the rows with a warning, by kind; none, if not given.
     """
     groups = [RowGroup("read", len(dataset) + len(dataset.refused)), *refusal_groups(dataset.refused)]
-    groups += [RowGroup(f"warning: {kind}", len(ids), tuple(ids[:EXAMPLES])) for kind, ids in (warnings or {}).items()]
     columns = dataset.values([target.key for target in targets]).T
     for target, column in zip(targets, columns, strict=True):
         groups += missing_groups(dataset, target, column)

@@ -49,7 +49,7 @@ def part_of(scored: Scored, rows: np.ndarray) -> Scored:
 def answer(value: float, *, half: float = 1.0, in_domain: bool = True, distance: float = 0.0) -> Prediction:
     ends = {level: (value - half * share, value + half * share) for level, share in LEVELS.items()}
     judgement = DomainJudgement(in_domain, distance, ())
-    return Prediction(value, *ends["0.9"], ends, half, judgement, np.ones(1, np.float32))
+    return Prediction(value, *ends["0.9"], ends, half, judgement, np.ones(1, np.float32), np.ones(1, np.float32))
 
 
 def scored_by_hand(answers: list[Prediction], truth: list[float]) -> Scored:

@@ -14,7 +14,7 @@ from tests.training.test_datasets import real_documents, written
 from tests.training.test_run import changed
 from training.assembly import assemble
 from training.config import TrainingConfig
-from training.row_counts import RowGroup, row_counts, table
+from training.row_counts import RowGroup, row_counts
 
 Documents = list[dict[str, Any]]
 KEY = "log10_K_VRH"
@@ -51,14 +51,6 @@ def test_each_row_is_counted_with_its_reason(tmp_path: Path) -> None:
     for part, size in assembly.split.sizes().items():
         assert groups[part].count == size
     assert groups[f"test, with {KEY}"].count < groups["test"].count
-
-
-def test_warnings_by_kind_have_lines_of_their_own(tmp_path: Path) -> None:
-    config = configured(tmp_path, documents(40))
-    assembly = assemble(config)
-    groups = row_counts(assembly.dataset, assembly.split, config.targets, {"deuterium": ["a", "b", "c", "d"]})
-    assert RowGroup("warning: deuterium", 4, ("a", "b", "c")) in groups
-    assert "warning: deuterium       4  a, b, c, ..." in table("mine", groups)
 
 
 @pytest.mark.parametrize("command", ["train", "cross-validate"])

@@ -15,7 +15,7 @@ from model_store import ModelStore
 from service.engine import _model_answer
 from service.entries import Answer
 from service.parsing import Parsed
-from service.prediction import _missing_intervals, _prediction
+from service.prediction import Posted, _missing_intervals, _prediction
 from tests.fixtures import some_crystals
 from tests.training.test_datasets import real_documents, written
 from tests.training.test_run import changed
@@ -57,7 +57,8 @@ def test_four_calibration_crystals_give_no_interval_and_card_answer_and_log_say_
     assert list(prediction.intervals) == ["0.5", "0.8"]
 
     answer = Answer.unpack(Answer("1", (_model_answer(manifest.reference, prediction),)).pack()).predictions[0]
-    document = _prediction(manifest, answer, object.__new__(Parsed), attention=False)
+    posted = Posted("", "cif", (), attention=False, embedding=False, id=None)
+    document = _prediction(manifest, answer, object.__new__(Parsed), posted)
     assert document["interval"] is None
     [warning] = _missing_intervals([manifest])
     assert warning.startswith(f"{manifest.reference} gives no 90 % interval: 4 calibration crystals")
