@@ -91,8 +91,8 @@ def test_what_other_replicas_wait_for_counts() -> None:
 
 
 def test_devices_are_kept_busy_whatever_was_measured_and_no_more_than_that() -> None:
-    """A few crystals, but not a few seconds: of those that take 0.11 s ten, and of those that take little 16."""
-    for price, most in ((0.11, 10), (0.3, 4), (0.015, 16)):
+    """A few crystals, but not a few seconds: of those that take 0.11 s ten, and of those that take little 64."""
+    for price, most in ((0.11, 10), (0.3, 4), (0.01, 64)):
         made = Admission(Settings(max_wait_s=1e-6, batch_s=0.1))
         made.follow({"m@1.0.0": Cost(0.0, 0.0, price, 0.0)}, 1, {})
         made.computing.speed = 0.0
