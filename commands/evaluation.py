@@ -9,6 +9,12 @@ import typer
 
 from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
 
+GROUPS = {
+    "by_width": "quintile of width",
+    "reliability": "probability of the likeliest class",
+    "by_size": "inequivalent atoms",
+    "by_element": "element",
+}
 DatasetName = "Bundled set, set of the data folder, or path."
 TargetOption = Annotated[str | None, typer.Option(help="Column of targets; the version's own, if not given.")]
 WhereOption = Annotated[str | None, typer.Option(help="Only rows with FIELD=VALUE, for example mb_kvrh_fold=0.")]
@@ -39,9 +45,9 @@ def evaluate(
         print(json.dumps(result))
         return
     figures, refused = result.pop("figures"), result.pop("refused")
-    groups = [figures.pop(name) for name in ("by_width", "by_size", "by_element")]
+    groups = {title: figures.pop(name) for name, title in GROUPS.items() if name in figures}
     print_table([[name, _text(value)] for name, value in (result | figures).items()])
-    for title, group in zip(("quintile of width", "inequivalent atoms", "element"), groups, strict=True):
+    for title, group in groups.items():
         columns = list(dict.fromkeys(name.rpartition("_")[0] for name in group))
         rows = list(dict.fromkeys(name.rpartition("_")[2] for name in group))
         print()

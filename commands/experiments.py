@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from training.member import Track
 
 RunsOption = Annotated[Path, typer.Option(help="Folder of run states; the same command goes on where it stopped.")]
+OF_CLASSES = {"accuracy": "accuracy", "roc_auc": "ROC AUC", "log_loss": "log loss", "brier": "Brier score"}
 FIGURES = {"mae": "MAE", "rmse": "RMSE", "r2": "R²", "coverage_90": "90 % interval covers"}
 
 
@@ -68,11 +69,14 @@ def cross_validate(
         return
     for target in summary["targets"]:
         print(f"{target['model']}: {target['key']} in {target['unit']}, {summary['dataset']}")
-        folds = [[row["fold"], f"{row['n']:.0f}", *(_figure(row, key) for key in FIGURES)] for row in target["folds"]]
-        ends = [[end, "", *(_figure(target[end], key) for key in FIGURES)] for end in ("mean", "std")]
-        print_table([["", "rows", *FIGURES.values()], *folds, *ends])
-        mae, std = _figure(target["mean"], "mae"), _figure(target["std"], "mae")
-        print(f"MAE {mae} ± {std} {target['unit']} (standard deviation over {summary['folds']} trainings)")
+        of_classes = "accuracy" in target["mean"]
+        shown = OF_CLASSES if of_classes else FIGURES
+        folds = [[row["fold"], f"{row['n']:.0f}", *(_figure(row, key) for key in shown)] for row in target["folds"]]
+        ends = [[end, "", *(_figure(target[end], key) for key in shown)] for end in ("mean", "std")]
+        print_table([["", "rows", *shown.values()], *folds, *ends])
+        main, unit = next(iter(shown)), "" if of_classes else f" {target['unit']}"
+        mean, std = _figure(target["mean"], main), _figure(target["std"], main)
+        print(f"{shown[main]} {mean} ± {std}{unit} (standard deviation over {summary['folds']} trainings)")
     print(f"records: {runs / parsed.name}")
 
 
@@ -93,8 +97,11 @@ def sweep(
 
     parsed, base = read_sweep(config)
 
+    of_numbers = all(target.get("kind", "regression") == "regression" for target in base["targets"])
+    measure, unit = ("validation MAE", "sd") if of_numbers else ("validation error", "")
+
     def finished(trial: Trial) -> None:
-        error = "stopped early" if trial.error is None else f"validation MAE {trial.error:.4f} sd"
+        error = "stopped early" if trial.error is None else f"{measure} {trial.error:.4f} {unit}".rstrip()
         said = ", ".join(f"{place} {value}" for place, value in trial.parameters.items())
         print(f"trial {trial.number + 1}/{parsed.trials}: {error}; {said}", file=sys.stderr, flush=True)
 
@@ -114,13 +121,13 @@ def sweep(
     best = result["best"]
     order = sorted(result["trials"], key=lambda trial: trial["validation_mae_sd"] or float("inf"))
     rows = [[_figure(trial, "validation_mae_sd"), *map(str, trial["parameters"].values())] for trial in order]
-    print_table([["validation MAE, sd", *best["parameters"]], *rows])
+    print_table([[f"{measure}, {unit}".rstrip(", "), *best["parameters"]], *rows])
     print(f"best: deepergatgnn train {best['config']}")
 
 
 def _report(epoch: "Epoch") -> None:
     print(
-        f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, validation MAE {epoch.validation_mae:.4f} sd"
+        f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, validation {epoch.validation}"
         f"{' (best)' if epoch.best else ''}, {epoch.seconds:.1f} s",
         file=sys.stderr,
         flush=True,

@@ -44,6 +44,7 @@ def list_models(store: StoreOption = None, as_json: JsonOption = False) -> None:
                     "property": manifest.target.property,
                     "unit": manifest.target.unit,
                     "test_mae": manifest.metrics.get("test", {}).get("mae"),
+                    "test_accuracy": manifest.metrics.get("test", {}).get("accuracy"),
                 }
             )
     if as_json:
@@ -52,6 +53,8 @@ def list_models(store: StoreOption = None, as_json: JsonOption = False) -> None:
     for row in rows:
         mark = "*" if row["production"] else " "
         mae = "" if row["test_mae"] is None else f"test MAE {row['test_mae']:.4f} {row['unit']}"
+        if row["test_accuracy"] is not None:
+            mae = f"test accuracy {row['test_accuracy']:.4f}"
         print(f"{mark} {row['model']}@{row['version']}  {row['property']}  {mae}")
 
 

@@ -14,6 +14,7 @@ import typer
 
 from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError, StructureError
+from deepergatgnn.probabilities import likeliest
 from model_store import ModelStore
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ def _document(predictor: "Predictor", prediction: "Prediction") -> Result:
             "score": prediction.domain.score,
             "reasons": prediction.domain.reasons,
         },
+        **({} if prediction.probabilities is None else {"probabilities": prediction.probabilities}),
         "attention": prediction.attention.tolist(),
     }
 
@@ -260,9 +262,17 @@ def _print_text(result: Result) -> None:
         print(f"{file}: refused, {error['code']}: {error['detail']}", file=sys.stderr, flush=True)
         return
     for answer in result["predictions"]:
+        outside = "" if answer["domain"]["in_domain"] else f"  outside: {'; '.join(answer['domain']['reasons'])}"
+        if probabilities := answer.get("probabilities"):
+            likely = likeliest(probabilities)
+            print(
+                f"{file}  {result['reduced_formula']}  {answer['property']} {likely}, probability "
+                f"{probabilities[likely]:.4f}{outside}",
+                flush=True,
+            )
+            continue
         interval = answer["interval"]
         ends = f"[{interval['low']:.4f}, {interval['high']:.4f}]" if interval else "[no 90 % interval]"
-        outside = "" if answer["domain"]["in_domain"] else f"  outside: {'; '.join(answer['domain']['reasons'])}"
         print(
             f"{file}  {result['reduced_formula']}  {answer['property']} {answer['value']:.4f} "
             f"{answer['unit']} {ends}{outside}",

@@ -16,6 +16,7 @@ from deepergatgnn.errors import DeeperGATGNNError, ModelNotFoundError
 from model_store import ModelStore
 
 if TYPE_CHECKING:
+    from deepergatgnn.manifest import Manifest
     from training.assembly import Assembly
     from training.config import TrainingConfig
 
@@ -107,18 +108,29 @@ def train(
     for manifest, production in zip(manifests, known, strict=True):
         if manifest.reference in before:
             print(f"already published as {manifest.reference}: the same configuration, data and weights")
-        test, reason = manifest.metrics["test"], manifest.calibration.shortfall()
-        covers = f"no 90 % interval: {reason}" if reason else f"90 % interval covers {test['coverage_90']:.1%}"
-        print(
-            f"{manifest.reference}: test MAE {test['mae']:.4f} {manifest.target.unit} "
-            f"on {test['n']:.0f} crystals, {covers}"
-        )
+        test = manifest.metrics["test"]
+        if manifest.target.classes:
+            area = f", ROC AUC {test['roc_auc']:.4f}" if "roc_auc" in test else ""
+            print(
+                f"{manifest.reference}: test accuracy {test['accuracy']:.4f}{area} on {test['n']:.0f} crystals, "
+                f"{test['baseline_accuracy']:.4f} by the most frequent of {len(manifest.target.classes)} classes"
+            )
+        else:
+            _print_errors(manifest)
         if production != manifest.version:
             option = f" --store {shlex.quote(str(store))}" if store else ""
             print(
                 f"{manifest.name}: in production {f'stays {production}' if production else 'is no version'}; to serve "
                 f"this one: deepergatgnn models promote {manifest.reference}{option}"
             )
+
+
+def _print_errors(manifest: "Manifest") -> None:
+    test, reason = manifest.metrics["test"], manifest.calibration.shortfall()
+    covers = f"no 90 % interval: {reason}" if reason else f"90 % interval covers {test['coverage_90']:.1%}"
+    print(
+        f"{manifest.reference}: test MAE {test['mae']:.4f} {manifest.target.unit} on {test['n']:.0f} crystals, {covers}"
+    )
 
 
 def _in_production(store: ModelStore, name: str) -> str | None:

@@ -5,6 +5,7 @@ keep one frozen checkpoint of each.
 """
 
 import math
+import operator
 from fractions import Fraction
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
@@ -19,12 +20,18 @@ from deepergatgnn.network_config import NetworkConfig
 SCHEMA_VERSION = 2
 LEVELS = ("0.5", "0.8", "0.9", "0.95")  # of intervals, where there are crystals enough to promise them
 MAIN_LEVEL = "0.9"  # of the interval that an answer has
+MOST_CLASSES = 50
+PROBABILITY = "probability"  # the unit of the value where there are classes
 NAME_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})$"  # \d has digits of all scripts
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Target(_Record):
@@ -35,12 +42,21 @@ class Target(_Record):
         key: column of `targets` in the data set it was trained on.
         unit: of the value.
         description: one line for people.
+        classes: what the crystals are told apart into, in the order of the network's outputs; none for a number.
     """
 
     property: str
     key: str
     unit: str
     description: str = ""
+    classes: tuple[str, ...] = Field(default=(), max_length=MOST_CLASSES, exclude_if=operator.not_)
+
+    @field_validator("classes")
+    @classmethod
+    def _told_apart(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(classes) == 1 or len(set(classes)) < len(classes) or not all(classes):
+            raise ValueError("classes must be none, or at least two that differ and have names")
+        return classes
 
 
 class Scaler(_Record):
@@ -67,13 +83,15 @@ class Spread(_Record):
 
 
 class Calibration(_Record):
-    """Conformal intervals, at those levels only that so many calibration crystals can promise.
+    """Conformal intervals, at those levels only that so many calibration crystals can promise; or probabilities.
 
     Split-conformal: output ± factor * spread, with a factor for each class of spread. Lei et al.,
     doi:10.1080/01621459.2017.1307116; normalised and Mondrian as in Boström and Johansson, PMLR 128, 114 (2020).
 
     CV+: quantiles of the outputs of the members ± their residuals, where each member of the ensemble did not learn
     from a fold of its own. Barber et al., Ann. Stat. 49, 486 (2021), doi:10.1214/20-AOS1965.
+
+    Temperature: probabilities of classes are softmax(outputs / temperature). Guo et al., arXiv:1706.04599.
 
     Attributes:
         n: crystals whose residuals count, of networks that did not learn from them.
@@ -82,14 +100,16 @@ class Calibration(_Record):
         factors: split-conformal: level, as text such as "0.9" → the factor of each class, one more than edges. A level
             that `n` crystals cannot promise is left out when it is read: older versions have them.
         residuals: CV+: for each member the absolute residuals of the crystals of its fold, in the network's units.
+        temperature: of classes only; 1 where there were too few crystals to fit it.
     """
 
-    method: Literal["split-conformal", "cv+"] = "split-conformal"
+    method: Literal["split-conformal", "cv+", "temperature"] = "split-conformal"
     n: int = Field(ge=0)
     spread: Spread = Spread()
     edges: tuple[float, ...] = ()
     factors: dict[str, tuple[Annotated[float, Field(ge=0)], ...]] = {}
     residuals: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...] = ()
+    temperature: float | None = Field(default=None, gt=0, exclude_if=_is_none)
 
     @field_validator("factors")
     @classmethod
@@ -105,11 +125,15 @@ class Calibration(_Record):
             raise ValueError("edges must ascend")
         if self.method == "cv+" and sum(map(len, self.residuals)) != self.n:
             raise ValueError(f"residuals must be those of {self.n} crystals")
+        if (self.method == "temperature") != (self.temperature is not None):
+            raise ValueError("temperature belongs to the method of that name, and to no other")
         return self
 
     @cached_property
     def levels(self) -> tuple[str, ...]:
         """Levels of which there are intervals."""
+        if self.method == "temperature":
+            return ()
         if self.method == "cv+":
             return tuple(level for level in LEVELS if conformal_rank(level, self.n) is not None)
         return tuple(self.factors)
@@ -118,6 +142,8 @@ class Calibration(_Record):
         """Why there is no interval at a level, a clause; None if there is one."""
         if level in self.levels:
             return None
+        if self.method == "temperature":
+            return "it gives probabilities of classes"
         if conformal_rank(level, self.n) is not None:
             return f"the residuals of its {self.n} calibration crystals have no finite quantile"
         count = f"{self.n} calibration crystal{'' if self.n == 1 else 's'}"
@@ -251,8 +277,12 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.network.targets != 1:
-            raise ValueError(f"network.targets is {self.network.targets}: a version predicts one property")
+        classes = self.target.classes
+        if self.network.targets != max(1, len(classes)):
+            needed = f"its {len(classes)} classes" if classes else "one property"
+            raise ValueError(f"network.targets is {self.network.targets}: a version predicts {needed}")
+        if bool(classes) != (self.calibration.method == "temperature"):
+            raise ValueError("classes are calibrated by a temperature, and nothing else is")
         if self.calibration.method == "cv+" and len(self.calibration.residuals) != self.members:
             raise ValueError(f"calibration.residuals must be those of {self.members} members")
         return self

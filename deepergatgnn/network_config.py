@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 
 from deepergatgnn.checks import check_range
 
+MOST_OUTPUTS = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
@@ -16,7 +18,8 @@ class NetworkConfig:
         heads: attention heads of a layer.
         groups: groups of the differentiable group normalization.
         group_scale: its λ.
-        targets: T, outputs of the head.
+        targets: T, outputs of the head; in a training configuration one for each target, which has as many outputs as
+            classes.
         dropout: on the crystal vector, in training only.
         skip: whether each layer adds to the atoms' embeddings; if not, what it gathers replaces them.
         normalization: of what each layer gathers; "none" has no such modules and no parameters for them.
@@ -42,5 +45,5 @@ class NetworkConfig:
         check_range("heads", self.heads, least=1, most=64)
         check_range("groups", self.groups, least=1, most=256)
         check_range("group_scale", self.group_scale, least=0)
-        check_range("targets", self.targets, least=1, most=64)
+        check_range("targets", self.targets, least=1, most=MOST_OUTPUTS)
         check_range("dropout", self.dropout, least=0, below=1)

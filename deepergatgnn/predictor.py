@@ -7,7 +7,7 @@ Three rungs: `Predictor.load` → `predict_structures` → `predict_graphs`.
     prediction.value, predictor.unit  # 2.27, "log10(GPa)"
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from deepergatgnn.errors import ArtifactError, StructureError
 from deepergatgnn.intervals import interval_ends, spreads, unscale
 from deepergatgnn.manifest import MAIN_LEVEL, Manifest
 from deepergatgnn.network import DeeperGATGNN, NetworkOutput
+from deepergatgnn.probabilities import answered_value, class_probabilities
 from deepergatgnn.structures import as_crystal, crystal_from_arrays
 from deepergatgnn.threads import few_threads
 from deepergatgnn.weights import load_artifact
@@ -51,6 +52,9 @@ class Prediction:
         embedding: float32 [F], the crystal vector: what the head of the first network sees, and what the domain score
             is measured with. Without a unit; comparable among crystals of one version. [0] where it was not wanted.
         warnings: what the reader of the structure did not take literally; empty for graphs.
+        probabilities: of each class, by its name, where the checkpoint has classes; they sum to 1. The value is then
+            that of the last of two classes, and that of the likeliest of more; there are no intervals, and the spread
+            is 0.
     """
 
     value: float
@@ -62,6 +66,7 @@ class Prediction:
     attention: NDArray[np.float32]
     embedding: NDArray[np.float32]
     warnings: tuple[str, ...] = ()
+    probabilities: dict[str, float] | None = None
 
 
 class Predictor:
@@ -251,11 +256,21 @@ class Predictor:
         said = [forward(moved) for forward in self._forwards]
         vectors = said[0].crystal_vectors[:n]
         offsets = (vectors - self._domain["mean"]) @ self._domain["whitening"]
-        rows = [output.values[:n, 0] for output in said] + [output.log_spreads[:n, 0] for output in said]
+        columns = manifest.network.targets
+        rows = [output.values[:n, column] for output in said for column in range(columns)]
+        rows += [output.log_spreads[:n, 0] for output in said]
         rows.append(torch.linalg.vector_norm(offsets, dim=-1))
         numbers = torch.stack(rows).cpu().double().numpy()  # at once: a GPU is waited for at every transfer
-        outputs, log_spreads, distances = numbers[: len(said)], numbers[len(said) : -1], numbers[-1]
+        outputs, log_spreads, distances = numbers[: len(said) * columns], numbers[-len(said) - 1 : -1], numbers[-1]
         calibration, domain, scaler = manifest.calibration, manifest.domain, manifest.scaler
+        of_crystals = (
+            judge_all(graphs, distances.tolist(), domain),
+            _by_crystal(graphs, moved, said, attention),
+            _rows_of(vectors, embedding),
+        )
+        if manifest.target.classes:
+            logits = outputs.reshape(len(said), columns, n).transpose(0, 2, 1)
+            return _of_classes(manifest, logits, zip(*of_crystals, strict=True))
         middle = outputs.mean(axis=0)
         spread = spreads(log_spreads, outputs, distances / domain.distance_limit, calibration.spread)
         lows, highs = interval_ends(outputs, spread, calibration, scaler).tolist()  # each [L][n]
@@ -268,11 +283,24 @@ class Predictor:
             nothing if main is None else highs[main],
             [dict(zip(levels, ends, strict=True)) for ends in zip(*by_level, strict=True)] if levels else [{}] * n,
             spread.tolist(),
-            judge_all(graphs, distances.tolist(), domain),
-            _by_crystal(graphs, moved, said, attention),
-            _rows_of(vectors, embedding),
+            *of_crystals,
         )
         return [Prediction(*of_crystal) for of_crystal in zip(*fields, strict=True)]
+
+
+def _of_classes(
+    manifest: Manifest,
+    logits: NDArray[np.float64],
+    of_crystals: Iterable[tuple[DomainJudgement, NDArray[np.float32], NDArray[np.float32]]],
+) -> list[Prediction]:
+    """Predictions of a checkpoint with classes from its members' outputs [members, n, C]."""
+    found = class_probabilities(logits, manifest.calibration.temperature or 1.0)
+    return [
+        Prediction(
+            value, None, None, {}, 0.0, *others, probabilities=dict(zip(manifest.target.classes, row, strict=True))
+        )
+        for value, row, others in zip(answered_value(found).tolist(), found.tolist(), of_crystals, strict=True)
+    ]
 
 
 def _by_crystal(

@@ -15,6 +15,8 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from deepergatgnn.probabilities import likeliest
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FILES = {"ZrO2.cif": "chemical/x-cif", "ZnO.POSCAR": "text/plain"}
 START_S = 180.0
@@ -69,10 +71,14 @@ def _show(console: Console, name: str, answer: dict[str, Any], round_trip_ms: fl
     values = Table("model", "property", "value", "90 % interval", "unit", "domain", title=title, title_justify="left")
     for prediction in answer["predictions"]:
         interval, domain = prediction["interval"], prediction["domain"]
+        value, probabilities = f"{prediction['value']:.4f}", prediction.get("probabilities")
+        if probabilities:
+            likely = likeliest(probabilities)
+            value = f"{likely}, {probabilities[likely]:.4f}"
         values.add_row(
             f"{prediction['model']}@{prediction['version']}",
             prediction["property"],
-            f"{prediction['value']:.4f}",
+            value,
             f"{interval['low']:.4f} to {interval['high']:.4f}" if interval else "none",
             prediction["unit"],
             "inside" if domain["in_domain"] else "; ".join(domain["reasons"]),

@@ -363,7 +363,13 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _model_answer(identity: str, prediction: Prediction) -> ModelAnswer:
-    numbers = (prediction.value, prediction.low, prediction.high, prediction.domain.score)
+    numbers = (
+        prediction.value,
+        prediction.low,
+        prediction.high,
+        prediction.domain.score,
+        *(prediction.probabilities or {}).values(),
+    )
     if not all(math.isfinite(number) for number in numbers if number is not None):
         raise ValueError(f"{identity} gives numbers that are not finite: {numbers}")
     return ModelAnswer(
@@ -376,4 +382,5 @@ def _model_answer(identity: str, prediction: Prediction) -> ModelAnswer:
         reasons=prediction.domain.reasons,
         attention=tuple(prediction.attention.tolist()),
         embedding=tuple(prediction.embedding.tolist()),
+        probabilities=prediction.probabilities,
     )

@@ -129,6 +129,7 @@ class ModelAnswer:
     Attributes:
         low, high: ends of the 90 % interval; None where the calibration cannot promise one.
         attention, embedding: empty where they were not wanted.
+        probabilities: of each class; None where the checkpoint has none.
     """
 
     model: str
@@ -140,6 +141,7 @@ class ModelAnswer:
     reasons: tuple[str, ...]
     attention: tuple[float, ...]
     embedding: tuple[float, ...] = ()
+    probabilities: dict[str, float] | None = None
 
 
 @dataclass
@@ -214,4 +216,10 @@ def _is_prediction(given: ModelAnswer) -> bool:
     ends = [end for end in (given.low, given.high) if end is not None]
     numbers = _are_numbers(given.value, *ends, given.score) and (given.low is None) == (given.high is None)
     texts = isinstance(given.model, str) and all(isinstance(reason, str) for reason in given.reasons)
-    return numbers and texts and isinstance(given.in_domain, bool)
+    return numbers and texts and isinstance(given.in_domain, bool) and _are_probabilities(given.probabilities)
+
+
+def _are_probabilities(given: object) -> bool:
+    if given is None:
+        return True
+    return isinstance(given, dict) and len(given) > 1 and all(_are_numbers(p) and 0 <= p <= 1 for p in given.values())

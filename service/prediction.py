@@ -287,6 +287,8 @@ def _prediction(manifest: Manifest, answer: ModelAnswer, parsed: Parsed, posted:
         "interval": None if answer.low is None else {"level": LEVEL, "low": answer.low, "high": answer.high},
         "domain": {"in_domain": answer.in_domain, "score": answer.score, "reasons": answer.reasons},
     }
+    if answer.probabilities is not None:
+        document["probabilities"] = answer.probabilities
     if posted.embedding:
         document["embedding"] = answer.embedding
     if posted.attention:

@@ -130,17 +130,27 @@ class AtomWeight(BaseModel):
 
 
 class PropertyPrediction(BaseModel):
-    """What one model says; `interval` is null where its calibration cannot promise one, as `warnings` then says."""
+    """What one model says; `interval` is null where its calibration cannot promise one, as `warnings` then says.
+
+    A model of classes gives `probabilities`, no interval, and the unit `probability`.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [PREDICTION]})
 
     model: str
     version: str
     property: str
-    value: float
+    value: float = Field(
+        description="In `unit`. Of two classes the probability of the last one, of more that of the likeliest."
+    )
     unit: str
     interval: Interval | None
     domain: DomainVerdict
+    probabilities: dict[str, float] | None = Field(
+        default=None,
+        description='Of each class, summing to 1, such as {"false": 0.03, "true": 0.97}. Only where the model has '
+        "classes.",
+    )
     attention: list[AtomWeight] | None = None
     embedding: list[float] | None = Field(
         default=None,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from deepergatgnn.artifact import digest
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.intervals import scale
 from deepergatgnn.manifest import MAIN_LEVEL, Scaler, crystals_needed
+from deepergatgnn.network_config import MOST_OUTPUTS, NetworkConfig
 from training.batches import Examples
 from training.cache import prepared_dataset
+from training.classes import classes_of, one_hot, target_values
 from training.config import ExcludedRows, TargetConfig, TrainingConfig
 from training.packed import Selected
 from training.prepared import PreparedDataset
@@ -22,6 +24,7 @@ from training.row_warnings import joined
 from training.splits import Split, describe_split, split_rows
 from training.yaml_errors import nearest
 
+FEWEST = 20  # crystals that a temperature is fitted to: one fitted to fewer says more of them than of the networks
 LARGEST = 1e30  # magnitude of a target after its transform, whose square still has room in float64
 SAME = 1e-12  # of the largest magnitude: a smaller standard deviation is rounding
 
@@ -35,10 +38,11 @@ class Assembly:
         split: parts of the main set; extra rows are in the training part.
         truth: targets in their own units [n, T]; NaN where missing.
         scalers: of each target, from the training part.
-        scaled: targets as the network sees them [n, T].
+        scaled: targets as the network sees them [n, O], a column for a number and one for each class.
         notes: what the split came to, for the record.
         folds: for each member the training rows that it does not learn from, whose residuals make its part of CV+
             intervals; none where a calibration part makes them.
+        classes: of each target, none for a number; its truth is the place among them.
     """
 
     dataset: PreparedDataset
@@ -48,6 +52,22 @@ class Assembly:
     scaled: NDArray[np.float32]
     notes: dict[str, Any]
     folds: tuple[NDArray[np.int64], ...] = ()
+    classes: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Outputs of the network for each target: one for a number, else one for each class."""
+        return tuple(max(1, len(each)) for each in self.classes) or (1,) * len(self.scalers)
+
+    def columns(self, index: int) -> slice:
+        """The outputs of a target."""
+        start = sum(self.outputs[:index])
+        return slice(start, start + self.outputs[index])
+
+    def network(self, config: TrainingConfig) -> NetworkConfig:
+        """The network of a run: with as many outputs as the data need, and without a spread where all are classes."""
+        spread = config.network.spread and not all(self.classes or [()])
+        return replace(config.network, targets=sum(self.outputs), spread=spread)
 
     def examples(self, rows: NDArray[np.int64]) -> Examples:
         """Some rows for the loop."""
@@ -60,7 +80,10 @@ class Assembly:
         """
         unimportant = {"name", "source", "licence", "version", "members", "targets"}
         said = config.model_dump(mode="json", exclude=unimportant, exclude_defaults=True)
-        learned = [[target.key, target.transform, target.weight] for target in config.targets]
+        learned = [
+            [target.key, target.transform, target.weight, *([list(classes)] if classes else [])]
+            for target, classes in zip(config.targets, self.classes or [()] * len(config.targets), strict=True)
+        ]
         whole = [said, learned, member, self.dataset.sha256, *(["cv+"] if self.folds else [])]
         return digest(json.dumps(whole, sort_keys=True).encode())
 
@@ -88,12 +111,20 @@ def assemble(config: TrainingConfig) -> Assembly:
         notes["extra_rows"] = len(dataset) - main
         added = np.arange(main, len(dataset))
         split = Split(np.concatenate([split.train, added]), split.validation, split.calibration, split.test)
-    truth = dataset.values([target.key for target in config.targets])
+    classes = tuple(classes_of(dataset, target) for target in config.targets)
+    if sum(max(1, len(each)) for each in classes) > MOST_OUTPUTS:
+        raise ConfigError(f"the targets have more than {MOST_OUTPUTS} numbers and classes in all: train fewer at once")
+    truth = target_values(dataset, config.targets)
     scalers = tuple(
-        _scaler(target, column, dataset, split) for target, column in zip(config.targets, truth.T, strict=True)
+        _scaler(target, column, dataset, split, names)
+        for target, column, names in zip(config.targets, truth.T, classes, strict=True)
     )
-    scaled = np.stack([scale(column, scaler) for column, scaler in zip(truth.T, scalers, strict=True)], axis=1)
-    truth = np.where(np.isfinite(scaled), truth, np.nan)
+    columns = [
+        one_hot(column, len(names)) if names else scale(column, scaler)[:, None]
+        for column, scaler, names in zip(truth.T, scalers, classes, strict=True)
+    ]
+    scaled = np.concatenate(columns, axis=1)
+    truth = known_truth(truth, scaled, classes)
     # What has no number teaches nothing and costs as much as what has one.
     learned = split.train[np.isfinite(truth[split.train]).any(axis=1)]
     split = Split(learned, split.validation, split.calibration, split.test)
@@ -105,16 +136,30 @@ def assemble(config: TrainingConfig) -> Assembly:
         folds = tuple(np.sort(part) for part in np.array_split(order, config.members))
         notes["cross_conformal_folds"] = len(folds)
     notes |= describe_split(dataset, split)
-    return Assembly(dataset, split, truth, scalers, scaled.astype(np.float32), notes, folds)
+    return Assembly(dataset, split, truth, scalers, scaled.astype(np.float32), notes, folds, classes)
+
+
+def known_truth(
+    truth: NDArray[np.float64], scaled: NDArray[Any], classes: Sequence[Sequence[str]]
+) -> NDArray[np.float64]:
+    """The truth [n, T] without what the network cannot see: scaled [n, O] has no number there."""
+    firsts = np.cumsum([0, *(max(1, len(each)) for each in classes)])[:-1]
+    return np.where(np.isfinite(scaled[:, firsts]), truth, np.nan)
 
 
 def interval_sentences(assembly: Assembly, targets: Sequence[TargetConfig]) -> list[str]:
-    """For each target without a 90 % interval to come, why, and what would give one; before a training."""
+    """For each target that cannot be calibrated as it should, why, and what would help; before a training."""
     found = []
     for index, target in enumerate(targets):
         rows = np.concatenate(assembly.folds) if assembly.folds else assembly.split.calibration
         n = int(np.isfinite(assembly.truth[rows, index]).sum())
-        if n < (needed := crystals_needed(MAIN_LEVEL)):
+        if target.kind == "classification":
+            if n < FEWEST:
+                found.append(
+                    f"{target.model}: the probabilities will be the networks' own: it takes {FEWEST} calibration "
+                    f"crystals to calibrate them, there are {n}; give split.calibration_rows: {FEWEST} or more"
+                )
+        elif n < (needed := crystals_needed(MAIN_LEVEL)):
             found.append(
                 f"{target.model} will have no 90 % interval: it takes {needed} calibration crystals, there are {n}; "
                 f"give split.calibration_rows: {needed} or more, or more rows"
@@ -157,6 +202,7 @@ def _joined(main: PreparedDataset, extras: Sequence[PreparedDataset]) -> Prepare
         parts.append((extra, [row for row, formula in enumerate(extra.formulas) if formula not in taken]))
         taken |= set(extra.formulas)
     keys = sorted({key for part, _ in parts for key in part.columns})
+    names = dict.fromkeys(name for part, _ in parts for name in part.fields)
     sets = [part for part, _ in parts]
     firsts = np.cumsum([len(part) for part in sets]) - [len(part) for part in sets]
     places = np.concatenate(
@@ -169,12 +215,17 @@ def _joined(main: PreparedDataset, extras: Sequence[PreparedDataset]) -> Prepare
         ids=[part.ids[row] for part, rows in parts for row in rows],
         formulas=[part.formulas[row] for part, rows in parts for row in rows],
         columns={key: np.concatenate([part.values([key])[rows, 0] for part, rows in parts]) for key in keys},
-        fields=main.fields,
+        fields={name: [_cell(part, name, row) for part, rows in parts for row in rows] for name in names},
         graphs=Selected([part.graphs for part in sets], places),
         cells=Selected([part.cells for part in sets], places),
         refused=tuple(refusal for part in sets for refusal in part.refused),
         warnings=joined((part.warnings, [part.ids[row] for row in rows]) for part, rows in parts),
     )
+
+
+def _cell(part: PreparedDataset, name: str, row: int) -> Any:
+    column = part.fields.get(name)
+    return None if column is None else column[row]
 
 
 def _require_numbers(target: TargetConfig, dataset: PreparedDataset) -> None:
@@ -185,9 +236,14 @@ def _require_numbers(target: TargetConfig, dataset: PreparedDataset) -> None:
             f"every row was refused: {sentence(refused)}; {dataset.refused[0].detail}" if refused else "it is empty"
         )
         raise ConfigError(f"{dataset.name} has no row to learn from: {detail}")
-    column = dataset.values([target.key])[:, 0]
+    column = target_values(dataset, [target])[:, 0]
     if np.isfinite(transformed(column, target)).any():
         return
+    if target.kind == "classification":
+        raise ConfigError(
+            f"no row of {dataset.name} is of one of the classes {', '.join(map(str, target.classes))} of target "
+            f"{target.key!r}: give those of its column"
+        )
     known = sorted(key for key, numbers in dataset.columns.items() if np.isfinite(numbers).any())
     if np.isfinite(column).any():
         detail = sentence(missing_groups(dataset, target, column))
@@ -207,15 +263,30 @@ def _split(config: TrainingConfig, dataset: PreparedDataset) -> Split:
         raise ConfigError(f"{error}; {sentence(refusal_groups(dataset.refused))}") from None
 
 
-def _scaler(target: TargetConfig, column: NDArray[np.float64], dataset: PreparedDataset, split: Split) -> Scaler:
+def _scaler(
+    target: TargetConfig,
+    column: NDArray[np.float64],
+    dataset: PreparedDataset,
+    split: Split,
+    classes: Sequence[str],
+) -> Scaler:
     """Refuse a target that a part knows nothing of: better now than after the training."""
     numbers = transformed(column, target)
     if empty := [part for part in split.sizes() if not np.isfinite(numbers[getattr(split, part)]).any()]:
         detail = sentence(missing_groups(dataset, target, column))
+        what = "class" if classes else "number"
         raise ConfigError(
-            f"no number for target {target.key!r} of {dataset.name} in part {', '.join(empty)}"
+            f"no {what} for target {target.key!r} of {dataset.name} in part {', '.join(empty)}"
             f"{f': {detail}' if detail else ''}; of {len(dataset)} rows it has {split.sizes()}"
         )
+    if classes:
+        learned = set(column[split.train].tolist())
+        if absent := [name for place, name in enumerate(classes) if place not in learned]:
+            raise ConfigError(
+                f"no row of the training part of {dataset.name} has class {', '.join(absent)} of target "
+                f"{target.key!r}: list in `classes` those to learn, or part the rows in another way"
+            )
+        return Scaler(mean=0.0, std=1.0)
     if (huge := np.flatnonzero(np.abs(np.nan_to_num(numbers)) > LARGEST)).size:
         named = ", ".join(f"{dataset.ids[row]} ({column[row]:g})" for row in huge[:EXAMPLES])
         raise ConfigError(

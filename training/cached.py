@@ -69,6 +69,7 @@ def write_run(folder: Path, run: CachedRun) -> None:
         "fingerprints": task.fingerprints,
         "starts": len(task.starts),
         "folds": task.folds,
+        "outputs": task.outputs,
         "parts": list(run.parts),
         "record": run.record,
     }
@@ -105,6 +106,7 @@ def read_run(folder: Path) -> CachedRun:
             training=training,
             validation=validation,
             folds=tuple(tuple(fold) for fold in document["folds"]),
+            outputs=tuple(document.get("outputs", ())),
         )
     except DamagedFolderError as error:
         raise ConfigError(f"{error}: write it with `deepergatgnn datasets prepare`") from None
@@ -131,7 +133,7 @@ def chosen(task: TrainingTask, member: int | None) -> range:
 def report_epoch(epoch: Epoch) -> None:
     """Say on stderr how an epoch went."""
     print(  # noqa: T201 - this module is a program
-        f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, validation MAE {epoch.validation_mae:.4f} sd"
+        f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, validation {epoch.validation}"
         f"{' (best)' if epoch.best else ''}, {epoch.seconds:.1f} s",
         file=sys.stderr,
         flush=True,

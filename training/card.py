@@ -11,6 +11,7 @@ from deepergatgnn.artifact import IMAGE
 from deepergatgnn.elements import element_symbol
 from deepergatgnn.errors import ArtifactError
 from deepergatgnn.manifest import LEVELS, NAME_PATTERN, VERSION_PATTERN, Manifest, StartRecord
+from training.assembly import FEWEST
 from training.evaluation import percent
 from training.report import CAPTIONS
 
@@ -22,6 +23,10 @@ WORDS = {
     "r2": "R²",
     "coverage_90": "coverage at 90 %",
     "mean_width_90": "mean width at 90 %",
+    "accuracy": "accuracy",
+    "roc_auc": "ROC AUC",
+    "log_loss": "log loss",
+    "brier": "Brier score",
 }
 NAMED_ELEMENTS = 6  # of the best and of the worst
 FEW = 10  # crystals below which an error says little of its element
@@ -32,6 +37,7 @@ class CardHeader(BaseModel):
     """The header of a card, YAML between two lines of three dashes; errors are in the target's unit.
 
     Attributes:
+        classes: what the crystals are told apart into; none for a number.
         test, cross_validation: figures of the manifest's metrics of those names, to six digits.
         shared_formulas: reduced formulas that both the training and the test part have; None if not counted.
     """
@@ -53,6 +59,7 @@ class CardHeader(BaseModel):
     seed: int
     members: int = Field(ge=1)
     parameters: int = Field(ge=1)
+    classes: tuple[str, ...] = ()
     test: Figures
     cross_validation: Figures = {}
     seconds: float = Field(ge=0)
@@ -79,6 +86,7 @@ def header_of(manifest: Manifest) -> CardHeader:
         seed=origin.seed,
         members=manifest.members,
         parameters=manifest.parameters,
+        classes=manifest.target.classes,
         test=_rounded(manifest.metrics.get("test", {})),
         cross_validation=_rounded(manifest.metrics.get("cross_validation", {})),
         seconds=origin.seconds,
@@ -106,7 +114,8 @@ def render_card(manifest: Manifest) -> str:
     """Write the card; it shows the images among the manifest's files."""
     header = header_of(manifest).model_dump(mode="json", exclude_defaults=True)
     text = yaml.dump(header, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
-    sections = (_title, _errors, _intervals, _domain, _data, _making)
+    classes = manifest.target.classes
+    sections = (_title, *((_accuracy, _probabilities) if classes else (_errors, _intervals)), _domain, _data, _making)
     return f"{FENCE}{text}{FENCE}\n" + "\n".join(section(manifest) for section in sections)
 
 
@@ -146,23 +155,91 @@ def _errors(manifest: Manifest) -> str:
 ± is the standard error of the mean; MAE/MAD is the MAE over that of a constant. The validation part chose the best
 epoch; the test part was scored once, for this card.
 """
-    if found := metrics.get("cross_validation"):
-        known = [name for name in found if f"{name}_std" in found]
-        said = [f"{WORDS.get(name, name)} {found[name]:.4f} ± {found[f'{name}_std']:.4f}" for name in known]
-        folds = f" over {found['folds']:.0f} folds" if "folds" in found else ""
-        text += f"\nCross-validation, mean ± standard deviation{folds}: {', '.join(said)}.\n"
-    text += _images(manifest, "parity.png", "residuals.png")
-    if sizes := _grouped(metrics.get("test_by_size", {})):
-        body = [[name, f"{f['n']:.0f}", f"{f['mae']:.4f}"] for name, f in sizes.items()]
-        text += f"\n{_table(['inequivalent atoms', 'crystals', f'MAE, {unit}'], body)}\n"
-    elements = _grouped(metrics.get("test_by_element", {}))
-    ranked = sorted((f["mae"], name, f["n"]) for name, f in elements.items() if f["n"] >= FEW)
+    text += _cross_validation(manifest) + _images(manifest, "parity.png", "residuals.png")
+    return text + _groups(manifest, "mae", f"MAE, {unit}") + _images(manifest, "elements.png")
+
+
+def _cross_validation(manifest: Manifest) -> str:
+    found = manifest.metrics.get("cross_validation")
+    if not found:
+        return ""
+    known = [name for name in found if f"{name}_std" in found]
+    said = [f"{WORDS.get(name, name)} {found[name]:.4f} ± {found[f'{name}_std']:.4f}" for name in known]
+    folds = f" over {found['folds']:.0f} folds" if "folds" in found else ""
+    return f"\nCross-validation, mean ± standard deviation{folds}: {', '.join(said)}.\n"
+
+
+def _groups(manifest: Manifest, figure: str, head: str, *, most_is_best: bool = False) -> str:
+    """A figure by number of inequivalent atoms, and by element."""
+    text = ""
+    if sizes := _grouped(manifest.metrics.get("test_by_size", {})):
+        body = [[name, f"{f['n']:.0f}", f"{f[figure]:.4f}"] for name, f in sizes.items()]
+        text += f"\n{_table(['inequivalent atoms', 'crystals', head], body)}\n"
+    elements = _grouped(manifest.metrics.get("test_by_element", {}))
+    ranked = sorted((f[figure], name, f["n"]) for name, f in elements.items() if f["n"] >= FEW)
     if ranked:
         best, worst = ranked[:NAMED_ELEMENTS], ranked[: -NAMED_ELEMENTS - 1 : -1]
-        named = [", ".join(f"{name} {mae:.4f} ({n:.0f})" for mae, name, n in each) for each in (worst, best)]
-        text += f"\nMAE by element (crystals), of those in at least {FEW} of the test part: worst {named[0]};\n"
+        if most_is_best:
+            best, worst = worst, best
+        named = [", ".join(f"{name} {each:.4f} ({n:.0f})" for each, name, n in some) for some in (worst, best)]
+        title = WORDS[figure][0].upper() + WORDS[figure][1:]
+        text += f"\n{title} by element (crystals), of those in at least {FEW} of the test part: worst {named[0]};\n"
         text += f"best {named[1]}.\n"
-    return text + _images(manifest, "elements.png")
+    return text
+
+
+def _accuracy(manifest: Manifest) -> str:
+    """How well the classes are told apart."""
+    metrics = manifest.metrics
+    parts = {part: metrics[part] for part in ("validation", "test") if part in metrics}
+    figures = ("accuracy", "roc_auc", "log_loss", "brier")
+    rows = [
+        [
+            part,
+            f"{f['n']:.0f}",
+            _with_error(f, "accuracy"),
+            *(_figure(f, name) for name in figures[1:]),
+            _figure(f, "baseline_accuracy"),
+            _figure(f, "baseline_log_loss"),
+        ]
+        for part, f in parts.items()
+    ]
+    several = len(manifest.target.classes) > 2  # noqa: PLR2004 - else one area says all
+    head = ["part", "crystals", *(WORDS[name] for name in figures), "baseline accuracy", "baseline log loss"]
+    text = f"""## Accuracy
+
+Classes: {", ".join(f"`{name}`" for name in manifest.target.classes)}.
+
+{_table(head, rows)}
+
+± is the standard error of the mean; the ROC AUC is {
+        "the mean over classes, each against the rest" if several else f"that of `{manifest.target.classes[-1]}`"
+    }; the baselines are the most frequent class for every crystal, and the shares
+of the classes. The validation part chose the best epoch; the test part was scored once, for this card.
+"""
+    return text + _cross_validation(manifest) + _groups(manifest, "accuracy", "accuracy", most_is_best=True)
+
+
+def _probabilities(manifest: Manifest) -> str:
+    """How the probabilities were calibrated, and whether they are what they say."""
+    calibration, classes, test = manifest.calibration, manifest.target.classes, manifest.metrics.get("test", {})
+    crystals = f"{calibration.n} crystal{'' if calibration.n == 1 else 's'} that training did not see"
+    how = f"calibrated by a temperature of {calibration.temperature or 1:.4g}, fitted to {crystals}"
+    if calibration.n < FEWEST:
+        how = f"the networks' own: {crystals} are too few to calibrate them, which takes {FEWEST}"
+    value = f"that of `{classes[-1]}`" if len(classes) == 2 else "that of the likeliest class"  # noqa: PLR2004
+    text = f"""## Probabilities
+
+An answer has the probability of each class; its `value` is {value}, and it has no interval. The
+probabilities are {how}.
+"""
+    if found := _grouped(manifest.metrics.get("test_reliability", {})):
+        body = [[name, f"{f['n']:.0f}", f"{f['confidence']:.4f}", f"{f['accuracy']:.4f}"] for name, f in found.items()]
+        head = ["probability of the likeliest class", "crystals", "on average", "share that was right"]
+        text += f"\n{_table(head, body)}\n"
+    if "calibration_error" in test:
+        text += f"\nThe expected calibration error on the test part is {test['calibration_error']:.4f}.\n"
+    return text
 
 
 def _intervals(manifest: Manifest) -> str:
@@ -220,8 +297,11 @@ def _domain(manifest: Manifest) -> str:
         sizes = "with a number of inequivalent atoms outside {} to {};\n".format(*domain.inequivalent_atoms)
     flagged = "None of the test part was flagged."
     if test.get("flagged"):
-        flagged = f"Of the test part {test['flagged']:.0f} were flagged: MAE {_with_error(test, 'mae_flagged')} {unit}"
-        flagged += f", against {_with_error(test, 'mae_unflagged')} for the rest." if "mae_unflagged" in test else "."
+        figure, of_unit = ("accuracy", "") if manifest.target.classes else ("mae", f" {unit}")
+        flagged = f"Of the test part {test['flagged']:.0f} were flagged: {WORDS[figure]} "
+        flagged += f"{_with_error(test, f'{figure}_flagged')}{of_unit}"
+        rest = f"{figure}_unflagged"
+        flagged += f", against {_with_error(test, rest)} for the rest." if rest in test else "."
     return f"""## Domain
 
 Flagged are crystals with an element outside {" ".join(element_symbol(number) for number in domain.elements)};

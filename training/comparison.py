@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.predictor import Predictor
 from model_store import ModelStore
+from training.classification import MAIN as OF_CLASSES
+from training.classification import ScoredClasses, summarise_classes
 from training.evaluation import standard_error, summarise
 from training.scoring import ScoredDataset, score
 from training.state import STATE, Progress
@@ -81,7 +83,7 @@ def _version(store: ModelStore, reference: str) -> dict[str, Any]:
         "best_epoch": origin.best_epoch,
         "minutes": round(origin.seconds / 60, 1),
         "validation_mae": manifest.metrics.get("validation", {}).get("mae"),
-        **{f"test_{name}": test.get(name) for name in TEST},
+        **{f"test_{name}": test.get(name) for name in (*TEST, *(OF_CLASSES if manifest.target.classes else ()))},
     }
 
 
@@ -129,8 +131,8 @@ def _score(
     for row in versions:
         predictor = Predictor.load(store.folder(row["name"]), device)
         scored = score(predictor, dataset, target, where)
-        figures = summarise(scored)
-        row |= {f"scored_{name}": _finite(figures[name]) for name in TEST}
+        figures = summarise_classes(scored) if isinstance(scored, ScoredClasses) else summarise(scored)
+        row |= {f"scored_{name}": _finite(figures[name]) for name in (*TEST, *OF_CLASSES) if name in figures}
         kind = (scored.target, predictor.manifest.target.unit)
         if kind in first:
             row.update(paired_difference(scored, first[kind]))
@@ -139,6 +141,8 @@ def _score(
 
 def paired_difference(scored: ScoredDataset, other: ScoredDataset) -> dict[str, Any]:
     """MAE less that of another version on the common rows, with the standard error of the mean difference.
+
+    Of versions with classes it is the share of wrong ones.
 
     The same crystals are easy or hard for both, so this tells apart what two MAEs with their own errors do not.
     """

@@ -1,12 +1,13 @@
 """One YAML file says everything about a training run; parsed once, frozen, passed on."""
 
+import operator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
 
 from deepergatgnn.crystal_graph import GraphConfig
-from deepergatgnn.manifest import NAME_PATTERN, VERSION_PATTERN
+from deepergatgnn.manifest import MOST_CLASSES, NAME_PATTERN, PROBABILITY, VERSION_PATTERN
 from deepergatgnn.network_config import NetworkConfig
 from training.optimization import OptimizationConfig
 from training.split_config import SplitConfig
@@ -22,6 +23,10 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _is_regression(kind: object) -> bool:
+    return kind == "regression"
+
+
 class TargetConfig(_Section):
     """A column to learn and the model it is published as.
 
@@ -34,6 +39,9 @@ class TargetConfig(_Section):
         unit: of the column.
         description: one line for people.
         weight: in the loss.
+        kind: "classification" for a column of classes, of which probabilities are learned.
+        classes: to tell apart, as in the column: text, truth values or whole numbers, the one that counts as positive
+            last; rows of others are left out. All that the data have, sorted, if not given.
     """
 
     model: str = Field(pattern=NAME_PATTERN)
@@ -44,6 +52,34 @@ class TargetConfig(_Section):
     unit: str
     description: str = ""
     weight: float = Field(default=1.0, gt=0)
+    # Left out where they say nothing, so that a number is configured as it was before there were classes.
+    kind: Literal["regression", "classification"] = Field(default="regression", exclude_if=_is_regression)
+    classes: tuple[StrictBool | StrictInt | StrictStr, ...] = Field(
+        default=(), max_length=MOST_CLASSES, exclude_if=operator.not_
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unit_of_classes(cls, document: Any) -> Any:
+        """What is learned of classes has one unit, which need not be given."""
+        if isinstance(document, dict) and document.get("kind") == "classification":
+            return {"unit": PROBABILITY} | document
+        return document
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if self.kind == "regression":
+            if self.classes:
+                raise ValueError("classes belong to `kind: classification`")
+            return self
+        if self.transform != "identity":
+            raise ValueError(f"classes have no transform {self.transform!r}: leave it out")
+        if self.unit != PROBABILITY:
+            raise ValueError(f"the unit of classes is {PROBABILITY!r}, not {self.unit!r}: leave it out")
+        names = [str(each).lower() if isinstance(each, bool) else str(each).strip() for each in self.classes]
+        if len(names) == 1 or len(set(names)) < len(names) or not all(names):
+            raise ValueError("classes must be at least two that differ and have names, or none for those of the data")
+        return self
 
 
 class ExcludedRows(_Section):

@@ -50,13 +50,18 @@ def cross_validated_figures(config: TrainingConfig, dataset_sha256: str, folder:
 
 
 def prediction_table(version: Version, ids: Sequence[str]) -> bytes:
-    """The test rows of a fold, CSV, compressed: id, truth, value, ends of the 90 % interval, in the target's unit."""
+    """The test rows of a fold, CSV, compressed: id, truth, value, ends of the 90 % interval, in the target's unit.
+
+    Of classes the truth is the place of the class, from 0, and the probability of each class follows.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
     scored = version.scored
+    writer.writerow([*COLUMNS, *(f"probability_{name}" for name in version.manifest.target.classes)])
     for row, truth, answer in zip(version.rows, scored.truth.tolist(), scored.predictions, strict=True):
-        writer.writerow([ids[row], truth, answer.value, answer.low, answer.high])
+        writer.writerow(
+            [ids[row], truth, answer.value, answer.low, answer.high, *(answer.probabilities or {}).values()]
+        )
     return gzip.compress(text.getvalue().encode(), mtime=0)
 
 

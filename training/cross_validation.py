@@ -14,6 +14,7 @@ from deepergatgnn.artifact import digest
 from deepergatgnn.errors import ConfigError
 from model_store import ModelStore
 from training.assembly import Assembly, assemble
+from training.classification import MAIN as OF_CLASSES
 from training.config import TrainingConfig
 from training.cross_validated import SUMMARY, configuration_digest, prediction_table, read_predictions
 from training.distributed import rank
@@ -98,7 +99,8 @@ def summarise_folds(config: TrainingConfig, results: Sequence[dict[str, Any]]) -
     targets = []
     for index, target in enumerate(config.targets):
         folds = [{"fold": result["fold"], **result["targets"][index]} for result in results]
-        known = {name: [fold[name] for fold in folds if fold.get(name) is not None] for name in FIGURES}
+        names = FIGURES if target.kind == "regression" else OF_CLASSES
+        known = {name: [fold[name] for fold in folds if fold.get(name) is not None] for name in names}
         targets.append(
             {
                 "model": target.model,

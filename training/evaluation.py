@@ -42,6 +42,11 @@ class Scored:
         """Absolute errors [n]."""
         return np.abs(self.values - self.truth)
 
+    @property
+    def of_group(self) -> tuple[str, NDArray[np.float64]]:
+        """The name of the figure of a group of crystals, and what it is the mean of [n]."""
+        return "mae", self.off
+
     @cached_property
     def flagged(self) -> NDArray[np.bool_]:
         """Which crystals are outside the domain [n]."""
@@ -96,13 +101,14 @@ def standard_error(numbers: NDArray[np.float64]) -> float:
 
 def spearman(first: ArrayLike, second: ArrayLike) -> float:
     """Spearman's rank correlation, equal numbers sharing their mean rank; NaN where one of the two does not vary."""
-    one, other = (_ranks(np.asarray(each, dtype=np.float64)) for each in (first, second))
+    one, other = (ranks(np.asarray(each, dtype=np.float64)) for each in (first, second))
     if not one.std() * other.std() > 0:
         return float("nan")
     return float(np.corrcoef(one, other)[0, 1])
 
 
-def _ranks(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+def ranks(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 1 [n]; equal numbers share their mean rank."""
     _, which, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     middle: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[which]
     return middle
@@ -145,18 +151,21 @@ def _mean(numbers: NDArray[np.float64]) -> float:
 
 
 def by_element(scored: Scored) -> Figures:
-    """For each element n_Fe, mae_Fe: the crystals that contain it."""
+    """For each element n_Fe, mae_Fe: the crystals that contain it; of classes accuracy_Fe."""
     contained = [np.unique(graph.atomic_numbers) for graph in scored.graphs]
+    name, each = scored.of_group
     numbers, where = np.concatenate(contained), np.repeat(np.arange(len(contained)), [len(each) for each in contained])
     figures: Figures = {}
     for number in np.unique(numbers).tolist():
-        off = scored.off[where[numbers == number]]
-        figures |= {f"n_{element_symbol(number)}": float(len(off)), f"mae_{element_symbol(number)}": _mean(off)}
+        inside = each[where[numbers == number]]
+        symbol = element_symbol(number)
+        figures |= {f"n_{symbol}": float(len(inside)), f"{name}_{symbol}": _mean(inside)}
     return figures
 
 
 def by_size(scored: Scored) -> Figures:
-    """For each bin of inequivalent atoms n_3-4, mae_3-4; the count does not depend on the choice of cell."""
+    """For each bin of inequivalent atoms n_3-4, mae_3-4, of classes accuracy_3-4; the same in every cell."""
+    figure, each = scored.of_group
     sizes = np.array([graph.n_nodes for graph in scored.graphs])
     figures: Figures = {}
     for first, following in zip(SIZES, [*SIZES[1:], None], strict=True):
@@ -164,7 +173,7 @@ def by_size(scored: Scored) -> Figures:
         last = f"{first}+" if following is None else f"{first}-{following - 1}"
         name = str(first) if following == first + 1 else last
         if inside.any():
-            figures |= {f"n_{name}": float(inside.sum()), f"mae_{name}": _mean(scored.off[inside])}
+            figures |= {f"n_{name}": float(inside.sum()), f"{figure}_{name}": _mean(each[inside])}
     return figures
 
 

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from training.packed import Arrays, pack
 from training.prepared import Refusal
 from training.readers.rows import Row, number
 
-FEATURISER_VERSION = 2  # to be raised when the code makes other rows or graphs of the same data
+FEATURISER_VERSION = 3  # to be raised when the code makes other rows or graphs of the same data
 CHUNK = 500
 WORTH_A_PROCESS = 5000  # rows that are featurised in the time that a process needs to start
 
@@ -87,8 +87,13 @@ def featurise_chunk(rows: Sequence[Row], config: GraphConfig) -> Chunk:
         ids=[row.id for row in kept],
         formulas=[row.crystal.reduced_formula for row in kept],
         targets=[{key: number(value) for key, value in row.targets.items()} for row in kept],
-        fields=[row.fields for row in kept],
+        fields=[_labels(row.targets) | row.fields for row in kept],
         arrays=pack(graphs, [row.crystal.lattice for row in kept], [row.crystal.frac_coords for row in kept]),
         refused=refused,
         warnings=[row.crystal.warnings for row in kept],
     )
+
+
+def _labels(targets: Mapping[str, Any]) -> dict[str, str | bool]:
+    """Targets that are classes: a column of numbers cannot hold them."""
+    return {key: value for key, value in targets.items() if isinstance(value, str | bool)}

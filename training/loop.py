@@ -29,13 +29,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is reported after an epoch; errors are means over targets, in standard deviations."""
+    """What is reported after an epoch; errors are means over targets, in standard deviations, of classes log losses.
+
+    `measure` says which of both `validation_mae` is a mean of; "error" stands for both.
+    """
 
     number: int
     train_loss: float
     validation_mae: float
     best: bool
     seconds: float
+    measure: str = "MAE"
+
+    @property
+    def validation(self) -> str:
+        """The validation error, for people."""
+        return f"{self.measure} {self.validation_mae:.4f}{' sd' if self.measure == 'MAE' else ''}"
 
 
 def train(
@@ -51,6 +60,7 @@ def train(
     fingerprint: str,
     report: Callable[[Epoch], None],
     track: Callable[[Batches, int, int], Batches] = lambda batches, _epoch, _total: batches,
+    outputs: Sequence[int] = (),
 ) -> Progress:
     """Train in place; at the end `network` holds the best averaged weights.
 
@@ -70,6 +80,7 @@ def train(
         fingerprint: of configuration and data.
         report: called after every epoch, by the first process only.
         track: wraps the batches of an epoch, for a progress bar.
+        outputs: of the network for each target: one for a number, else one for each class; none if all are numbers.
 
     Raises:
         ConfigError: if more layers are frozen than there are.
@@ -100,7 +111,7 @@ def train(
                 group["lr"] = rate * group["pace"]
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 output = forward(graph.to(device))
-            loss, spread_loss = _losses(output, targets.to(device), loss_weights, config)
+            loss, spread_loss = _losses(output, targets.to(device), loss_weights, config, outputs)
             further = _attention_part(network, graph.to(device), output, index, config)
             optimizer.zero_grad()
             (loss + spread_loss + further).backward()  # type: ignore[no-untyped-call]
@@ -112,7 +123,7 @@ def train(
             if index % LOOK_EVERY == 0 or index + 1 == len(batches):
                 _require_finite("loss", float(total), epoch, folder)
         progress.epoch, last_best = epoch + 1, progress.best_error
-        progress.history.append((float(total) / len(batches), _error(average, validation, device), rate))
+        progress.history.append((float(total) / len(batches), _error(average, validation, device, outputs), rate))
         train_loss, error, _ = progress.history[-1]
         _require_finite("validation error", error, epoch, folder)
         if error < progress.best_error:
@@ -121,7 +132,8 @@ def train(
         progress.seconds += time.perf_counter() - start
         if rank() == 0:
             _save(state, folder, progress, fingerprint)
-            report(Epoch(epoch + 1, train_loss, error, error < last_best, time.perf_counter() - start))
+            seconds = time.perf_counter() - start
+            report(Epoch(epoch + 1, train_loss, error, error < last_best, seconds, measure_of(outputs)))
     network.load_state_dict(state.best)
     network.eval()
     return progress
@@ -141,19 +153,29 @@ def validation_error(network: nn.Module, examples: Examples, device: torch.devic
     return float(total / count)
 
 
-def _error(average: AveragedModel, examples: Examples, device: torch.device) -> float:
+def measure_of(targets: Sequence[int]) -> str:
+    """What the validation error is a mean of, by the outputs for each target."""
+    kinds = {"MAE" if each == 1 else "log loss" for each in targets}
+    return "error" if len(kinds) > 1 else next(iter(kinds), "MAE")
+
+
+def _error(average: AveragedModel, examples: Examples, device: torch.device, targets: Sequence[int]) -> float:
     """The validation error of the averaged weights, each process having looked at its part."""
-    sums = _absolute_errors(average.module, examples.part(rank(), ranks()), device)
+    sums = _absolute_errors(average.module, examples.part(rank(), ranks()), device, targets)
     total, count = sum_over_ranks(sums.to(device)).tolist()
     return float(total / count)
 
 
-def _absolute_errors(network: nn.Module, examples: Examples, device: torch.device) -> Tensor:
-    """Sum and number of the absolute errors."""
+def _absolute_errors(
+    network: nn.Module, examples: Examples, device: torch.device, targets: Sequence[int] = ()
+) -> Tensor:
+    """Sum and number of the absolute errors, and of the cross-entropies of classes."""
     if not len(examples.graphs):
         return torch.zeros(2, dtype=torch.float64)
-    errors = (outputs(network, examples.graphs, device).values.double() - torch.from_numpy(examples.targets)).abs()
-    known = torch.from_numpy(examples.targets).isfinite()
+    values, truth = outputs(network, examples.graphs, device).values.double(), torch.from_numpy(examples.targets)
+    errors, known = (values - truth).abs(), truth.isfinite()
+    if has_classes(targets):
+        known, errors = known[:, _firsts(targets)], _with_classes(errors, values, truth.nan_to_num(), targets)
     return torch.stack([errors[known].sum(), known.sum()])
 
 
@@ -206,11 +228,41 @@ def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], 
     return update
 
 
+def has_classes(targets: Sequence[int]) -> bool:
+    """Whether any target has classes, by the outputs for each target."""
+    return any(each > 1 for each in targets)
+
+
+def _firsts(targets: Sequence[int]) -> list[int]:
+    """The first output of each target."""
+    return [sum(targets[:index]) for index in range(len(targets))]
+
+
+def _with_classes(each: Tensor, values: Tensor, truth: Tensor, targets: Sequence[int]) -> Tensor:
+    """[B, O] → [B, T]: what there is of numbers, and the cross-entropies of classes in place of what there is of those.
+
+    Shapes:
+        each, values: [B, O].
+        truth: [B, O], of classes 1 for the true one and 0 for the others; 0 where it is not known.
+    """
+    columns = []
+    for first, count in zip(_firsts(targets), targets, strict=True):
+        here = slice(first, first + count)
+        entropy = -(truth[:, here] * F.log_softmax(values[:, here], dim=1)).sum(dim=1, keepdim=True)
+        columns.append(each[:, here] if count == 1 else entropy)
+    return torch.cat(columns, dim=1)
+
+
 def _losses(
-    output: NetworkOutput, targets: Tensor, weights: Tensor, config: OptimizationConfig
+    output: NetworkOutput,
+    targets: Tensor,
+    weights: Tensor,
+    config: OptimizationConfig,
+    of_targets: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """The loss of the values, and that of the spreads: the negative logarithm of a Laplace density of the residuals.
 
+    Of classes the loss is the cross-entropy, and they have no spread; `of_targets` are the outputs for each target.
     Each is the part of these rows in the mean over the batch of all processes.
     """
     known = torch.isfinite(targets)
@@ -224,9 +276,14 @@ def _losses(
         each = F.huber_loss(values, truth, reduction="none")
     else:
         each = F.smooth_l1_loss(values, truth, reduction="none", beta=config.beta)
+    spread = (values - truth).abs().detach() * torch.exp(-log_spreads) + log_spreads
+    if has_classes(of_targets):
+        firsts = _firsts(of_targets)
+        numbers = torch.tensor([count == 1 for count in of_targets], device=spread.device)
+        each, spread = _with_classes(each, values, truth, of_targets), spread[:, firsts] * numbers
+        known = known[:, firsts]
     share = known * weights
     total = sum_over_ranks(share.sum()).clamp_min(1e-12)
-    spread = (values - truth).abs().detach() * torch.exp(-log_spreads) + log_spreads
     return (each * share).sum() / total, (spread * share).sum() / total
 
 

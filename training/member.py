@@ -31,6 +31,7 @@ class TrainingTask:
         starts: weights to begin with, member by member in turn; none to begin at random.
         training, validation: examples.
         folds: training examples that each member does not learn from, by number; none if all learn from all.
+        outputs: of the network for each target: one for a number, else one for each class; none if all are numbers.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TrainingTask:
     training: Examples
     validation: Examples
     folds: tuple[tuple[int, ...], ...] = ()
+    outputs: tuple[int, ...] = ()
 
     @property
     def members(self) -> int:
@@ -89,6 +91,7 @@ def train_member(
         fingerprint=task.fingerprints[member],
         report=report,
         track=track,
+        outputs=task.outputs,
     )
     return network, progress
 

@@ -107,8 +107,11 @@ def draw_residuals(true: Numbers, predicted: Numbers, label: str, title: str) ->
     return png(figure)
 
 
-def draw_learning(members: Sequence[History], best_epochs: Sequence[int], loss: str) -> bytes:
+def draw_learning(
+    members: Sequence[History], best_epochs: Sequence[int], loss: str, *, of_classes: bool = False
+) -> bytes:
     """Training loss, validation error and learning rate of each epoch, a line for each network."""
+    validation = "validation log loss" if of_classes else "validation MAE"
     figure = new_figure(6.4, 4.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     for index, (history, best) in enumerate(zip(members, best_epochs, strict=True)):
@@ -116,7 +119,7 @@ def draw_learning(members: Sequence[History], best_epochs: Sequence[int], loss: 
         losses, found, rates = np.array(history, dtype=np.float64).reshape(-1, 3).T
         first, style = index == 0, {"linewidth": 1.1, "alpha": 1.0 if len(members) == 1 else 0.7}
         upper.plot(epochs, losses, color=BLUE, label=f"training loss ({loss})" if first else None, **style)
-        upper.plot(epochs, found, color=VERMILION, label="validation MAE" if first else None, **style)
+        upper.plot(epochs, found, color=VERMILION, label=validation if first else None, **style)
         if 0 < best <= len(found):
             name = "best epoch" if first else None
             upper.plot(best, found[best - 1], color="black", marker="*", markersize=9, linestyle="none", label=name)
@@ -128,7 +131,7 @@ def draw_learning(members: Sequence[History], best_epochs: Sequence[int], loss: 
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     lower.set_ylim(bottom=0)
     title = "learning curve" if len(members) == 1 else f"learning curves of {len(members)} networks"
-    say(upper, "", "standard deviations of the target", title)
+    say(upper, "", "" if of_classes else "standard deviations of the target", title)
     say(lower, "epoch", "learning rate")
     return png(figure)
 

@@ -22,16 +22,18 @@ from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.errors import ArtifactError
 from deepergatgnn.intervals import unscale
 from deepergatgnn.manifest import Golden, Manifest, Provenance, StartRecord, Target
-from deepergatgnn.network import DeeperGATGNN
+from deepergatgnn.network import DeeperGATGNN, NetworkOutput
 from deepergatgnn.predictor import Predictor
+from deepergatgnn.probabilities import class_probabilities
 from deepergatgnn.weights import load_artifact, pack_weights
 from model_store import ModelStore
 from training.assembly import Assembly
 from training.calibration import Said, fit_cross_intervals, fit_intervals
 from training.card import render_card
+from training.classification import ScoredClasses, class_errors, figures_of, fit_temperature
 from training.config import TrainingConfig
 from training.domain import distances, fit_domain
-from training.evaluation import Figures, Scored, errors, finite, measure
+from training.evaluation import Figures, Scored, errors, finite
 from training.loop import outputs
 from training.report import draw_report
 from training.state import Progress, TrainingError
@@ -47,10 +49,11 @@ class _Said:
     """What the networks say of some crystals of which the truth is known.
 
     Shapes:
-        outputs, log_spreads: [members, n], for one target.
+        outputs: [members, n], for one target; [members, n, C], if it has classes.
+        log_spreads: [members, n].
         vectors: [n, F], of the first member.
         truth: [n], in the target's unit.
-        scaled: [n], in the networks' units.
+        scaled: [n], in the networks' units; of classes nothing that is used.
     """
 
     graphs: Sequence[CrystalGraph]
@@ -146,7 +149,7 @@ def published_before(
             continue
         if figures != (cross_validation or {}) or len(found) != len(networks):
             continue
-        members = members or [single_target(network, index).state_dict() for network in networks]
+        members = members or [_part_for(network, assembly, index).state_dict() for network in networks]
         if all(_same(ours, theirs.state_dict()) for ours, theirs in zip(members, found, strict=True)):
             return manifest
     return None
@@ -187,8 +190,9 @@ def build_version(
         cross_validation: what the configuration came to over folds, for the card.
         start: what the weights began as.
     """
-    target, scaler = config.targets[index], assembly.scalers[index]
-    members = [single_target(network, index).to(device) for network in networks]
+    target, scaler, classes = config.targets[index], assembly.scalers[index], classes_at(assembly, index)
+    first = assembly.columns(index).start
+    members = [_part_for(network, assembly, index).to(device) for network in networks]
 
     def numbered(rows: NDArray[np.int64]) -> NDArray[np.int64]:
         found: NDArray[np.int64] = rows[np.isfinite(assembly.truth[rows, index])]
@@ -200,11 +204,11 @@ def build_version(
         answers = [outputs(member, graphs, device) for member in members]
         return _Said(
             graphs=graphs,
-            outputs=np.stack([answer.values[:, 0].double().numpy() for answer in answers]),
+            outputs=np.stack([_values(answer, classes) for answer in answers]),
             log_spreads=np.stack([answer.log_spreads[:, 0].double().numpy() for answer in answers]),
             vectors=answers[0].crystal_vectors,
             truth=assembly.truth[known, index],
-            scaled=assembly.scaled[known, index].astype(np.float64),
+            scaled=assembly.scaled[known, first].astype(np.float64),
         )
 
     validation = ask(assembly.split.validation)
@@ -219,11 +223,19 @@ def build_version(
         scores = distances(said.vectors, arrays) / domain.distance_limit
         return said.log_spreads, said.outputs, scores, said.scaled
 
-    if folds:
+    if classes:
+        of_folds = [(said.outputs[[member]], said.truth) for member, said in enumerate(folds) if said]
+        logits, codes = zip(*(of_folds or [(held_out.outputs, held_out.truth)]), strict=True)
+        calibration = fit_temperature(np.concatenate(logits, axis=1), np.concatenate(codes))
+        probabilities = class_probabilities(validation.outputs, calibration.temperature or 1.0)
+        figures = class_errors(probabilities, validation.truth)
+    elif folds:
         own = [said.outputs[member] - said.scaled if said else np.empty(0) for member, said in enumerate(folds)]
         calibration = fit_cross_intervals(known(validation), own)
     else:
         calibration = fit_intervals(known(validation), known(held_out))
+    if not classes:
+        figures = errors(unscale(validation.outputs.mean(axis=0), scaler), validation.truth)
     manifest = Manifest(
         name=target.model,
         version=number,
@@ -231,13 +243,17 @@ def build_version(
         network=members[0].config,
         graph=members[0].graph,
         target=Target(
-            property=target.property or target.key, key=target.key, unit=target.unit, description=target.description
+            property=target.property or target.key,
+            key=target.key,
+            unit=target.unit,
+            description=target.description,
+            classes=classes,
         ),
         scaler=scaler,
         members=len(members),
         calibration=calibration,
         domain=domain,
-        metrics={"validation": finite(errors(unscale(validation.outputs.mean(axis=0), scaler), validation.truth))},
+        metrics={"validation": finite(figures)},
         golden=(),
         provenance=_provenance(config, assembly, progress, device).model_copy(update={"start": start}),
         parameters=sum(parameter.numel() for member in members for parameter in member.parameters()),
@@ -247,7 +263,7 @@ def build_version(
     manifest = manifest.model_copy(update={"golden": _golden(assembly, predictor)})
     # The only place that touches the test part, after all choices are made.
     rows, scored = score_test_part(config, assembly, index, predictor)
-    manifest = manifest.model_copy(update={"metrics": manifest.metrics | measure(scored, "test")})
+    manifest = manifest.model_copy(update={"metrics": manifest.metrics | figures_of(scored, "test")})
     if cross_validation:
         metrics = manifest.metrics | {"cross_validation": cross_validation}
         manifest = manifest.model_copy(update={"metrics": metrics})
@@ -269,7 +285,8 @@ def score_test_part(
     """Rows of the test part that score a target, and what a version says of them."""
     rows = scoring_rows(config, assembly, index)
     graphs = [assembly.dataset.graphs[row] for row in rows]
-    return rows, Scored(graphs, predictor.predict_graphs(graphs), assembly.truth[rows, index])
+    kind = ScoredClasses if classes_at(assembly, index) else Scored
+    return rows, kind(graphs, predictor.predict_graphs(graphs), assembly.truth[rows, index])
 
 
 def scoring_rows(config: TrainingConfig, assembly: Assembly, index: int) -> NDArray[np.int64]:
@@ -281,12 +298,37 @@ def scoring_rows(config: TrainingConfig, assembly: Assembly, index: int) -> NDAr
     return np.array([row for row in rows if folds[row] == config.split.test_fold], dtype=np.int64)
 
 
-def single_target(network: DeeperGATGNN, index: int) -> DeeperGATGNN:
-    """The same network with one output: the heads' rows of one target."""
-    config = {**vars(network.config), "targets": 1}
+def classes_at(assembly: Assembly, index: int) -> tuple[str, ...]:
+    """The classes of a target; none for a number."""
+    return assembly.classes[index] if assembly.classes else ()
+
+
+def _part_for(network: DeeperGATGNN, assembly: Assembly, index: int) -> DeeperGATGNN:
+    return single_target(network, assembly.columns(index).start, assembly.outputs[index])
+
+
+def _values(answer: NetworkOutput, classes: Sequence[str]) -> NDArray[np.float64]:
+    """What a network says of a target: [n], or [n, C] of classes."""
+    values = answer.values.double().numpy()
+    found: NDArray[np.float64] = values if classes else values[:, 0]
+    return found
+
+
+def single_target(network: DeeperGATGNN, first: int, count: int = 1) -> DeeperGATGNN:
+    """The same network with the outputs of one target: the heads' rows of it.
+
+    Args:
+        network: of all targets.
+        first: of the outputs of the target.
+        count: of them; several are classes, which have no spread.
+    """
+    config = {**vars(network.config), "targets": count, "spread": network.config.spread and count == 1}
     single = DeeperGATGNN(type(network.config)(**config), network.graph)
+    heads = ("head.", "spread.")
     state = {key: value.cpu().clone() for key, value in network.state_dict().items()}
-    state |= {key: value[index : index + 1] for key, value in state.items() if key.startswith(("head.", "spread."))}
+    state |= {key: value[first : first + count] for key, value in state.items() if key.startswith(heads)}
+    if not single.config.spread:
+        state = {key: value for key, value in state.items() if not key.startswith("spread.")}
     single.load_state_dict(state)
     return single.eval()
 

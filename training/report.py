@@ -53,11 +53,16 @@ def draw_report(
     label, true, predicted = f"{target.property}, {target.unit}", scored.truth, scored.values
     if manifest.scaler.transform == "log10":  # values that span decades
         label, true, predicted = f"log10 of {label}", np.log10(true), np.log10(predicted)
+    loss = manifest.provenance.config.get("optimization", {}).get("loss", "")
+    if target.classes:
+        learning = draw_learning(
+            [p.history for p in progress], [p.best_epoch for p in progress], "cross-entropy", of_classes=True
+        )
+        return {"learning-curve.png": learning}
     test, elements = metrics["test"], metrics["test_by_element"]
     title = f"{test['n']:.0f} crystals, MAE {test['mae']:.3g} {target.unit}"
     coverage = {float(level): test[f"coverage_{percent(level)}"] for level in manifest.calibration.levels}
     counts, errors = ({k.removeprefix(p): v for k, v in elements.items() if k.startswith(p)} for p in ("n_", "mae_"))
-    loss = manifest.provenance.config.get("optimization", {}).get("loss", "")
     images = {
         "parity.png": draw_parity(true, predicted, scored.flagged, label, title),
         "residuals.png": draw_residuals(true, predicted, label, title),

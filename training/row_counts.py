@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from deepergatgnn.intervals import scale
 from deepergatgnn.manifest import Scaler
+from training.classes import target_values
 from training.config import TargetConfig
 from training.prepared import PreparedDataset, Refusal
 from training.splits import Split
@@ -44,7 +45,7 @@ def row_counts(dataset: PreparedDataset, split: Split, targets: Sequence[TargetC
         targets: to be learned.
     """
     groups = [RowGroup("read", len(dataset) + len(dataset.refused)), *refusal_groups(dataset.refused)]
-    columns = dataset.values([target.key for target in targets]).T
+    columns = target_values(dataset, targets).T
     for target, column in zip(targets, columns, strict=True):
         groups += missing_groups(dataset, target, column)
     for part, count in split.sizes().items():
@@ -66,8 +67,11 @@ def refusal_groups(refused: Iterable[Refusal]) -> list[RowGroup]:
 
 
 def missing_groups(dataset: PreparedDataset, target: TargetConfig, column: NDArray[np.float64]) -> list[RowGroup]:
-    """Rows without a number for a target, and those whose number its transform cannot take."""
+    """Rows without a number, or a class, for a target, and those whose number its transform cannot take."""
     unknown = ~np.isfinite(column)
+    if target.kind == "classification":
+        group = _group(f"without a class for {target.key}", dataset, unknown)
+        return [group] if group.count else []
     impossible = ~unknown & ~np.isfinite(transformed(column, target))
     found = [
         _group(f"without a number for {target.key}", dataset, unknown),

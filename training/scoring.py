@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.predictor import Predictor
 from training.cache import prepared_dataset
+from training.classes import class_codes
+from training.classification import MAIN as OF_CLASSES
+from training.classification import ScoredClasses, reliability, summarise_classes
 from training.evaluation import Scored, by_element, by_size, by_width, summarise
 from training.predictions import write_predictions
 from training.prepared import PreparedDataset, Refusal
@@ -33,8 +36,12 @@ class ScoredDataset(Scored):
     refused: tuple[Refusal, ...]
 
 
+class ScoredClassDataset(ScoredClasses, ScoredDataset):
+    """The same of a version with classes."""
+
+
 def score(predictor: Predictor, dataset_name: str, target: str | None, where: str | None) -> ScoredDataset:
-    """Predict the rows of a data set that have a number in the target.
+    """Predict the rows of a data set that have a number, or one of the version's classes, in the target.
 
     Args:
         predictor: the loaded version.
@@ -50,17 +57,20 @@ def score(predictor: Predictor, dataset_name: str, target: str | None, where: st
     if not len(prepared):
         detail = f"all {len(prepared.refused)} rows were refused, the first {prepared.refused[0].detail!r}"
         raise ConfigError(f"{prepared.name}: {detail if prepared.refused else 'there are no rows'}")
-    truth = prepared.values([key])[:, 0]
+    classes = predictor.manifest.target.classes
+    truth = class_codes(prepared, key, classes) if classes else prepared.values([key])[:, 0]
     rows = np.flatnonzero(np.isfinite(truth) & _selected(prepared, where)).tolist()
     if not rows:
         condition = f" and {where}" if where else ""
         known = sorted(name for name, numbers in prepared.columns.items() if np.isfinite(numbers).any())
-        hint = (
-            "" if key in known else f": {nearest(key, known)}its columns with numbers are {', '.join(known) or 'none'}"
-        )
-        raise ConfigError(f"{prepared.name} has no row with a number in target {key!r}{condition}{hint}")
+        known = sorted({*known, *prepared.fields}) if classes else known
+        columns = "columns" if classes else "columns with numbers"
+        hint = "" if key in known else f": {nearest(key, known)}its {columns} are {', '.join(known) or 'none'}"
+        what = f"one of the classes {', '.join(classes)}" if classes else "a number"
+        raise ConfigError(f"{prepared.name} has no row with {what} in target {key!r}{condition}{hint}")
     graphs = [prepared.graphs[row] for row in rows]
-    return ScoredDataset(
+    kind = ScoredClassDataset if classes else ScoredDataset
+    return kind(
         graphs=graphs,
         predictions=predictor.predict_graphs(graphs),
         truth=truth[rows],
@@ -91,7 +101,8 @@ def evaluate(
         predictions: a CSV to write, with a line for each row.
 
     Returns:
-        The object of `deepergatgnn evaluate --json`; figures that do not exist are None.
+        The object of `deepergatgnn evaluate --json`; figures that do not exist are None. A version with classes has
+        `accuracy`, `roc_auc`, `log_loss` and `brier` instead of errors and intervals.
 
     Raises:
         ConfigError: as `score`.
@@ -99,20 +110,27 @@ def evaluate(
     scored, manifest = score(predictor, dataset_name, target, where), predictor.manifest
     if predictions is not None:
         write_predictions(predictions, scored.ids, scored)
-    figures = {name: value if np.isfinite(value) else None for name, value in summarise(scored).items()}
+    if isinstance(scored, ScoredClasses):
+        found, groups = summarise_classes(scored), {"reliability": reliability(scored.probabilities, scored.truth)}
+    else:
+        found, groups = summarise(scored), {"by_width": by_width(scored)}
+    figures = {name: value if np.isfinite(value) else None for name, value in found.items()}
     counts = {name: round(figures.pop(name) or 0) for name in ("n", "flagged")}
+    main = {name: figures.pop(name, None) for name in MAIN}
+    if isinstance(scored, ScoredClasses):
+        main |= {name: figures.pop(name) for name in OF_CLASSES}
     return {
         "model": manifest.name,
         "version": manifest.version,
         "target": scored.target,
         "unit": manifest.target.unit,
         **counts,
-        **{name: figures.pop(name) for name in MAIN},
+        **main,
         "refused": [{"id": refusal.id, "code": refusal.code} for refusal in scored.refused],
         "figures": {
             **figures,
             "by_element": by_element(scored),
             "by_size": by_size(scored),
-            "by_width": by_width(scored),
+            **groups,
         },
     }

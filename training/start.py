@@ -14,6 +14,7 @@ from deepergatgnn.artifact import MANIFEST, digest
 from deepergatgnn.errors import ConfigError, DeeperGATGNNError
 from deepergatgnn.manifest import StartRecord
 from deepergatgnn.network import DeeperGATGNN
+from deepergatgnn.network_config import NetworkConfig
 from deepergatgnn.weights import load_artifact
 from model_store import ModelStore
 from training.assembly import Assembly, assemble
@@ -122,8 +123,15 @@ def differences(folder: Path, config: TrainingConfig, assembly: Assembly) -> str
     return ", ".join(changed[:SHOWN]) + more
 
 
-def starting_weights(config: TrainingConfig, store: ModelStore) -> tuple[Weights, ...]:
+def starting_weights(
+    config: TrainingConfig, store: ModelStore, network: NetworkConfig | None = None
+) -> tuple[Weights, ...]:
     """The weights that the members begin with; without the heads, unless another run had the same targets.
+
+    Args:
+        config: of the run.
+        store: where the version is that it names.
+        network: sizes of the run's network, where they are not those of the configuration: it may have classes.
 
     Raises:
         ConfigError: if they are of another network or featuriser.
@@ -131,16 +139,20 @@ def starting_weights(config: TrainingConfig, store: ModelStore) -> tuple[Weights
     if config.start is None:
         return ()
     start = read_start(config.start, store)
-    targets = [(target.key, target.transform) for target in config.targets]
-    same = start.config is not None and [(each.key, each.transform) for each in start.config.targets] == targets
+    targets = _learned_targets(config)
+    same = start.config is not None and _learned_targets(start.config) == targets
     heads = same and is_run_folder(config.start)
     weights = [{k: v for k, v in each.items() if heads or not _is_head(k)} for each in start.weights]
-    ours = DeeperGATGNN(config.network, config.graph).state_dict()
+    ours = DeeperGATGNN(network or config.network, config.graph).state_dict()
     wanted = {key: value.shape for key, value in ours.items() if heads or not _is_head(key)}
     fits = all({key: value.shape for key, value in each.items()} == wanted for each in weights)
     if not fits or (start.config is not None and start.config.graph != config.graph):
         raise ConfigError(f"start: {start.reference} has another network or featuriser: take its sizes{_sizes(start)}")
     return tuple(weights)
+
+
+def _learned_targets(config: TrainingConfig) -> list[tuple[Any, ...]]:
+    return [(target.key, target.transform, target.kind, target.classes) for target in config.targets]
 
 
 def start_record(config: TrainingConfig, assembly: Assembly, store: ModelStore) -> StartRecord | None:

@@ -10,8 +10,9 @@ import numpy as np
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.manifest import Scaler
 from model_store import ModelStore
-from training.assembly import Assembly
+from training.assembly import Assembly, known_truth
 from training.cached import TASK, CachedRun, read_run, write_run
+from training.classes import target_values
 from training.config import TrainingConfig
 from training.member import TrainingTask
 from training.splits import PARTS, Split
@@ -31,13 +32,14 @@ def training_task(config: TrainingConfig, assembly: Assembly, store: ModelStore)
     """
     return TrainingTask(
         name=config.name,
-        network=config.network,
+        network=assembly.network(config),
         graph=config.graph,
         optimization=config.optimization,
         weights=tuple(target.weight for target in config.targets),
         seed=config.seed,
         fingerprints=tuple(assembly.fingerprint(config, member) for member in range(config.members)),
-        starts=starting_weights(config, store),
+        starts=starting_weights(config, store, assembly.network(config)),
+        outputs=assembly.outputs,
         training=assembly.examples(assembly.split.train),
         validation=assembly.examples(assembly.split.validation),
         folds=tuple(tuple(np.searchsorted(assembly.split.train, fold).tolist()) for fold in assembly.folds),
@@ -58,6 +60,7 @@ def save_run(config: TrainingConfig, assembly: Assembly, store: ModelStore, fold
         "scalers": [scaler.model_dump() for scaler in assembly.scalers],
         "notes": assembly.notes,
         "folds": [fold.tolist() for fold in assembly.folds],
+        "classes": assembly.classes,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(".part", f".{folder.name}.", folder.parent))
@@ -78,15 +81,16 @@ def load_run(config: TrainingConfig, folder: Path) -> Assembly:
         ConfigError: if the folder is damaged, or of another configuration.
     """
     found = read_run(folder)
-    truth = found.dataset.values([target.key for target in config.targets])
+    classes = tuple(tuple(each) for each in found.record.get("classes", [[] for _ in config.targets]))
     assembly = Assembly(
         dataset=found.dataset,
         split=Split(**found.parts),
-        truth=np.where(np.isfinite(found.scaled), truth, np.nan),
+        truth=known_truth(target_values(found.dataset, config.targets), found.scaled, classes),
         scalers=tuple(Scaler(**scaler) for scaler in found.record["scalers"]),
         scaled=found.scaled,
         notes=found.record["notes"],
         folds=tuple(np.array(fold, dtype=np.int64) for fold in found.record["folds"]),
+        classes=classes,
     )
     if found.task.fingerprints[0] != assembly.fingerprint(config, 0):
         raise ConfigError(f"{folder} was prepared for another configuration: prepare it again for this one")

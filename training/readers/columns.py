@@ -62,9 +62,10 @@ def dataset_of(
         sha256: of its content.
         records: in file order.
         read: gives the crystal of a `source`, or raises StructureError.
-        required: columns that are targets whatever they hold; a row is refused where one of them is no number, or
-            where all of them are empty.
+        required: columns that are targets whatever they hold; a row is refused where all of them are empty, or where
+            one of them is no number and other rows have one there: without any it is a column of classes.
     """
+    required = [key for key in required if not _holds_classes([record.cells.get(key) for record in records])]
     names = list(dict.fromkeys(key for record in records for key in record.cells))
     kinds = {key: _kind([record.cells.get(key) for record in records]) for key in names}
     rows, refused = [], []
@@ -143,6 +144,12 @@ def _kind(cells: Sequence[Any]) -> _Kind:
     target = 2 * len(numbers) > len(filled)
     whole = target and all(number.is_integer() for number in numbers)
     return _Kind(target, field=whole or len(numbers) < len(filled), whole=whole)
+
+
+def _holds_classes(cells: Sequence[Any]) -> bool:
+    """Whether cells say something, but none of them a number."""
+    filled = [cell for cell in cells if not is_empty(cell)]
+    return bool(filled) and all(as_number(cell) is None for cell in filled)
 
 
 def _typed(
