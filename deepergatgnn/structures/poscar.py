@@ -138,12 +138,8 @@ def _read_header(lines: Sequence[str]) -> _Header:
     at = _NAMES_AT
     while at < len(lines):
         words = _REMARK.split(lines[at], maxsplit=1)[0].replace(",", " ").split(None, _MOST_GROUPS)
-        if not words and lines[at].strip():
-            raise _bad_line(
-                at, lines[at], "that is a remark where element symbols or counts are expected: remove its mark"
-            )
         if not words:
-            raise _empty_line(at)
+            raise _empty_line(at, lines[at])
         if begins_with_number(words[0]):
             break
         if not words[0][0].isalpha() or (names and _MODE.match(words[0])):
@@ -297,13 +293,13 @@ def _read_positions(lines: Sequence[str], first: int, counts: Sequence[int]) -> 
 def _check_not_numbered(coords: Sequence[Sequence[float]], rests: Sequence[str], first: int) -> None:
     """Refuse lines that begin with 1, 2, 3 and so on and go on with three numbers: the first is no coordinate."""
     begins = [row[0] for row in coords]
-    if len(begins) > 1 and begins in (list(range(1, len(begins) + 1)), list(range(len(begins)))):
-        if all(map(begins_with_number, rests)):
-            raise StructureError(
-                "unreadable",
-                f"The positions of the POSCAR, from line {first + 1}, begin with the number of the atom, which VASP "
-                "would take for a coordinate: remove it.",
-            )
+    are_numbers = begins in (list(range(1, len(begins) + 1)), list(range(len(begins))))
+    if len(begins) > 1 and are_numbers and all(map(begins_with_number, rests)):
+        raise StructureError(
+            "unreadable",
+            f"The positions of the POSCAR, from line {first + 1}, begin with the number of the atom, which VASP "
+            "would take for a coordinate: remove it.",
+        )
 
 
 def _unit_warning(coords: _Vectors) -> list[str]:
@@ -462,7 +458,7 @@ def _names_in_title(title: str, counts: Sequence[int]) -> list[str] | None:
 
 
 def _is_surely_formula(word: str, n_groups: int) -> bool:
-    """Whether a word of a title is no other: P1 and C2 are space groups, In is a word, HCP and ICSD are short for some."""
+    """Whether a word of a title can be nothing else, as the space group C2, the word In, or the short form HCP are."""
     if n_groups == 1:
         return _NAMED_COUNT.fullmatch(word) is not None and word[1].islower()
     return any(one.isdigit() or one.islower() for one in word)
@@ -477,5 +473,7 @@ def _bad_line(at: int, line: str, remedy: str) -> StructureError:
     return StructureError("unreadable", f"Line {at + 1} of the POSCAR is {line.strip()[:40]!r}: {remedy}.")
 
 
-def _empty_line(at: int) -> StructureError:
+def _empty_line(at: int, remark: str = "") -> StructureError:
+    if remark.strip():
+        return _bad_line(at, remark, "element symbols or counts are expected, and that is a remark: remove its mark")
     return StructureError("unreadable", f"Line {at + 1} of the POSCAR is empty: remove it, or complete it.")

@@ -143,9 +143,9 @@ READ: Final[list[tuple[str, str, tuple[str, ...]]]] = [
     ("VASP 4, counts in the title", rock_salt("Na4 Cl4", names=None), ("taken from its first line",)),
     ("VASP 4, a formula in the title", rock_salt("Na4Cl4", names=None), ("taken from its first line",)),
     *[
-        (f"VASP 4, a formula within the title {title}", rock_salt(title, names=None), ("Na Cl are taken from its first",))
-        for title in ("Na4Cl4 (Fm-3m)", "(Na1,Na3)Cl4", "Na[1+3]Cl4", "(NaCl)4", "Na4 Cl4 # relaxed", "ICSD 18189: Na4Cl4",
-                      "Na4Cl4_relaxed", "Na4Cl4.vasp", "'Na4Cl4' of P2_1/m, 225", "mp-22862 Na2Na2Cl4")
+        (f"VASP 4, within the title {title}", rock_salt(title, names=None), ("Na Cl are taken from its first line",))
+        for title in ("Na4Cl4 (Fm-3m)", "(Na1,Na3)Cl4", "Na[1+3]Cl4", "(NaCl)4", "Na4 Cl4 # relaxed",
+                      "ICSD 18189: Na4Cl4", "Na4Cl4_relaxed", "Na4Cl4.vasp", "'Na4Cl4' of P2_1/m, 225", "mp-22862 Na2Na2Cl4")
     ],
     ("a formula as the name", rock_salt(names="Na4Cl4"), ()),
     # What follows.
@@ -254,8 +254,8 @@ REFUSED: Final[list[tuple[str, StructureErrorCode, str, tuple[str, ...]]]] = [
     ("no names, a short form of one case", "unknown_element", rock_salt("HCP cell", names=None, counts="1 1 1",
         sites="\n".join(SITES[:3])), ("names no elements",)),
     ("no names, a space group", "unknown_element", rock_salt("C8 setting", names=None, counts="8"), ("no elements",)),
-    ("no names, a word of two letters", "unknown_element", rock_salt("In a cell", names=None, counts="1", sites="0 0 0"),
-        ("names no elements",)),
+    ("no names, a word of two letters", "unknown_element",
+        rock_salt("In a cell", names=None, counts="1", sites="0 0 0"), ("names no elements",)),
     ("names in a remark", "unreadable", rock_salt(names="# Na Cl"), ("Line 6", "'# Na Cl'", "remove its mark")),
     ("atoms with their number", "unreadable",
         rock_salt(sites="\n".join(f"{at} {site}" for at, site in enumerate(SITES, start=1))),
