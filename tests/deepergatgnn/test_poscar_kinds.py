@@ -145,7 +145,8 @@ READ: Final[list[tuple[str, str, tuple[str, ...]]]] = [
     *[
         (f"VASP 4, within the title {title}", rock_salt(title, names=None), ("Na Cl are taken from its first line",))
         for title in ("Na4Cl4 (Fm-3m)", "(Na1,Na3)Cl4", "Na[1+3]Cl4", "(NaCl)4", "Na4 Cl4 # relaxed",
-                      "ICSD 18189: Na4Cl4", "Na4Cl4_relaxed", "Na4Cl4.vasp", "'Na4Cl4' of P2_1/m, 225", "mp-22862 Na2Na2Cl4")
+                      "ICSD 18189: Na4Cl4", "Na4Cl4_relaxed", "Na4Cl4.vasp",
+                      "'Na4Cl4' of P2_1/m, 225", "mp-22862 Na2Na2Cl4")
     ],
     ("a formula as the name", rock_salt(names="Na4Cl4"), ()),
     # What follows.
