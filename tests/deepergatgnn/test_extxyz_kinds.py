@@ -186,7 +186,8 @@ REFUSED: Final[list[tuple[str, StructureErrorCode, str, tuple[str, ...]]]] = [
     ("pbc after a blank, a slab", "no_structure", given_(pbc="pbc= T T F"), ("T T F",)),
     ("an atom more than counted", "unreadable", given_().replace("2", "1", 1), ("declares 1", "'Cl 2.05 2.1 2.15'")),
     ("a column that is not there", "unreadable",
-        given_(properties="Properties=species:S:1:charge:R:1:pos:R:3:f:R:3", rows="Cs 0 0 0 0 0 0\nCl 2.05 2.1 2.15 0 0 0"), ("atom 1", "7 columns", "says 8")),
+        given_(properties="Properties=species:S:1:charge:R:1:pos:R:3:f:R:3",
+            rows="Cs 0 0 0 0 0 0\nCl 2.05 2.1 2.15 0 0 0"), ("atom 1", "7 columns", "says 8")),
     *[
         (f"partial by {key}", "disordered",
             given_(properties=f"{SPECIES}:{key}:R:1", rows=WHOLE.replace("1\n", ".5\n")), ("Atom 1", "50 %"))
