@@ -106,11 +106,11 @@ def check_document(around: Sequence[Mapping[str, Any]], own: Mapping[str, Any], 
     for key, actual, allowed in sizes:
         for value in (*around, own):
             size = value.get(key)
-            is_number = isinstance(size, int | float) and not isinstance(size, bool)
-            if is_number and not abs(size - actual) <= allowed * actual:
-                found.append(
-                    f"The {key} beside the structure is {size:.6g}, and it has {actual:.6g}: check which is wrong."
-                )
+            if not isinstance(size, int | float) or isinstance(size, bool) or abs(size - actual) <= allowed * actual:
+                continue
+            found.append(
+                f"The {key} beside the structure is {size:.6g}, and it has {actual:.6g}: check which is wrong."
+            )
     return list(dict.fromkeys(found))
 
 
@@ -124,24 +124,19 @@ def _document_statements(value: Mapping[str, Any], *, with_elements: bool) -> li
     if not with_elements:  # JARVIS has a list of that name with an entry for each atom
         return found
     system = value.get("chemsys")
-    for key, given in (
-        ("elements", value.get("elements")),
-        ("chemsys", system.split("-") if _is_text(system) else None),
-    ):
-        if isinstance(given, list) and given and all(_is_text(each) and is_element(each) for each in given):
+    of_system = system.split("-") if isinstance(system, str) and len(system) <= _LONGEST_FORMULA else None
+    for key, given in (("elements", value.get("elements")), ("chemsys", of_system)):
+        if isinstance(given, list) and given and all(isinstance(each, str) and is_element(each) for each in given):
             found.append((key, value[key], "elements", frozenset(map(_plain_symbol, given))))
     if isinstance(n_elements := value.get("nelements"), int):
         found.append(("nelements", n_elements, "nelements", n_elements))
     return found
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= _LONGEST_FORMULA
-
-
 def _composition(given: Any) -> dict[str, float]:
     """Atoms by symbol of a formula, with brackets or without, or of an object; empty for what is none."""
-    if not (_is_text(given) or (isinstance(given, Mapping) and 0 < len(given) <= len(SYMBOLS))):
+    longest = _LONGEST_FORMULA if isinstance(given, str) else len(SYMBOLS)
+    if not isinstance(given, str | Mapping) or not 0 < len(given) <= longest:
         return {}
     try:
         read = Composition(given).get_el_amt_dict()

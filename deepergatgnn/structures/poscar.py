@@ -304,8 +304,8 @@ def _check_not_numbered(coords: Sequence[Sequence[float]], rests: Sequence[str],
 
 def _unit_warning(coords: _Vectors) -> list[str]:
     """Tell of direct coordinates that lie as far apart as if they were in Å; those of a moving atom are nearer."""
-    outside = (np.abs(coords - 0.5) > _FAR_OUTSIDE).any(axis=1)
-    if not outside.any() or 2 * np.count_nonzero(outside) < len(outside):
+    outside = np.any(np.abs(coords - 0.5) > _FAR_OUTSIDE, axis=1)
+    if not outside.any() or 2 * np.count_nonzero(outside) < len(coords):
         return []
     return [
         f"The coordinates are direct and reach {np.abs(coords).max():.3g} cells far: if they are in Å, write Cartesian."
