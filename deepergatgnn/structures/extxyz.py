@@ -50,6 +50,8 @@ _TRUE: Final = frozenset({"t", "true", "1"})
 _WHOLE_SITE: Final = 1e-3  # what an occupancy may lack
 _DIRECTIONS: Final = 3
 
+MORE_COLUMNS: Final = "The lines of the atoms have more columns than Properties= says; the last are ignored."
+
 _Pairs = Mapping[str, str]
 _Rows = list[list[str]]
 
@@ -309,17 +311,19 @@ def _check_what_follows(lines: list[str], count: int, columns: Mapping[str, slic
 
 
 def _check_widths(columns: Mapping[str, slice], rows: _Rows) -> list[str]:
-    """Refuse a line with fewer columns than there must be, for which they are is open; tell of those with more."""
+    """Refuse a line with too few columns where one that is missing would move the others; tell of those with more."""
     width = max(at.stop for at in columns.values())
+    read = [columns[name] for name in (*_POSITIONS, *_element_columns(columns)) if name in columns]
+    may_be_moved = max(at.stop for at in read) > sum(map(_width, read))  # others stand before or between
     for atom, row in enumerate(rows, start=1):
-        if len(row) < width:
+        if may_be_moved and len(row) < width:
             raise StructureError(
                 "unreadable",
                 f"The line of atom {atom} of the extxyz has {len(row)} columns, and Properties= says {width}: "
                 "complete it.",
             )
     more = any(len(row) > width and not row[width].startswith("#") for row in rows)
-    return ["The lines of the atoms have more columns than Properties= says; the last are ignored."] if more else []
+    return [MORE_COLUMNS] if more else []
 
 
 def _occupancy_columns(columns: Mapping[str, slice]) -> list[str]:
@@ -338,7 +342,8 @@ def _check_occupancies(pairs: _Pairs, columns: Mapping[str, slice], rows: _Rows)
                     raise disordered(f"kind {kind[:20]} in {key}", list(shares.items()) or [("vacancy", 1.0)])
     for name in _occupancy_columns(columns):
         for atom, row in enumerate(rows, start=1):
-            share = _number(row[columns[name].start])
+            at = columns[name].start
+            share = _number(row[at]) if at < len(row) else None
             if share is not None and abs(share - 1) > _WHOLE_SITE:
                 raise disordered(f"atom {atom}", [("its element", share)])
     return properties_warning(unread)
