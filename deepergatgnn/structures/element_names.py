@@ -1,10 +1,11 @@
 """Names of elements as programs and people write them: FE, na, Na1, Fe_pv/79d9, H.5, and NaCl for two elements."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from deepergatgnn.errors import StructureError
-from deepergatgnn.structures.elements import ATOMIC_NUMBERS, SYMBOLS, atomic_number
+from deepergatgnn.structures.elements import ATOMIC_NUMBERS, SYMBOLS, atomic_number, is_element
 
 # Heavier elements have no potential in VASP, so that CN and OG are rather two elements than Cn and Og.
 _HEAVIEST_IN_ANY_CASE: Final = 96
@@ -13,6 +14,11 @@ _PSEUDO_HYDROGEN: Final = re.compile(r"H_?\d*\.\d+(?:[_/].*)?")
 _ANY_CASE: Final = re.compile(r"([A-Za-z]{1,2})(?:[_/].*)?")
 _MOST_JOINED: Final = 6  # elements in one word
 _LABEL: Final = re.compile(r"([A-Za-z]{1,2})(\d\w*)")
+_ELEMENT_AND_COUNT: Final = re.compile(r"([A-Z][a-z]?)(\d{0,9})")
+_FORMULA: Final = re.compile(r"(?:[A-Z][a-z]?\d*)++")
+_LONGEST_FORMULA: Final = 400  # characters
+_SUM: Final = re.compile(r"\[(\d{1,9}(?:\+\d{1,9}){1,9})\]")  # Li[12+8]
+_GROUP: Final = re.compile(r"\(([A-Za-z0-9,]+)\)(\d{0,9})")  # (OH)2, and (Li24,Li48) for two kinds of sites
 
 
 def number_of_name(name: str, place: str) -> tuple[int, str | None]:
@@ -50,6 +56,34 @@ def number_of_name(name: str, place: str) -> tuple[int, str | None]:
 def is_pseudo_hydrogen(name: str) -> bool:
     """Whether this is hydrogen with a fraction of its charge, such as `H.75`."""
     return _PSEUDO_HYDROGEN.fullmatch(name) is not None
+
+
+def names_of_formula(word: str, counts: Sequence[int]) -> list[str]:
+    """Give the element of each group of atoms where a word is the formula of just these groups, else nothing.
+
+    Args:
+        word: such as `Na4Cl4`, `Ca1(OH)2`, `(Li24,Li48)La24` or `Li[12+8]La12`, where no number is one atom.
+        counts: atoms of each group, in the order of the formula.
+    """
+    if len(word) > _LONGEST_FORMULA:
+        return []
+    plain = _GROUP.sub(_without_brackets, _SUM.sub(lambda match: str(sum(map(int, match[1].split("+")))), word))
+    if not _FORMULA.fullmatch(plain):
+        return []
+    listed = [(name, int(number or "1")) for name, number in _ELEMENT_AND_COUNT.findall(plain)]
+    together: dict[str, int] = {}
+    for name, number in listed:
+        together[name] = together.get(name, 0) + number
+    for groups in (listed, list(together.items())):
+        if [number for _, number in groups] == list(counts) and all(is_element(name) for name, _ in groups):
+            return [name for name, _ in groups]
+    return []
+
+
+def _without_brackets(match: re.Match[str]) -> str:
+    times = int(match[2] or "1")
+    parts = _ELEMENT_AND_COUNT.findall(match[1])
+    return "".join(f"{name}{int(number or '1') * times}" for name, number in parts)
 
 
 def split_names(word: str, count: int) -> list[list[str]]:

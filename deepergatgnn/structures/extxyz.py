@@ -32,21 +32,25 @@ _PAIR: Final = re.compile(
     """,
     re.VERBOSE,
 )
-_BRACKETS: Final = re.compile(r"[\[\]{}(),]")
+_BRACKETS: Final = re.compile(r"[\[\]{}(),;]")
 _INNER_LIST: Final = re.compile(r"[\[{(]([^\[\]{}()]*)[\]})]")
 _DEFAULT_PROPERTIES: Final = "species:S:1:pos:R:3"
 # As ase names its arrays, too.
 _SPECIES: Final = ("species", "symbols")
 _NUMBERS: Final = ("Z", "numbers", "atomic_numbers")
 _POSITIONS: Final = ("pos", "positions")
-_OCCUPANCIES: Final = frozenset({"occupancy", "occupancies", "occ", "site_occupancy"})
+_OCCUPANCY: Final = re.compile(r"\w*occupanc(?:y|ies)|occu?", re.IGNORECASE)
 _SOLE_KEYS: Final = ("Lattice", "Properties", "pbc")
-_KEYS: Final = _OCCUPANCIES.union(key.lower() for key in _SOLE_KEYS)  # that are read
+_SOLE_KEYS_IN_ANY_CASE: Final = frozenset(key.lower() for key in _SOLE_KEYS)
+_FLAGS: Final = frozenset({"T", "F", "true", "false", "True", "False", "TRUE", "FALSE"})
 _MOST_PAIRS: Final = 10_000  # of a key and a value
 _LONGEST_LATTICE: Final = 2000  # characters
+_NUMBERED_KIND: Final = re.compile(r"([{,]\s*)(\d{1,9})\s*:")  # {0: {'Na': 1}}
 _TRUE: Final = frozenset({"t", "true", "1"})
 _WHOLE_SITE: Final = 1e-3  # what an occupancy may lack
 _DIRECTIONS: Final = 3
+
+MORE_COLUMNS: Final = "The lines of the atoms have more columns than Properties= says; the last are ignored."
 
 _Pairs = Mapping[str, str]
 _Rows = list[list[str]]
@@ -63,7 +67,7 @@ def read_extxyz(text: str, limits: StructureLimits) -> Crystal:
         StructureError: `no_structure` without `Lattice=` or with a `pbc` that is not periodic in all directions,
             `unreadable` for lines that do not hold what `Properties=` says, and as `read_structure`.
     """
-    lines = text.split("\n")
+    lines = text.lstrip().split("\n")
     count = _count(lines[0])
     if count > limits.max_atoms:
         raise too_many_atoms(count, limits)
@@ -75,13 +79,12 @@ def read_extxyz(text: str, limits: StructureLimits) -> Crystal:
     pairs = _pairs(lines[1])
     lattice = _lattice(pairs)
     said = _check_periodic(pairs)
-    if any(line.strip() for line in lines[2 + count :]):
-        said.append("The text goes on after the first frame; only that is read.")
     columns = _columns(pairs.get("Properties", _DEFAULT_PROPERTIES))
-    _check_occupancies(pairs, columns, rows)
+    said += _check_what_follows(lines[2 + count :], count, columns) + _check_widths(columns, rows)
+    said += _check_occupancies(pairs, columns, rows)
     numbers, warnings = _elements(columns, rows)
     positions = _positions(columns, rows)
-    read = {*_POSITIONS, *_element_columns(columns), *(name for name in columns if name.lower() in _OCCUPANCIES)}
+    read = {*_POSITIONS, *_element_columns(columns), *_occupancy_columns(columns)}
     said += warnings + properties_warning(_telling(columns, rows, read))
     check_lattice(lattice, limits)  # before it is inverted
     frac_coords = positions @ np.linalg.inv(lattice)
@@ -102,13 +105,18 @@ def _pairs(comment: str) -> dict[str, str]:
         StructureError: if `Lattice`, `Properties` or `pbc` is given twice, with other values.
     """
     found: dict[str, str] = {}
+    last = ""
     for index, match in enumerate(_PAIR.finditer(comment)):
         if index == _MOST_PAIRS:
             raise StructureError(
                 "unreadable", f"The second line of the extxyz has over {_MOST_PAIRS:,} keys: leave out those of others."
             )
         key = _unquoted(match[1])
-        if key.lower() not in _KEYS:
+        if match[2] is None and key in _FLAGS and last == "pbc":  # pbc=T T F, without the quotes
+            found[last] += f" {key}"
+            continue
+        last = key
+        if key.lower() not in _SOLE_KEYS_IN_ANY_CASE and not _OCCUPANCY.fullmatch(key):
             continue
         value = "T" if match[2] is None else _unquoted(match[2])
         if key in _SOLE_KEYS and _plain(found.setdefault(key, value)) != _plain(value):
@@ -121,6 +129,15 @@ def _pairs(comment: str) -> dict[str, str]:
         if key not in found and (other := next((name for name in found if name.lower() == key.lower()), None)):
             found[key] = found[other]
     return found
+
+
+def without_structure(comment: str) -> str:
+    """A comment without the keys that are read for the structure, however they are written.
+
+    Args:
+        comment: the second line of a frame.
+    """
+    return _PAIR.sub(lambda match: "" if _unquoted(match[1]).lower() in _SOLE_KEYS_IN_ANY_CASE else match[0], comment)
 
 
 def _unquoted(word: str) -> str:
@@ -141,14 +158,14 @@ def _lattice(pairs: _Pairs) -> NDArray[np.float64]:
             "no_structure", 'The file has no cell: add Lattice="ax ay az bx by bz cx cy cz" to its second line.'
         )
     value = pairs["Lattice"][:_LONGEST_LATTICE]
-    inner = [len(_plain(one)) for one in _INNER_LIST.findall(value[1:-1])]
+    inner = [len(_plain(one)) for one in _INNER_LIST.findall(value)]
     try:
         numbers = np.array([real_number(word) for word in _plain(value)]).reshape(3, 3)
     except ValueError as error:
         raise StructureError(
             "bad_cell", f"Lattice={value[:60]!r} is not nine numbers: give three vectors in Å."
         ) from error
-    if inner not in ([], [_DIRECTIONS] * _DIRECTIONS):
+    if inner not in ([], [_DIRECTIONS**2], [_DIRECTIONS] * _DIRECTIONS):
         raise StructureError("bad_cell", f"Lattice={value[:60]!r} is not three lists of three numbers: give them in Å.")
     return numbers
 
@@ -156,7 +173,7 @@ def _lattice(pairs: _Pairs) -> NDArray[np.float64]:
 def _check_periodic(pairs: _Pairs) -> list[str]:
     if "pbc" not in pairs:
         return ["The file does not say pbc; it is taken for periodic in all three directions."]
-    flags = [flag.lower() for flag in _plain(pairs["pbc"])]
+    flags = [flag.lower().strip(".") for flag in _plain(pairs["pbc"])]
     if len(flags) == 1:  # for all directions, or TTT
         flags = list(flags[0]) if len(flags[0]) == _DIRECTIONS else flags * _DIRECTIONS
     if len(flags) != _DIRECTIONS or not _TRUE.issuperset(flags):
@@ -275,27 +292,66 @@ def _short_line(atom: int) -> StructureError:
     )
 
 
-def _check_occupancies(pairs: _Pairs, columns: Mapping[str, slice], rows: _Rows) -> None:
-    """Refuse partial occupancies, as ase writes them into the comment or others into a column."""
+def _check_what_follows(lines: list[str], count: int, columns: Mapping[str, slice]) -> list[str]:
+    """Tell of further frames, and refuse an atom more than the first line counts."""
+    following = next((line for line in lines if line.strip()), None)
+    if following is None:
+        return []
+    row = following.split()
+    try:
+        _elements(columns, [row])
+        _positions(columns, [row])
+    except StructureError:
+        return ["The text goes on after the first frame; only that is read."]
+    raise StructureError(
+        "unreadable",
+        f"The extxyz declares {count} atoms, and {following.strip()[:40]!r} follows them like one more: "
+        "correct the number.",
+    )
+
+
+def _check_widths(columns: Mapping[str, slice], rows: _Rows) -> list[str]:
+    """Refuse a line with too few columns where one that is missing would move the others; tell of those with more."""
+    width = max(at.stop for at in columns.values())
+    read = [columns[name] for name in (*_POSITIONS, *_element_columns(columns)) if name in columns]
+    may_be_moved = max(at.stop for at in read) > sum(map(_width, read))  # others stand before or between
+    for atom, row in enumerate(rows, start=1):
+        if may_be_moved and len(row) < width:
+            raise StructureError(
+                "unreadable",
+                f"The line of atom {atom} of the extxyz has {len(row)} columns, and Properties= says {width}: "
+                "complete it.",
+            )
+    more = any(len(row) > width and not row[width].startswith("#") for row in rows)
+    return [MORE_COLUMNS] if more else []
+
+
+def _occupancy_columns(columns: Mapping[str, slice]) -> list[str]:
+    return [name for name, at in columns.items() if _OCCUPANCY.fullmatch(name) and _width(at) == 1]
+
+
+def _check_occupancies(pairs: _Pairs, columns: Mapping[str, slice], rows: _Rows) -> list[str]:
+    """Refuse partial occupancies, as ase writes them into the comment or others into a column; tell of other values."""
+    unread = []
     for key, value in pairs.items():
-        if key.lower() in _OCCUPANCIES:
-            for kind, shares in _shares(value).items():
+        if _OCCUPANCY.fullmatch(key):
+            shares_of_kinds = _shares(value)
+            unread += [] if shares_of_kinds else [key]
+            for kind, shares in shares_of_kinds.items():
                 if len(shares) != 1 or abs(next(iter(shares.values())) - 1) > _WHOLE_SITE:
                     raise disordered(f"kind {kind[:20]} in {key}", list(shares.items()) or [("vacancy", 1.0)])
-    for name, at in columns.items():
-        if name.lower() in _OCCUPANCIES and _width(at) == 1:
-            for atom, row in enumerate(rows, start=1):
-                share = _number(row[at.start]) if at.start < len(row) else None
-                if share is not None and abs(share - 1) > _WHOLE_SITE:
-                    raise disordered(f"atom {atom}", [("its element", share)])
+    for name in _occupancy_columns(columns):
+        for atom, row in enumerate(rows, start=1):
+            at = columns[name].start
+            share = _number(row[at]) if at < len(row) else None
+            if share is not None and abs(share - 1) > _WHOLE_SITE:
+                raise disordered(f"atom {atom}", [("its element", share)])
+    return properties_warning(unread)
 
 
 def _shares(value: str) -> dict[str, dict[str, float]]:
     """Occupancies of each kind of atoms; none where the value is another thing."""
-    try:
-        found: Any = json.loads(value.removeprefix("_JSON "))
-    except (ValueError, RecursionError):
-        return {}
+    found = _literal(value.removeprefix("_JSON "))
     if isinstance(found, int | float):
         return {"of all atoms": {"its element": float(found)}}
     if not isinstance(found, dict):
@@ -305,6 +361,16 @@ def _shares(value: str) -> dict[str, dict[str, float]]:
         for kind, shares in found.items()
         if isinstance(shares, dict)
     }
+
+
+def _literal(text: str) -> Any:
+    """What JSON or, as older ase writes it, Python has for a value; None for other text."""
+    for spelling in (text, _NUMBERED_KIND.sub(r'\1"\2":', text.replace("'", '"'))):
+        try:
+            return json.loads(spelling)
+        except (ValueError, RecursionError):
+            continue
+    return None
 
 
 def _number(word: str) -> float | None:

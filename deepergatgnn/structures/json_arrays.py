@@ -14,9 +14,11 @@ from deepergatgnn.structures.crystal import (
     disordered,
     too_many_atoms,
 )
+from deepergatgnn.structures.elements import ATOMIC_NUMBERS
 from deepergatgnn.structures.ignored import CHARGE, properties_warning, telling_properties
 from deepergatgnn.structures.json_values import (
     CELL_PARAMETERS,
+    OCCUPANCY,
     Array,
     cell_of,
     check_parameters,
@@ -33,9 +35,11 @@ from deepergatgnn.structures.limits import StructureLimits
 _PLAIN_KEYS: Final = frozenset(
     {"lattice", "species", "frac_coords", "cart_coords", "coords", "coords_are_cartesian", "labels", "pbc"}
 )
-_OCCUPANCIES: Final = frozenset({"occupancies", "occupancy", "occu", "occupation"})
 _JARVIS_KEYS: Final = frozenset({"lattice_mat", "coords", "elements", "abc", "angles", "cartesian"})
-_ASE_KEYS: Final = frozenset({"numbers", "symbols", "positions", "cell", "pbc", "celldisp", "info", "constraints"})
+_ASE_KEYS: Final = frozenset(
+    {"numbers", "symbols", "chemical_symbols", "positions", "scaled_positions"}
+    | {"cell", "pbc", "celldisp", "info", "constraints"}
+)
 
 
 def read_plain(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
@@ -108,12 +112,14 @@ def read_ase(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
                     f"kind {str(kind)[:20]} of the sites",
                     [(str(symbol)[:20], number(share, "occupancy")) for symbol, share in each.items()],
                 )
-    numbers = value.get("numbers")
+    numbers, symbols = value.get("numbers"), value.get("symbols", value.get("chemical_symbols"))
+    if numbers is not None and symbols is not None:
+        _check_same_elements(list_of(numbers, "numbers"), list_of(symbols, "symbols"))
     return _read_arrays(
         value,
         lattice=("cell", value.get("cell")),
-        species=("symbols", value.get("symbols")) if numbers is None else ("numbers", numbers),
-        frac=("scaled_positions", None),
+        species=("symbols", symbols) if numbers is None else ("numbers", numbers),
+        frac=("scaled_positions", value.get("scaled_positions")),
         cart=("positions", value.get("positions")),
         known=_ASE_KEYS,
         more={},
@@ -145,10 +151,11 @@ def _read_arrays(
         raise StructureError(
             "unreadable", f"There are {len(names)} {species[0]} and {len(coords)} {key}: give one for each atom."
         )
-    _check_occupancies(value, names)
-    known |= _OCCUPANCIES
+    _check_occupancies({**value, **more}, names)
     others = {key: each for key, each in value.items() if key not in known and _is_for_each(each, len(names))}
-    telling = telling_properties({**others, **more})
+    telling = telling_properties(
+        {key: each for key, each in {**others, **more}.items() if not OCCUPANCY.fullmatch(str(key))}
+    )
     said = [*([CHARGE] if value.get("charge") else []), *properties_warning(telling)]
     if species[0] == "numbers":
         return crystal_from_numbers(cell, _numbers(names), coords, warnings=said, limits=limits)
@@ -176,11 +183,21 @@ def _rows(name: str, rows: Any) -> Array:
 
 
 def _check_occupancies(value: Mapping[str, Any], names: Sequence[Any]) -> None:
-    for key in _OCCUPANCIES:
-        if _is_for_each(value.get(key), len(names)):
-            for index, (name, share) in enumerate(zip(names, value[key], strict=True), start=1):
+    for key, shares in value.items():
+        if OCCUPANCY.fullmatch(str(key)) and _is_for_each(shares, len(names)):
+            for index, (name, share) in enumerate(zip(names, shares, strict=True), start=1):
                 if share is not None and number(share, f"{key} of atom {index}") != 1:
                     raise disordered(f"atom {index}", [(str(name)[:20], number(share, key))])
+
+
+def _check_same_elements(numbers: Sequence[Any], symbols: Sequence[Any]) -> None:
+    """Refuse atomic numbers and symbols that differ; what is no element is refused where it is read."""
+    for index, (number_, symbol) in enumerate(zip(numbers, symbols, strict=False), start=1):
+        if isinstance(symbol, str) and ATOMIC_NUMBERS.get(symbol, number_) != number_:
+            raise StructureError(
+                "unreadable",
+                f"The atom {index} is {symbol} by symbols and {shown(number_)} by numbers: correct one of them.",
+            )
 
 
 def _numbers(values: Sequence[Any]) -> list[int]:

@@ -9,9 +9,10 @@ from typing import Any, Final, NamedTuple
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.crystal import Crystal
 from deepergatgnn.structures.json_arrays import read_ase, read_jarvis, read_plain
-from deepergatgnn.structures.json_optimade import read_optimade
+from deepergatgnn.structures.json_optimade import check_whole_crystal, read_optimade
 from deepergatgnn.structures.json_pymatgen import read_pymatgen
-from deepergatgnn.structures.json_values import shown
+from deepergatgnn.structures.json_statements import check_document
+from deepergatgnn.structures.json_values import check_periodic, shown
 from deepergatgnn.structures.limits import StructureLimits
 
 Reader = Callable[[Mapping[str, Any], StructureLimits], Crystal]
@@ -36,11 +37,13 @@ class _Found(NamedTuple):
         path: of keys.
         value: the object.
         reader: of its form.
+        around: the objects that hold it, from the outermost.
     """
 
     path: tuple[str, ...]
     value: Mapping[str, Any]
     reader: Reader
+    around: tuple[Mapping[str, Any], ...]
 
 
 def read_json(text: str, limits: StructureLimits) -> Crystal:
@@ -67,6 +70,23 @@ def read_json(text: str, limits: StructureLimits) -> Crystal:
     return read_object(value, limits)
 
 
+def check_no_repeats(text: str | bytes) -> None:
+    """Refuse a key that an object gives twice with different values.
+
+    Args:
+        text: JSON.
+
+    Raises:
+        StructureError: `unreadable`.
+    """
+    try:
+        json.loads(text, object_pairs_hook=_without_repeats)
+    except StructureError:
+        raise
+    except (ValueError, RecursionError):
+        return  # whoever reads it has better words
+
+
 def read_object(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
     """Read an object by the keys that it has.
 
@@ -88,8 +108,14 @@ def read_object(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
         raise StructureError(
             "unreadable", f"The object holds {len(found)} structures, {names}{more}: post one of them alone."
         )
-    [(path, inner, reader)] = found
+    [(path, inner, reader, around)] = found
+    for each in (*around, inner):
+        check_whole_crystal(each)
+        if each is not inner or reader is read_optimade:  # the other forms have their own flags
+            check_periodic(each.get("pbc"))
     crystal = reader(inner, limits)
+    stated = check_document(around, {} if reader is read_optimade else inner, crystal)
+    crystal = replace(crystal, warnings=(*crystal.warnings, *stated)) if stated else crystal
     unusual = [key for key in path if key.split("[")[0] not in _USUAL]
     if unusual:
         said = f"The structure is taken from {'.'.join(path)[:80]}."
@@ -121,14 +147,15 @@ def _structures_in(document: Mapping[str, Any]) -> list[_Found]:
         StructureError: `unreadable`, if the document has more objects than are looked through.
     """
     found: list[_Found] = []
-    waiting: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [((), document)]
+    waiting: list[tuple[tuple[str, ...], Mapping[str, Any], tuple[Mapping[str, Any], ...]]] = [((), document, ())]
     looked_at = 0
     while waiting:
-        path, value = waiting.pop()
+        path, value, around = waiting.pop()
         if reader := _reader_of(value):
-            found.append(_Found(path, value, reader))
+            found.append(_Found(path, value, reader, around))
         elif len(path) < _DEEPEST:
-            inner = [((*path, name), each) for name, each in islice(_objects_in(value), _MOST_OBJECTS)]
+            holders = (*around, value)
+            inner = [((*path, name), each, holders) for name, each in islice(_objects_in(value), _MOST_OBJECTS)]
             looked_at += len(inner)
             if looked_at >= _MOST_OBJECTS:
                 detail = f"The JSON has over {_MOST_OBJECTS:,} objects: post the structure alone."

@@ -58,7 +58,7 @@ def read_optimade(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
             each other, and as `read_structure`.
     """
     names = _names(value, limits)
-    _check_whole_crystal(value)
+    check_whole_crystal(value)
     features = _features(value)
     if value.get("lattice_vectors") is None:
         raise StructureError("no_structure", "The structure has no lattice_vectors: post a crystal.")
@@ -101,8 +101,15 @@ def _names(value: Mapping[str, Any], limits: StructureLimits) -> list[str]:
     return [str(name)[:40] for name in sites]
 
 
-def _check_whole_crystal(value: Mapping[str, Any]) -> None:
-    """Refuse what is periodic in fewer directions, and what lists a part of the cell."""
+def check_whole_crystal(value: Mapping[str, Any]) -> None:
+    """Refuse what is periodic in fewer directions, and what lists a part of the cell.
+
+    Args:
+        value: the attributes, or an object around them or around another structure.
+
+    Raises:
+        StructureError: `no_structure`.
+    """
     periodic, types = value.get("nperiodic_dimensions"), value.get("dimension_types")
     if periodic not in (3, None) or (isinstance(types, Sequence) and list(types) not in ([1, 1, 1], [])):
         raise StructureError(

@@ -10,9 +10,10 @@ import numpy as np
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.checks import check_lattice
-from deepergatgnn.structures.crystal import Crystal, crystal_from_arrays, too_many_atoms
+from deepergatgnn.structures.crystal import Crystal, crystal_from_arrays, disordered, too_many_atoms
 from deepergatgnn.structures.ignored import CHARGE, OXIDATION_STATES, properties_warning, telling_properties
 from deepergatgnn.structures.json_values import (
+    OCCUPANCY,
     Array,
     cell_of,
     check_periodic,
@@ -53,6 +54,7 @@ def read_pymatgen(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
                 "unreadable", f"The site {index + 1} is {shown(site)}, which is no object: post species and abc."
             )
         symbol = _symbol(site, index + 1, said)
+        _check_occupancy(site, index + 1)
         if symbol is not None:
             symbols.append(symbol)
             kept.append(index)
@@ -74,9 +76,18 @@ def _symbol(site: Mapping[str, Any], index: int, said: list[str]) -> str | None:
     return sole_species(shares, f"site {index}", said)
 
 
+def _check_occupancy(site: Mapping[str, Any], index: int) -> None:
+    """Refuse an occupancy that is kept among the properties."""
+    properties = site.get("properties")
+    for key, share in properties.items() if isinstance(properties, Mapping) else ():
+        if OCCUPANCY.fullmatch(str(key)) and share is not None and number(share, f"{key} of site {index}") != 1:
+            raise disordered(f"site {index}", [("its element", number(share, str(key)))])
+
+
 def _properties(site: Mapping[str, Any], said: list[str]) -> list[str]:
     """The names of what a site has beside element and position; oxidation states are added to what is said."""
     names = telling_properties(site["properties"]) if isinstance(site.get("properties"), Mapping) else []
+    names = [name for name in names if not OCCUPANCY.fullmatch(name)]
     for species in site["species"]:
         if species.get("oxidation_state") and OXIDATION_STATES not in said:
             said.append(OXIDATION_STATES)

@@ -1,18 +1,30 @@
-"""What an OPTIMADE structure states of its contents, compared with the atoms that it lists."""
+"""What an OPTIMADE structure, or a document around a structure, states of it, compared with the atoms that it lists."""
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from pymatgen.core.composition import Composition
+
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.crystal import Crystal
+from deepergatgnn.structures.elements import ATOMIC_NUMBERS, SYMBOLS, is_element
 from deepergatgnn.structures.json_values import number, shown
 
 _FORMULAE: Final = ("chemical_formula_reduced", "chemical_formula_hill")
 _OF_NO_ELEMENT: Final = frozenset({"chemical_formula_anonymous", "nelements"})
 _ELEMENT: Final = re.compile(r"([A-Z][a-z]?)(\d+(?:\.\d+)?)?")
 _LETTER: Final = re.compile(r"([A-Z][a-z]*)(\d+(?:\.\d+)?)?")
+# Of documents around a structure, as those of Materials Project, of its older releases and of JARVIS.
+_DOCUMENT_FORMULAE: Final = (
+    *("composition", "composition_reduced", "unit_cell_formula", "reduced_cell_formula"),
+    *("formula_pretty", "pretty_formula", "full_formula", "reduced_formula", "formula", "chemical_formula"),
+)
+_NUMBERS: Final = ("nsites", "natoms", "n_atoms", "num_atoms")
+_SAME_NUMBER: Final = 1e-9
+_SAME_VOLUME: Final = 0.02  # relative
+_LONGEST_FORMULA: Final = 400  # characters
 _ROUNDING: Final = 0.01  # of a share that is written with decimals
 
 
@@ -54,6 +66,86 @@ def check_statements(
                 "wrong, or add the atoms that are missing.",
             )
     return found[:1]
+
+
+def check_document(around: Sequence[Mapping[str, Any]], own: Mapping[str, Any], crystal: Crystal) -> list[str]:
+    """Compare what the objects around a structure state of it, such as a summary document, with its atoms.
+
+    Args:
+        around: the objects that hold the structure.
+        own: the object of the structure, which may state the same; empty if that is compared already.
+        crystal: that the sites make.
+
+    Returns:
+        Warnings: of hydrogen that has no position, and of another number of atoms or another volume.
+
+    Raises:
+        StructureError: `unreadable` if the elements or their shares contradict each other.
+    """
+    counts = Counter(crystal.symbols)
+    found: list[str] = []
+    lacks_hydrogen = False
+    stated = [each for value in around for each in _document_statements(value, with_elements=True)]
+    for key, given, kind, read in [*stated, *_document_statements(own, with_elements=False)]:
+        if _agrees(kind, read, counts, implicit=False):
+            continue
+        if _has_more_hydrogen(read, counts):
+            if not lacks_hydrogen:
+                found.append(f"The {key} counts hydrogen atoms that have no position; they are missing.")
+            lacks_hydrogen = True
+        elif not (lacks_hydrogen and kind in _OF_NO_ELEMENT):
+            raise StructureError(
+                "unreadable",
+                f"The {key} is {shown(given)}, and the atoms of the structure are {crystal.formula}: correct the one "
+                "that is wrong, or remove it.",
+            )
+    sizes = [
+        *((key, float(crystal.n_atoms), _SAME_NUMBER) for key in _NUMBERS),
+        ("volume", crystal.volume, _SAME_VOLUME),
+    ]
+    for key, actual, allowed in sizes:
+        for value in (*around, own):
+            size = value.get(key)
+            if not isinstance(size, int | float) or isinstance(size, bool) or abs(size - actual) <= allowed * actual:
+                continue
+            found.append(
+                f"The {key} beside the structure is {size:.6g}, and it has {actual:.6g}: check which is wrong."
+            )
+    return list(dict.fromkeys(found))
+
+
+def _document_statements(value: Mapping[str, Any], *, with_elements: bool) -> list[tuple[str, Any, str, Any]]:
+    """Keys, values, kinds of statement and what they say, as far as it can be read."""
+    formulae = [(key, value[key], key, _composition(value.get(key))) for key in _DOCUMENT_FORMULAE if key in value]
+    found: list[tuple[str, Any, str, Any]] = [each for each in formulae if each[-1]]
+    if counts := _counts(value.get("formula_anonymous"), _LETTER):
+        kind = "chemical_formula_anonymous"
+        found.append(("formula_anonymous", value["formula_anonymous"], kind, sorted(counts.values())))
+    if not with_elements:  # JARVIS has a list of that name with an entry for each atom
+        return found
+    system = value.get("chemsys")
+    of_system = system.split("-") if isinstance(system, str) and len(system) <= _LONGEST_FORMULA else None
+    for key, given in (("elements", value.get("elements")), ("chemsys", of_system)):
+        if isinstance(given, list) and given and all(isinstance(each, str) and is_element(each) for each in given):
+            found.append((key, value[key], "elements", frozenset(map(_plain_symbol, given))))
+    if isinstance(n_elements := value.get("nelements"), int):
+        found.append(("nelements", n_elements, "nelements", n_elements))
+    return found
+
+
+def _composition(given: Any) -> dict[str, float]:
+    """Atoms by symbol of a formula, with brackets or without, or of an object; empty for what is none."""
+    longest = _LONGEST_FORMULA if isinstance(given, str) else len(SYMBOLS)
+    if not isinstance(given, str | Mapping) or not 0 < len(given) <= longest:
+        return {}
+    try:
+        read = Composition(given).get_el_amt_dict()
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return {}
+    counts: dict[str, float] = {}
+    for symbol, count in read.items():
+        counts[_plain_symbol(symbol)] = counts.get(_plain_symbol(symbol), 0.0) + float(count)
+    return counts if counts.keys() <= ATOMIC_NUMBERS.keys() else {}
 
 
 def _statements(value: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import mul
@@ -25,6 +26,7 @@ _SAME_LENGTH: Final = 0.01  # relative, of a length or a volume
 _RIGHT: Final = 1e-6  # cosine, within which an angle is a right one
 _TRUE: Final = frozenset({"t", "true", "1"})
 _FALSE: Final = frozenset({"f", "false", "0"})
+OCCUPANCY: Final = re.compile(r"\w*occupanc(?:y|ies)|occupation|occu?", re.IGNORECASE)
 _VACANCIES: Final = frozenset({"vacancy"})
 
 

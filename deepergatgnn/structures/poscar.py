@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.checks import check_lattice
 from deepergatgnn.structures.crystal import Crystal, crystal_from_numbers, too_many_atoms
-from deepergatgnn.structures.element_names import is_pseudo_hydrogen, number_of_name, split_names
-from deepergatgnn.structures.elements import ATOMIC_NUMBERS, SYMBOLS, any_charged, is_element
+from deepergatgnn.structures.element_names import is_pseudo_hydrogen, names_of_formula, number_of_name, split_names
+from deepergatgnn.structures.elements import ATOMIC_NUMBERS, ISOTOPE_WARNING, ISOTOPES, SYMBOLS, any_charged, is_element
 from deepergatgnn.structures.ignored import AFTER_POSITIONS, OXIDATION_STATES, properties_warning
 from deepergatgnn.structures.limits import StructureLimits
 from deepergatgnn.structures.text import begins_with_number, leading_numbers, real_number
@@ -28,9 +28,10 @@ _MOST_NAME_LINES: Final = 120  # VASP writes twenty names on each
 _MOST_GROUPS: Final = 10_000  # of like atoms; far more than there are atoms
 _MOST_LEFT_OVER: Final = 10_000  # lines that are counted for a message
 _DIRECTIONS: Final = 3
+_NAMED_COUNT: Final = re.compile(r"[A-Z][a-z]?\d+")
 _NAME_IN_TITLE: Final = re.compile(r"([A-Z][a-z]?)(\d*)")
-_FORMULA: Final = re.compile(r"(?:[A-Z][a-z]?\d*)++")
-_LONGEST_FORMULA: Final = 400  # characters
+_LONGEST_TITLE: Final = 400  # characters
+_BETWEEN_WORDS: Final = re.compile(r"[\s_:;|/.\-\"'=]+")  # of a title, such as Na4Cl4_relaxed
 _REMARK: Final = re.compile(r"[!#]")
 _WHOLE: Final = re.compile(r"\+?\d{1,12}", re.ASCII)  # 10^12 atoms are too many
 _MODE: Final = re.compile(r"(?:direct|cart|selective)", re.IGNORECASE)
@@ -38,6 +39,9 @@ _FLAG: Final = re.compile(r"\.?(?:t|f|true|false)\.?", re.IGNORECASE)
 # What a format with too few columns writes: 0.25000000-0.25000000 0.5. Without a point, 0.5-1 may be an exponent.
 _RUN_TOGETHER: Final = re.compile(r"(?:[+-]?\d*\.\d+(?:[eEdD][+-]?\d+)?(?=[+\s-]|$)\s*){3}")
 _ONE_OF_THEM: Final = re.compile(r"[+-]?\d*\.\d+(?:[eEdD][+-]?\d+)?")
+
+_FAR_OUTSIDE: Final = 1.5  # cells from the middle of the cell
+_ISOTOPES: Final = frozenset(map(ISOTOPE_WARNING.format, ISOTOPES))
 
 _Vectors = NDArray[np.float64]
 
@@ -82,7 +86,7 @@ def read_poscar(text: str, limits: StructureLimits) -> Crystal:
     warnings += _check_what_follows(lines, first + total, header.counts)
     at_ends, flags = _line_ends(rests)
     elements = _elements(lines[0], header, named, at_ends, first)
-    warnings = [*elements.warnings, *warnings]
+    warnings = [*elements.warnings, *warnings, *([] if cartesian else _unit_warning(coords))]
     if any(flag.strip(".")[0] in "fF" for row in flags for flag in row):
         warnings += properties_warning(["selective_dynamics"])
     factors = _factors(scale, vectors)
@@ -135,11 +139,11 @@ def _read_header(lines: Sequence[str]) -> _Header:
     while at < len(lines):
         words = _REMARK.split(lines[at], maxsplit=1)[0].replace(",", " ").split(None, _MOST_GROUPS)
         if not words:
-            raise _empty_line(at)
+            raise _empty_line(at, lines[at])
         if begins_with_number(words[0]):
             break
         if not words[0][0].isalpha() or (names and _MODE.match(words[0])):
-            raise _bad_line(at, lines[at], "the number of atoms of each element is expected there, in whole numbers")
+            raise _bad_line(at, lines[at], "element symbols, or numbers of atoms as whole numbers, are expected there")
         if at == _NAMES_AT + _MOST_NAME_LINES or len(names) + len(words) > _MOST_GROUPS:
             raise StructureError(
                 "unreadable", "The POSCAR has no line with the number of atoms of each element: add it."
@@ -195,6 +199,8 @@ def _without_remark(names: list[tuple[str, int]], counts: Sequence[int], counts_
             return names[: len(counts)]
     if len(names) == 1:
         word, line = names[0]
+        if of_formula := names_of_formula(word, counts):
+            return [(name, line) for name in of_formula]
         ways = split_names(word, len(counts))
         if len(ways) == 1:
             return [(name, line) for name in ways[0]]
@@ -280,7 +286,30 @@ def _read_positions(lines: Sequence[str], first: int, counts: Sequence[int]) -> 
             )
         coords.append(found[0])
         rests.append(found[1])
+    _check_not_numbered(coords, rests, first)
     return np.array(coords), rests
+
+
+def _check_not_numbered(coords: Sequence[Sequence[float]], rests: Sequence[str], first: int) -> None:
+    """Refuse lines that begin with 1, 2, 3 and so on and go on with three numbers: the first is no coordinate."""
+    begins = [row[0] for row in coords]
+    are_numbers = begins in (list(range(1, len(begins) + 1)), list(range(len(begins))))
+    if len(begins) > 1 and are_numbers and all(map(begins_with_number, rests)):
+        raise StructureError(
+            "unreadable",
+            f"The positions of the POSCAR, from line {first + 1}, begin with the number of the atom, which VASP "
+            "would take for a coordinate: remove it.",
+        )
+
+
+def _unit_warning(coords: _Vectors) -> list[str]:
+    """Tell of direct coordinates that lie as far apart as if they were in Å; those of a moving atom are nearer."""
+    outside = np.any(np.abs(coords - 0.5) > _FAR_OUTSIDE, axis=1)
+    if not outside.any() or 2 * np.count_nonzero(outside) < len(coords):
+        return []
+    return [
+        f"The coordinates are direct and reach {np.abs(coords).max():.3g} cells far: if they are in Å, write Cartesian."
+    ]
 
 
 def _read_position(line: str) -> tuple[list[float], str] | None:
@@ -358,7 +387,9 @@ def _elements(title: str, header: _Header, named: _Elements | None, at_ends: Seq
                     f"Line {line} of the POSCAR names atom {index + 1} {name[:20]!r}, and line {first + index + 1} "
                     f"names it {at_ends[index][:20]!r} at its end: correct one of them.",
                 )
-        return _Elements(numbers, named.warnings)
+        # Where one names hydrogen and the other its isotope, that is told, too.
+        isotopes = [warning for warning in (ends.warnings if ends else ()) if warning in _ISOTOPES]
+        return _Elements(numbers, [*named.warnings, *(one for one in isotopes if one not in named.warnings)])
     if ends and all(ends.numbers):
         seen: dict[int, int] = {}
         for index, (group, number) in enumerate(zip(groups, ends.numbers, strict=True)):
@@ -378,7 +409,7 @@ def _elements(title: str, header: _Header, named: _Elements | None, at_ends: Seq
             f"{' '.join(['Na', 'Cl', 'O'][: max(1, len(header.counts))])}, above the counts in line {_NAMES_AT + 1}.",
         )
     found = [number_of_name(name, "line 1 of the POSCAR") for name in names]
-    said = f"The file does not name its elements; {' '.join(names)} are taken from its first line."
+    said = f"The file does not name its elements; {' '.join(dict.fromkeys(names))} are taken from its first line."
     return _Elements([found[group][0] for group in groups], [said, *(warning for _, warning in found if warning)])
 
 
@@ -396,8 +427,9 @@ def _elements_at_ends(words: Sequence[str]) -> _Elements | None:
             raise
         return None
     # One warning for all labels; the one of heavy hydrogen is another.
-    warnings = [warning for word, (_, warning) in found.items() if warning and is_element(word)]
-    if label := next((word for word, (_, warning) in found.items() if warning and not is_element(word)), ""):
+    said = {word: warning for word, (_, warning) in found.items() if warning}
+    warnings = list(dict.fromkeys(warning for warning in said.values() if warning in _ISOTOPES))
+    if label := next((word for word in said if not is_element(word)), ""):
         element = SYMBOLS[found[label][0]]
         warnings.append(
             f"The elements are taken from the labels at the line ends: {label[:20]!r} is read as {element}."
@@ -408,16 +440,28 @@ def _elements_at_ends(words: Sequence[str]) -> _Elements | None:
 
 
 def _names_in_title(title: str, counts: Sequence[int]) -> list[str] | None:
-    """Take `Mg Si`, `Mg2 Si4` or `Mg2Si4` from the first line, if that is exactly what it says."""
-    words = title.strip(" #!\t").split(None, len(counts))
-    if len(words) == 1 < len(counts) and _FORMULA.fullmatch(words[0][:_LONGEST_FORMULA]):
-        # Of a formula, in which no number is one atom.
-        words = [name + (number or "1") for name, number in _NAME_IN_TITLE.findall(words[0][:_LONGEST_FORMULA])]
-    matches = [_NAME_IN_TITLE.fullmatch(word) for word in words]
-    names = [match[1] for match in matches if match and is_element(match[1])]
-    declared = [int(match[2][:12]) if match and match[2] else None for match in matches]
-    agrees = all(said in (None, count) for said, count in zip(declared, counts, strict=False))
-    return names if len(names) == len(matches) == len(counts) and agrees else None
+    """Take `Mg Si` from the first line if that is all it says, or a formula with just these counts from within it."""
+    title = title.strip(" #!\t")
+    words = title.split()
+    matches = [match for match in map(_NAME_IN_TITLE.fullmatch, words) if match and is_element(match[1])]
+    if len(matches) == len(words) == len(counts):
+        declared = [int(match[2][:12]) if match[2] else None for match in matches]
+        if all(stated in (None, count) for stated, count in zip(declared, counts, strict=True)):
+            return [match[1] for match in matches]
+    words = [word.strip(",") for word in _BETWEEN_WORDS.split(title[:_LONGEST_TITLE])]
+    for at in range(len(words) - len(counts) + 1):
+        several = words[at : at + len(counts)]
+        if len(counts) > 1 and all(_NAMED_COUNT.fullmatch(word) for word in several):  # Na4 Cl4 is a formula, too
+            words.append("".join(several))
+    found = {tuple(names_of_formula(word, counts)) for word in words if _is_surely_formula(word, len(counts))} - {()}
+    return list(found.pop()) if len(found) == 1 else None
+
+
+def _is_surely_formula(word: str, n_groups: int) -> bool:
+    """Whether a word of a title can be nothing else, as the space group C2, the word In, or the short form HCP are."""
+    if n_groups == 1:
+        return _NAMED_COUNT.fullmatch(word) is not None and word[1].islower()
+    return any(one.isdigit() or one.islower() for one in word)
 
 
 def _written(counts: Sequence[int]) -> str:
@@ -429,5 +473,7 @@ def _bad_line(at: int, line: str, remedy: str) -> StructureError:
     return StructureError("unreadable", f"Line {at + 1} of the POSCAR is {line.strip()[:40]!r}: {remedy}.")
 
 
-def _empty_line(at: int) -> StructureError:
+def _empty_line(at: int, remark: str = "") -> StructureError:
+    if remark.strip():
+        return _bad_line(at, remark, "element symbols or counts are expected, and that is a remark: remove its mark")
     return StructureError("unreadable", f"Line {at + 1} of the POSCAR is empty: remove it, or complete it.")

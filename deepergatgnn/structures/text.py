@@ -82,7 +82,7 @@ def detect_format(text: str) -> TextFormat:
         return "poscar"
     if text.lstrip()[:1] in ("{", "["):
         return "json"
-    if lines[0].strip().isdecimal():
+    if text.lstrip().split("\n", 1)[0].strip().isdecimal():
         return "extxyz"
     if _CIF.search(text):
         return "cif"

@@ -68,12 +68,17 @@ READ: Final[list[tuple[str, str, tuple[str, ...], bool]]] = [
     ("nested in quotes", given_(lattice=f'Lattice="{NESTED}"'), (), False),
     ("nested as JSON", given_(lattice=f'Lattice="_JSON {NESTED}"'), (), False),
     ("nested braces", given_(lattice="Lattice={{4.1 0.5 0} {0 4.2 0.25} {0 0 4.3}}"), (), False),
+    ("nested braces in quotes", given_(lattice='Lattice="{4.1 0.5 0} {0 4.2 0.25} {0 0 4.3}"'), (), False),
+    ("semicolons", given_(lattice='Lattice="4.1 0.5 0; 0 4.2 0.25; 0 0 4.3"'), (), False),
     ("D exponents", given_(lattice=LATTICE.replace("4.1", "0.41D+01"), rows=ROWS.replace("2.05", "2.05d0")), (), False),
     # Periodicity.
     *[
         (f"pbc {pbc}", given_(pbc=f"pbc={pbc}"), (), True)
         for pbc in ("[T, T, T]", "[true,true,true]", "{T T T}", '"1 1 1"', "T", "1", "True", "TTT", "T,T,T", "[T T T]")
     ],
+    ("pbc of Fortran", given_(pbc='pbc=".true. .true. .TRUE."'), (), True),
+    ("pbc without quotes", given_(pbc="pbc=T T T"), (), True),
+    ("an empty line first", "\n \n" + given_(), (), False),
     ("pbc as JSON", given_(pbc='pbc="_JSON [true, true, true]"'), (), True),
     ("pbc without a value", given_(pbc="pbc"), (), True),
     ("no pbc", given_(pbc=""), ("does not say pbc",), True),
@@ -125,6 +130,13 @@ READ: Final[list[tuple[str, str, tuple[str, ...], bool]]] = [
         (), True),
     ("capitals", given_(rows=ROWS.replace("Cs", "CS").replace("Cl", "cl")), ("'CS'", "'cl'"), True),
     ("charges", given_(rows=ROWS.replace("Cs", "Cs+")), ("Oxidation states",), False),
+    ("more columns than it says", given_(rows=ROWS.replace("\n", " 1 2\n")), ("more columns than Properties=",), True),
+    ("remarks after the columns", given_(rows=ROWS.replace("\n", " # first 1\n")), (), True),
+    ("occupancies of two columns",
+        given_(properties=f"{SPECIES}:occupancy:R:2", rows="Cs 0 0 0 1 2\nCl 2.05 2.1 2.15 1 2"),
+        ("property occupancy is ignored",), True),
+    ("occupancies that are no number", given_(pbc=f"{PERIODIC} occupancy=full"), ("occupancy is ignored",), True),
+    ("text that is no frame", given_() + "VEC1 4.1 0.5 0\nVEC2 0 4.2 0.25\n", ("first frame",), False),
     ("another frame", given_() + given_(), ("first frame",), False),
 ]  # fmt: skip
 
@@ -169,6 +181,21 @@ REFUSED: Final[list[tuple[str, StructureErrorCode, str, tuple[str, ...]]]] = [
     *[
         (f"pbc {pbc}", "no_structure", given_(pbc=f"pbc={pbc}"), ("pbc",))
         for pbc in ('"T T F"', "[T, T, F]", "F", "0", "{F F F}", "FFF", '"T T"', "[true,false,true]", "yes", "TTF")
+    ],  # type: ignore[list-item]
+    ("pbc without quotes, a slab", "no_structure", given_(pbc="pbc=T T F"), ("T T F",)),
+    ("pbc after a blank, a slab", "no_structure", given_(pbc="pbc= T T F"), ("T T F",)),
+    ("an atom more than counted", "unreadable", given_().replace("2", "1", 1), ("declares 1", "'Cl 2.05 2.1 2.15'")),
+    ("a column that is not there", "unreadable",
+        given_(properties="Properties=species:S:1:charge:R:1:pos:R:3:f:R:3",
+            rows="Cs 0 0 0 0 0 0\nCl 2.05 2.1 2.15 0 0 0"), ("atom 1", "7 columns", "says 8")),
+    *[
+        (f"partial by {key}", "disordered",
+            given_(properties=f"{SPECIES}:{key}:R:1", rows=WHOLE.replace("1\n", ".5\n")), ("Atom 1", "50 %"))
+        for key in ("occ", "occu", "Occupancy", "occupancies", "site_occupancies", "atomic_occupancy")
+    ],  # type: ignore[list-item]
+    *[
+        (f"partial as {value}", "disordered", given_(pbc=f"{PERIODIC} occupancy={value}"), ("50 % Cs",))
+        for value in ("{'0': {'Cs': 0.5}}", '"{0: {\'Cs\': 0.5}, 1: {\'Cl\': 1.0}}"')
     ],  # type: ignore[list-item]
     ("pbc in capitals alone", "no_structure", given_(pbc="PBC=[F,F,F]"), ("pbc",)),
     ("types of LAMMPS", "unknown_element", given_(rows="1 0 0 0\n2 2 2 2"), ("atom 1", "'1'", "LAMMPS", "Z:I:1")),

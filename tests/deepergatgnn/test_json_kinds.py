@@ -67,7 +67,20 @@ ASE: dict[str, Any] = {
     "pbc": [True, True, True],
 }
 ENTRY = {"@class": "ComputedStructureEntry", "energy": -1.0, "parameters": {}, "structure": PYMATGEN}
-SUMMARY = {"nsites": 2, "deprecated": False, "symmetry": {"number": 221}, "volume": 69.93, "structure": PYMATGEN}
+SUMMARY = {
+    "nsites": 2,
+    "deprecated": False,
+    "symmetry": {"number": 221},
+    "volume": 69.93,
+    "elements": ["Cl", "Cs"],
+    "nelements": 2,
+    "chemsys": "Cl-Cs",
+    "composition": {"Cs": 2.0, "Cl": 2.0},
+    "composition_reduced": {"Cs": 1, "Cl": 1},
+    "formula_pretty": "CsCl",
+    "formula_anonymous": "AB",
+    "structure": PYMATGEN,
+}
 RESOURCE = {"id": "1", "type": "structures", "attributes": OPTIMADE}
 
 
@@ -116,6 +129,19 @@ READ: dict[str, tuple[dict[str, Any], str]] = {
     "a computed entry with data": ({"data": {"oxide_type": "None", "sites": 2}} | ENTRY, ""),
     "a computed entry whose data has an older structure": ({"data": {"structure": MOVED}} | ENTRY, ""),
     "a summary document": (SUMMARY, ""),
+    "a summary document of another number of atoms": (SUMMARY | {"nsites": 4}, "nsites beside the structure is 4"),
+    "a summary document of another volume": (SUMMARY | {"volume": 139.9}, "volume beside the structure is 139.9"),
+    "a summary document of more hydrogen": (
+        SUMMARY
+        | {"formula_pretty": "CsClH2", "formula_anonymous": "ABC2", "composition": {}, "composition_reduced": None}
+        | {"elements": ["Cl", "Cs", "H"], "nelements": 3, "chemsys": "Cl-Cs-H"},
+        "formula_pretty counts hydrogen",
+    ),
+    "a document whose formula is none": (SUMMARY | {"formula": "cesium chloride", "composition": "unknown"}, ""),
+    "plain arrays and their number of atoms": (PLAIN | {"nsites": 3}, "nsites beside the structure is 3"),
+    "full occupancies among properties": (site(properties={"occupancy": 1.0}), ""),
+    "symbols beside the numbers of ase": (ASE | {"symbols": ["Cs", "Cl"]}, ""),
+    "scaled positions beside those of ase": (ASE | {"scaled_positions": PLAIN["frac_coords"]}, ""),
     "a response of summary documents": ({"data": [SUMMARY], "meta": {"total_doc": 1}}, ""),
     "an OPTIMADE resource": (RESOURCE, ""),
     "an OPTIMADE response": ({"data": RESOURCE, "meta": {}}, ""),
@@ -303,6 +329,40 @@ REFUSED: dict[str, tuple[StructureErrorCode, Any, str]] = {
         "unreadable",
         {"lattice": CUBE, "species": ["Cs"], "coords": [[0, 0, 0]]},
         "frac_coords or cart_coords",
+    ),
+    **{
+        f"a summary document with {key} {value}": ("unreadable", SUMMARY | {key: value}, f"The {key} is ")
+        for key, value in (
+            ("elements", ["Cl", "K"]),
+            ("nelements", 3),
+            ("chemsys", "Cl-K"),
+            ("composition", {"K": 1, "Cl": 1}),
+            ("composition_reduced", {"Cs": 1, "Cl": 3}),
+            ("formula_pretty", "Cs(ClO4)2"),
+            ("pretty_formula", "Cs2Cl"),
+            ("formula_anonymous", "AB2"),
+        )
+    },
+    "a row of JARVIS of another formula": ("unreadable", {"formula": "KCl", "atoms": JARVIS}, 'The formula is "KCl"'),
+    "an entry of another composition": ("unreadable", ENTRY | {"composition": {"K": 1, "Cl": 1}}, "The composition"),
+    "plain arrays of another formula": (
+        "unreadable",
+        PLAIN | {"formula": "KCl"},
+        "the atoms of the structure are CsCl",
+    ),
+    "a slab by the document": ("no_structure", SUMMARY | {"pbc": [True, True, False]}, "[true, true, false]"),
+    "a slab by the document's dimensions": ("no_structure", {"data": RESOURCE | {"nperiodic_dimensions": 2}}, "2 dim"),
+    "a slab of OPTIMADE by pbc": ("no_structure", optimade(pbc="TTF"), "TTF"),
+    "a slab as plain arrays by dimensions": ("no_structure", PLAIN | {"dimension_types": [1, 1, 0]}, "[1, 1, 0]"),
+    "partial among site properties": ("disordered", PLAIN | {"site_properties": {"occupancy": [0.5, 1]}}, "50 % Cs"),
+    "partial by another name": ("disordered", PLAIN | {"site_occupancies": [0.5, 1]}, "50 % Cs"),
+    "partial among properties": ("disordered", site(properties={"occupancy": 0.5}), "Site 2 is 50 %"),
+    "symbols and numbers of ase": ("unreadable", ASE | {"symbols": ["K", "Cl"]}, "K by symbols and 55 by numbers"),
+    "chemical symbols of ase": ("unreadable", ASE | {"chemical_symbols": ["K", "Cl"]}, "K by symbols"),
+    "scaled positions of ase": (
+        "unreadable",
+        ASE | {"scaled_positions": [[0, 0, 0], [0.5, 0.5, 0.4]]},
+        "atom 2 are two positions",
     ),
     "a slab of pymatgen": ("no_structure", lattice(pbc=[True, True, False]), "[true, true, false]"),
     "a slab as plain arrays": ("no_structure", PLAIN | {"pbc": [True, True, False]}, "[true, true, false]"),

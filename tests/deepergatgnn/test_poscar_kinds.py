@@ -12,6 +12,7 @@ from pymatgen.io.vasp.inputs import Poscar
 
 from deepergatgnn.errors import StructureError, StructureErrorCode
 from deepergatgnn.structures import Crystal, read_structure
+from deepergatgnn.structures.elements import ISOTOPE_WARNING
 from deepergatgnn.structures.ignored import AFTER_POSITIONS
 from deepergatgnn.structures.limits import StructureLimits
 from deepergatgnn.structures.text import clean_text, detect_format
@@ -141,6 +142,13 @@ READ: Final[list[tuple[str, str, tuple[str, ...]]]] = [
     ("VASP 4, names in the title", rock_salt("Na Cl", names=None), ("taken from its first line",)),
     ("VASP 4, counts in the title", rock_salt("Na4 Cl4", names=None), ("taken from its first line",)),
     ("VASP 4, a formula in the title", rock_salt("Na4Cl4", names=None), ("taken from its first line",)),
+    *[
+        (f"VASP 4, within the title {title}", rock_salt(title, names=None), ("Na Cl are taken from its first line",))
+        for title in ("Na4Cl4 (Fm-3m)", "(Na1,Na3)Cl4", "Na[1+3]Cl4", "(NaCl)4", "Na4 Cl4 # relaxed",
+                      "ICSD 18189: Na4Cl4", "Na4Cl4_relaxed", "Na4Cl4.vasp",
+                      "'Na4Cl4' of P2_1/m, 225", "mp-22862 Na2Na2Cl4")
+    ],
+    ("a formula as the name", rock_salt(names="Na4Cl4"), ()),
     # What follows.
     ("velocities", rock_salt(after="\n" + "0.1 0 0\n" * 8), (AFTER_POSITIONS,)),
     ("velocities with their mode", rock_salt(after="Cartesian\n" + "0.1 0 0\n" * 8).replace("\n\nC", "\nC"),
@@ -193,6 +201,18 @@ def test_heavy_hydrogen_is_told() -> None:
         assert [warning for warning in crystal.warnings if "(D) is read as H" in warning]
 
 
+@pytest.mark.parametrize("ends", [["D"] * 4, ["H", "D", "H", "H"], ["D1", "D2", "D3", "D4"]])
+def test_heavy_hydrogen_at_the_line_ends_is_told_beside_names(ends: list[str]) -> None:
+    crystal = read_both(rock_salt(names="H Cl", sites=at_ends(*ends, *["Cl"] * 4)))
+    assert_rock_salt(crystal, ["H"] * 4 + ["Cl"] * 4)
+    assert crystal.warnings == (ISOTOPE_WARNING.format("D"),)
+
+
+def test_direct_coordinates_far_apart_are_told() -> None:
+    crystal = read_both(rock_salt(sites=HALVES.replace(".5", "2.82")))
+    assert "reach 2.82 cells far" in crystal.warnings[0]
+
+
 @pytest.mark.parametrize(
     ("names", "counts", "read"),
     [
@@ -231,6 +251,16 @@ REFUSED: Final[list[tuple[str, StructureErrorCode, str, tuple[str, ...]]]] = [
     ("no names", "unknown_element", rock_salt(names=None), ("add a line of element symbols", "line 6")),
     ("no names, a title of words", "unknown_element", rock_salt("Na Cl cell", names=None), ("names no elements",)),
     ("no names, other counts", "unknown_element", rock_salt("Na4 Cl3", names=None), ("names no elements",)),
+    ("no names, two formulae", "unknown_element", rock_salt("K4Br4 from Na4Cl4", names=None), ("names no elements",)),
+    ("no names, a short form of one case", "unknown_element", rock_salt("HCP cell", names=None, counts="1 1 1",
+        sites="\n".join(SITES[:3])), ("names no elements",)),
+    ("no names, a space group", "unknown_element", rock_salt("C8 setting", names=None, counts="8"), ("no elements",)),
+    ("no names, a word of two letters", "unknown_element",
+        rock_salt("In a cell", names=None, counts="1", sites="0 0 0"), ("names no elements",)),
+    ("names in a remark", "unreadable", rock_salt(names="# Na Cl"), ("Line 6", "'# Na Cl'", "remove its mark")),
+    ("atoms with their number", "unreadable",
+        rock_salt(sites="\n".join(f"{at} {site}" for at, site in enumerate(SITES, start=1))),
+        ("from line 9", "number of the atom")),
     ("no names, a formula", "unknown_element", rock_salt("NaCl", names=None), ("names no elements",)),
     ("some names", "unknown_element", rock_salt(names=None, sites=HALVES + " Na"), ("names no elements",)),
     ("remarks", "unknown_element", rock_salt(names=None, sites=at_ends("4a")), ("names no elements",)),

@@ -151,6 +151,24 @@ def refusals(name: str) -> list[str | None]:
     return [item.get("refused", [None])[0] for item in fields["items"]]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"structure": {"lattice": [[4, 0, 0], [0, 4, 0], [0, 0, 4]], "lattice": [[5, 0, 0], [0, 5, 0], [0, 0, 5]]}}',
+        '{"structure": "data_a", "structure": "data_b"}',
+        '{"structure": {"sites": [{"abc": [0, 0, 0], "abc": [0, 0, 0.5]}]}}',
+    ],
+)
+def test_a_key_given_twice_is_not_chosen_between(body: str) -> None:
+    with pytest.raises(StructureError, match="is given twice with different values"):
+        read_body("single", body.encode(), OPTIONS["single"])
+
+
+def test_a_key_given_twice_alike_is_no_contradiction() -> None:
+    body = b'{"structure": "data_a", "structure": "data_a"}'
+    assert read_body("single", body, OPTIONS["single"])[1] == [b"data_a"]
+
+
 def test_what_is_wrong_with_an_item_is_told_of_it_alone() -> None:
     assert refusals("deep") == ["unreadable", None]
     assert refusals("a long text") == ["too_many_bytes", None]

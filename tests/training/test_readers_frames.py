@@ -95,6 +95,15 @@ def test_what_is_no_crystal_is_listed(tmp_path: Path) -> None:
         assert all(refusal.detail for refusal in dataset.refused)
 
 
+@pytest.mark.parametrize("lattice", ["Lattice=[[4, 0, 0], [0, 5, 0], [0, 0, 6]]", 'Lattice="{4 0 0} {0 5 0} {0 0 6}"'])
+def test_a_cell_is_read_as_the_service_reads_it(tmp_path: Path, lattice: str) -> None:
+    path = tmp_path / "t.extxyz"
+    path.write_text(f"1\nenergy=-1.5 {lattice} pbc=[T, T, T] lattice=sc\nNa 0 0 0\n")
+    [row] = read_dataset(str(path)).rows
+    np.testing.assert_allclose(row.crystal.lattice, np.diag([4, 5, 6]))
+    assert (row.targets, row.fields) == ({"energy": -1.5}, {})
+
+
 def test_a_damaged_frame_falls_alone_and_a_lost_count_ends_the_file(tmp_path: Path) -> None:
     path = tmp_path / "t.extxyz"
     write(path, [atoms_of(row, k_vrh=1.5) for row in ROWS])

@@ -13,6 +13,7 @@ import numpy as np
 
 from deepergatgnn.errors import ConfigError, StructureError
 from deepergatgnn.structures import Crystal, read_structure
+from deepergatgnn.structures.extxyz import without_structure
 from training.prepared import Refusal
 from training.readers.columns import Record, dataset_of, id_column, is_empty
 from training.readers.rows import Dataset, optional
@@ -21,7 +22,6 @@ from training.readers.structures import crystal_of
 XYZ_SUFFIXES: Final = (".extxyz", ".xyz")
 DATABASE_SUFFIXES: Final = (".db",)
 _REMEDY: Final = "pip install deepergatgnn[ase]"
-_NOT_INFO: Final = {"lattice", "properties", "pbc"}
 _PERIODIC: Final = 3  # directions
 
 
@@ -41,14 +41,15 @@ def read_extxyz_frames(path: Path, name: str) -> Dataset:
     infos: list[dict[str, Any]] = []
     for count, frame in enumerate(_frames(lines), start=1):
         try:
-            info = parse(frame[1]) if frame[0].strip().isdecimal() and len(frame) > 1 else {}
+            # The structure has its own reader, which reads more spellings of the cell.
+            info = parse(without_structure(frame[1])) if frame[0].strip().isdecimal() and len(frame) > 1 else {}
         except Exception as error:  # noqa: BLE001 - ASE's parser raises what its authors did not foresee
             said = f"The comment line of frame {count} cannot be read ({error}): write key=value pairs."
             sources.append(Refusal(str(count), "unreadable", said))
             infos.append({})
         else:
             sources.append("\n".join(frame))
-            infos.append({key: value for key, value in info.items() if key.lower() not in _NOT_INFO})
+            infos.append(info)
     made = _records("frame", sources, infos)
     return dataset_of(name, hashlib.sha256(content).hexdigest(), made, lambda text: crystal_of(text, "extxyz"))
 
