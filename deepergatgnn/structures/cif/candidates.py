@@ -1,7 +1,7 @@
 """The symmetries that a CIF allows: its operator lists, and the settings that its names leave open."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -63,10 +63,8 @@ def symmetries(statements: Statements, lattice: NDArray[np.float64], said: list[
         StructureError: `unreadable` for operators and space groups that are none, `bad_cell` for those that would
             deform the cell, such as hexagonal ones in a rhombohedral cell.
     """
-    named = _named(
-        statements.names, statements.type_names, statements.halls, statements.numbers, statements.setting_code
-    )
-    lists = [parse_operators(listed) for listed in statements.operators]
+    named = _named_by(statements)
+    lists = [_parsed(listed, named, said) for listed in statements.operators]
     if len(lists) > 1:
         lists = list({one.key: one for one in lists}.values())
     if lists:
@@ -78,6 +76,48 @@ def symmetries(statements: Statements, lattice: NDArray[np.float64], said: list[
         misfit = min(setting.operators.misfit(lattice) for setting in named.settings)
         raise _does_not_fit(misfit)
     return found[:_MOST_CANDIDATES]
+
+
+def _parsed(listed: tuple[str, ...], named: _Named, said: list[str]) -> Operators:
+    """A list of operators, without those that are none where the name of the group tells what they should be."""
+    try:
+        return parse_operators(listed)
+    except StructureError:
+        rest = tuple([one for one in listed if _is_operator(one)])
+        if not named.settings or not rest or len(listed) - len(rest) > _most_mistyped(len(listed)):
+            raise
+    wrong = next(one for one in listed if not _is_operator(one))
+    said.append(f"The symmetry operator {wrong[:30]!r} of the file is not one and is left out.")
+    return parse_operators(rest)
+
+
+def _is_operator(text: str) -> bool:
+    try:
+        parse_operators((text,))
+    except StructureError:
+        return False
+    return True
+
+
+def _most_mistyped(n_operators: int) -> int:
+    """How many operators of a list may be wrong where it is still the list of the named group."""
+    return max(1, n_operators // 4)
+
+
+def otherwise(symmetry: Symmetry, statements: Statements, lattice: NDArray[np.float64]) -> list[Symmetry]:
+    """Give the named settings that a list of operators contradicts; asked where its atoms contradict the file.
+
+    Args:
+        symmetry: the listed one.
+        statements: of the file.
+        lattice: cell vectors as rows, in Å, [3, 3].
+    """
+    against = f"the list of {_number_of_operators(symmetry.operators)}"
+    return [
+        replace(other, contradicts=(*other.contradicts, against))
+        for other in _fitting(_named_by(statements), lattice)
+        if other.operators.key != symmetry.operators.key
+    ]
 
 
 def _unnamed(statements: Statements, named: _Named, said: list[str]) -> Symmetry:
@@ -116,11 +156,14 @@ def _listed(
     ]
     known = {reading.operators.key for reading in found}
     for key, reading in of_names.items():
-        if key not in known:
+        # What is no group is the list of the named one if that has its operators, but for some that are mistyped.
+        outside = [0 if one.is_group else len(one.key - key) for one in lists]
+        is_possible = any(count <= _most_mistyped(len(one.key)) for one, count in zip(lists, outside, strict=True))
+        if key not in known and is_possible:
             # A list that is a part of the named group and no group is one that lost some of its operators.
             is_part = any(one.key < key and not one.is_group for one in lists)
             against = () if is_part else (f"the list of {_number_of_operators(operators)}",)
-            found.append(Symmetry(reading.operators, reading.name, (*reading.contradicts, *against)))
+            found.append(replace(reading, contradicts=(*reading.contradicts, *against)))
     if not found:
         raise _does_not_fit(operators.misfit(lattice)) if operators.is_group else _no_group(operators)
     return found[:_MOST_CANDIDATES]
@@ -186,6 +229,12 @@ def _unique_axis(operators: Operators) -> int | None:
     rotation = next(one for one in operators.rotations if abs(np.trace(one)) == 1)  # an axis, or the plane across it
     diagonal = np.diag(rotation) * np.linalg.det(rotation)
     return int(np.argmax(diagonal))
+
+
+def _named_by(statements: Statements) -> _Named:
+    return _named(
+        statements.names, statements.type_names, statements.halls, statements.numbers, statements.setting_code
+    )
 
 
 @lru_cache(maxsize=512)

@@ -167,6 +167,8 @@ def contradictions(reading: Reading, statements: Statements, lattice: NDArray[np
     verdict = formula.verdict(reading.counts) if formula is not None else None
     if formula is not None:
         found[:0] = _formula_contradictions(reading, formula, verdict == LACKS_HYDROGEN, statements.z)
+    elif statements.z and any(count % statements.z for count in reading.counts.values()):
+        found[:0] = [f"Z = {statements.z:g}, with {_content(reading)} in the cell"]
     if verdict != LACKS_HYDROGEN:
         found += _mass_contradictions(reading, statements, float(abs(np.linalg.det(lattice))))
     return tuple(found)

@@ -16,7 +16,7 @@ from pymatgen.io.cif import str2float
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.checks import check_lattice
-from deepergatgnn.structures.cif.candidates import Symmetry, symmetries
+from deepergatgnn.structures.cif.candidates import Symmetry, otherwise, symmetries
 from deepergatgnn.structures.cif.columns import Columns, read_columns, value_of
 from deepergatgnn.structures.cif.copies import Copies, expand, ideal_positions
 from deepergatgnn.structures.cif.formula import LACKS_HYDROGEN
@@ -75,21 +75,34 @@ def _chosen(
     limits: StructureLimits,
 ) -> Reading:
     """The one reading, or the one of several that agrees with the statements of the file."""
-    readings = []
-    refusals = []
-    for symmetry in allowed:
-        try:
-            reading = _read(columns, symmetry, statements, lattice, limits)
-        except StructureError as error:
-            refusals.append(error)
-            continue
-        readings.append(reading)
+    readings, refusals = _readings(columns, allowed, statements, lattice, limits)
+    if len(allowed) == 1 and readings and readings[0].contradicts and allowed[0].is_listed:
+        # A list is not believed alone: another origin or other axes of the named group may agree with the rest.
+        others = otherwise(allowed[0], statements, lattice)
+        allowed = allowed + others
+        readings += _readings(columns, others, statements, lattice, limits)[0]
     if not readings:
         raise refusals[0]
     if len(allowed) > 1:
         return choose(readings, statements, lattice)
     check_unlisted(readings[0], statements)
     return readings[0]
+
+
+def _readings(
+    columns: Columns,
+    allowed: list[Symmetry],
+    statements: Statements,
+    lattice: NDArray[np.float64],
+    limits: StructureLimits,
+) -> tuple[list[Reading], list[StructureError]]:
+    readings, refusals = [], []
+    for symmetry in allowed:
+        try:
+            readings.append(_read(columns, symmetry, statements, lattice, limits))
+        except StructureError as error:
+            refusals.append(error)
+    return readings, refusals
 
 
 def _read(

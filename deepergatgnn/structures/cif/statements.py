@@ -148,7 +148,7 @@ def multiplicities(columns: Columns, rows: int) -> list[int | None] | None:
 
 
 def _listed(columns: Columns, tag: str) -> tuple[str, ...]:
-    return tuple([text for text in columns[tag] if text not in UNKNOWN])
+    return tuple(dict.fromkeys([text for text in columns[tag] if text not in UNKNOWN]))
 
 
 def _names(given: Mapping[str, str], tags: Sequence[str]) -> tuple[Name, ...]:
