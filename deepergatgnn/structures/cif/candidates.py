@@ -21,6 +21,16 @@ from deepergatgnn.structures.cif.statements import Name, Statements
 
 _MOST_CANDIDATES: Final = 8
 _NO_SYMMETRY: Final = frozenset({"C1", "C1^1", "C1(1)"})  # as Schoenflies wrote P 1
+_SYSTEMS: Final = {  # numbers of the space group types
+    "triclinic": range(1, 3),
+    "monoclinic": range(3, 16),
+    "orthorhombic": range(16, 75),
+    "tetragonal": range(75, 143),
+    "trigonal": range(143, 195),
+    "rhombohedral": range(143, 195),
+    "hexagonal": range(143, 195),
+    "cubic": range(195, 231),
+}
 _FIRST_MONOCLINIC, _LAST_MONOCLINIC = 3, 15
 
 
@@ -146,7 +156,8 @@ def _listed(
     if len(lists) == 1 and operators.is_group and _agrees(operators, named):
         if not operators.fits(lattice):
             raise _does_not_fit(operators.misfit(lattice))
-        return [Symmetry(operators, "the operators of the file", is_listed=True)]
+        system = () if named.settings else _other_system(operators, statements)
+        return [Symmetry(operators, "the operators of the file", system, is_listed=True)]
     of_names = {reading.operators.key: reading for reading in _fitting(named, lattice)}
     found = [
         reading
@@ -167,6 +178,15 @@ def _listed(
     if not found:
         raise _does_not_fit(operators.misfit(lattice)) if operators.is_group else _no_group(operators)
     return found[:_MOST_CANDIDATES]
+
+
+def _other_system(operators: Operators, statements: Statements) -> tuple[str, ...]:
+    """The crystal system that the file states, if it is not that of the operators."""
+    for name in statements.other_symmetry:
+        stated = _SYSTEMS.get(name.text.lower())
+        if stated is not None and operators.group_number not in stated:
+            return (f"the crystal system {name.text}",)
+    return ()
 
 
 def _agrees(operators: Operators, named: _Named) -> bool:

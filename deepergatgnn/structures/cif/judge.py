@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import Final
 
@@ -30,6 +31,7 @@ _TOO_CLOSE: Final = 0.7  # of the sum of the atomic radii
 _REACH: Final = 3.2  # Å; as far as distances are compared
 _SAME_ENVIRONMENT: Final = 6.0  # Å; as far as two readings must agree to be the same crystal
 _SAME_SITE: Final = 1e-8  # Å
+_PART: Final = ", of which the cell has"
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _formula_contradictions(reading: Reading, formula: Formula, lacks_hydrogen: 
     elif z and abs(units - z) > _UNITS_TOLERANCE * z and not (units == 1 and formula.is_of_cell(z)):
         yield f"Z = {z:g}, with {units:.4g} formula units in the cell"
     elif units < 1 - _UNITS_TOLERANCE:
-        yield f"the formula {formula.text[:60]}, of which the cell has {units:.3g}"
+        yield f"the formula {formula.text[:60]}{_PART} {units:.3g}"
 
 
 def _multiplicity_contradictions(reading: Reading) -> Iterator[str]:
@@ -273,18 +275,27 @@ def check_unlisted(reading: Reading, statements: Statements) -> None:
     Raises:
         StructureError: `unreadable`, with the statement.
     """
-    is_said = reading.symmetry.is_listed or (reading.symmetry.operators.is_identity and statements.name_of_group)
-    if is_said and (statements.name_of_group or not any(what.startswith("Z = ") for what in reading.contradicts)):
-        return
-    if reading.contradicts:
+    symmetry = reading.symmetry
+    against = reading.contradicts
+    if symmetry.is_listed and not symmetry.contradicts:
+        # Beside a name that agrees, atoms may be missing; a list alone may be the one that lacks something.
+        against = () if statements.name_of_group else tuple([one for one in against if not _is_of_elements(one)])
+    elif symmetry.operators.is_identity and statements.name_of_group:
+        against = ()
+    if against:
         group = (
             f"the space group {statements.name_of_group[:40]}" if statements.name_of_group else reading.symmetry.name
         )
         raise StructureError(
             "unreadable",
             f"The atoms of the file, read as {group} ({_content(reading)}), do not agree with "
-            f"{reading.contradicts[0]}: list all symmetry operators, or the full cell in P 1.",
+            f"{against[0]}: list all symmetry operators, or the full cell in P 1.",
         )
+
+
+def _is_of_elements(contradiction: str) -> bool:
+    """Whether atoms of some elements are missing or too many, and not of all alike."""
+    return contradiction.startswith("the formula ") and _PART not in contradiction
 
 
 def _open(one: Reading, other: Reading, statements: Statements) -> StructureError:
@@ -304,25 +315,34 @@ def _content(reading: Reading) -> str:
 
 def _with_distances(reading: Reading, lattice: NDArray[np.float64]) -> Reading:
     """The reading with what its distances contradict."""
+    pair = too_close(reading, lattice)
+    return replace(reading, contradicts=(*reading.contradicts, f"distances, with {pair} apart")) if pair else reading
+
+
+def too_close(reading: Reading, lattice: NDArray[np.float64]) -> str:
+    """Give the two atoms that are closer than atoms of their elements are in crystals, and how close; or nothing.
+
+    Args:
+        reading: of the file.
+        lattice: cell vectors as rows, in Å, [3, 3].
+    """
     numbers = reading.atomic_numbers
     points = np.ascontiguousarray((reading.copies.frac_coords % 1.0) @ lattice)
-    radii = np.array([_radius(number) for number in range(len(SYMBOLS))])[numbers]
-    one, other, distances = _pairs(points, lattice, _REACH)
+    radii = _radii()[numbers]
+    one, other, distances = _pairs(points, lattice, min(_REACH, 2 * _TOO_CLOSE * float(radii.max())))
     if len(distances) == 0:
-        return reading
+        return ""
     ratio = distances / (radii[one] + radii[other])
     worst = int(ratio.argmin())
     if ratio[worst] >= _TOO_CLOSE:
-        return reading
-    pair = f"{SYMBOLS[numbers[one[worst]]]} and {SYMBOLS[numbers[other[worst]]]}"
-    against = f"distances, with {pair} {distances[worst]:.2f} Å apart"
-    return replace(reading, contradicts=(*reading.contradicts, against))
+        return ""
+    return f"{SYMBOLS[numbers[one[worst]]]} and {SYMBOLS[numbers[other[worst]]]} {distances[worst]:.2f} Å"
 
 
-def _radius(number: int) -> float:
-    if number == 0:
-        return 0.0
-    return float(PymatgenElement.from_Z(number).atomic_radius or 1.5)
+@cache
+def _radii() -> NDArray[np.float64]:
+    """The atomic radius of every element, in Å; a middling one where none was measured."""
+    return np.array([0.0, *(float(PymatgenElement.from_Z(z).atomic_radius or 1.5) for z in range(1, len(SYMBOLS)))])
 
 
 def _pairs(

@@ -27,6 +27,7 @@ from deepergatgnn.structures.cif.judge import (
     choose,
     contradictions,
     read_elements,
+    too_close,
 )
 from deepergatgnn.structures.cif.occupancies import FRACT
 from deepergatgnn.structures.cif.operators import MOST_COPIES_LOST
@@ -42,6 +43,7 @@ _ANGLES: Final = ("_cell_angle_alpha", "_cell_angle_beta", "_cell_angle_gamma")
 _UNCERTAIN: Final = (*_LENGTHS, *_ANGLES, *FRACT, "_atom_site_occupancy")
 _LEAST_OPENING: Final = 1e-6  # radians by which the angles of a cell must close
 _SAME_PLACE: Final = 1e-3  # fractional
+_VOLUME_TOLERANCE: Final = 0.02  # of itself
 _T = TypeVar("_T")
 
 
@@ -62,7 +64,7 @@ def read_cif(text: str, limits: StructureLimits) -> Crystal:
     allowed = symmetries(statements, lattice, said)
     reading = _chosen(columns, allowed, statements, lattice, limits)
     said += reading.said
-    said += _doubts(reading, statements)
+    said += _doubts(reading, statements, lattice)
     said += _ignored(columns)
     return _crystal(reading, lattice, said, limits)
 
@@ -135,7 +137,7 @@ def _read(
     return reading
 
 
-def _doubts(reading: Reading, statements: Statements) -> list[str]:
+def _doubts(reading: Reading, statements: Statements, lattice: NDArray[np.float64]) -> list[str]:
     """What the file states and the chosen reading does not agree with."""
     said = []
     counts = reading.counts
@@ -152,8 +154,15 @@ def _doubts(reading: Reading, statements: Statements) -> list[str]:
         said.append(
             f"The formula of the file, {formula.text[:60]}, is not that of its atoms{lacks}: atoms may be missing."
         )
-    if others := [what for what in reading.contradicts if not what.startswith("the formula ")]:
+    if others := [what for what in reading.contradicts if not what.startswith(("the formula ", "distances"))]:
         said.append(f"The atoms do not agree with {others[0]}, as the file has it: atoms may be missing or too many.")
+    if pair := too_close(reading, lattice):
+        said.append(f"{pair} apart are closer than in other crystals: the symmetry, the cell or a site may be wrong.")
+    volume = float(abs(np.linalg.det(lattice)))
+    if statements.volume and abs(volume - statements.volume) > _VOLUME_TOLERANCE * statements.volume:
+        said.append(
+            f"The cell has {volume:.4g} Å³ and the file states {statements.volume:g}: a cell parameter may be wrong."
+        )
     if symmetry.contradicts:
         said.append(f"The symmetry does not agree with another statement: {symmetry.contradicts[0]}.")
     return said
