@@ -31,7 +31,6 @@ _TOO_CLOSE: Final = 0.7  # of the sum of the atomic radii
 _REACH: Final = 3.2  # Å; as far as distances are compared
 _SAME_ENVIRONMENT: Final = 6.0  # Å; as far as two readings must agree to be the same crystal
 _SAME_SITE: Final = 1e-8  # Å
-_PART: Final = ", of which the cell has"
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def _formula_contradictions(reading: Reading, formula: Formula, lacks_hydrogen: 
     elif z and abs(units - z) > _UNITS_TOLERANCE * z and not (units == 1 and formula.is_of_cell(z)):
         yield f"Z = {z:g}, with {units:.4g} formula units in the cell"
     elif units < 1 - _UNITS_TOLERANCE:
-        yield f"the formula {formula.text[:60]}{_PART} {units:.3g}"
+        yield f"the formula {formula.text[:60]}, of which the cell has {units:.3g}"
 
 
 def _multiplicity_contradictions(reading: Reading) -> Iterator[str]:
@@ -276,26 +275,19 @@ def check_unlisted(reading: Reading, statements: Statements) -> None:
         StructureError: `unreadable`, with the statement.
     """
     symmetry = reading.symmetry
-    against = reading.contradicts
-    if symmetry.is_listed and not symmetry.contradicts:
-        # Beside a name that agrees, atoms may be missing; a list alone may be the one that lacks something.
-        against = () if statements.name_of_group else tuple([one for one in against if not _is_of_elements(one)])
-    elif symmetry.operators.is_identity and statements.name_of_group:
-        against = ()
-    if against:
+    is_named = statements.name_of_group and (symmetry.is_listed or symmetry.operators.is_identity)
+    # Beside a name that agrees, atoms may be missing; a list alone may be the one that lacks something.
+    if is_named and not symmetry.contradicts:
+        return
+    if reading.contradicts:
         group = (
             f"the space group {statements.name_of_group[:40]}" if statements.name_of_group else reading.symmetry.name
         )
         raise StructureError(
             "unreadable",
             f"The atoms of the file, read as {group} ({_content(reading)}), do not agree with "
-            f"{against[0]}: list all symmetry operators, or the full cell in P 1.",
+            f"{reading.contradicts[0]}: list all symmetry operators, or the full cell in P 1.",
         )
-
-
-def _is_of_elements(contradiction: str) -> bool:
-    """Whether atoms of some elements are missing or too many, and not of all alike."""
-    return contradiction.startswith("the formula ") and _PART not in contradiction
 
 
 def _open(one: Reading, other: Reading, statements: Statements) -> StructureError:
