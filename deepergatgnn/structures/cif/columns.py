@@ -31,12 +31,12 @@ _ATOMS: Final = frozenset({"_atom_site_fract_x", "_atom_site.fract_x"})
 _CELL: Final = frozenset({"_cell_length_a", "_cell.length_a"})
 # Columns that say something of the same row; those of displacement parameters are a loop of their own.
 _OF_A_SITE: Final = re.compile(
-    r"_atom_site_(?:fract_[xyz]|label|type_symbol|occupancy|calc_flag|disorder_\w+|\w*symmetry_multiplicity|wyckoff_\w+"
-    r"|attached_hydrogens)"
+    r"_atom_site_(?:fract_[xyz]|label|type_symbol|(?:site_)?occ\w*|calc_flag|disorder_\w+|\w*symmetry_multiplicity"
+    r"|wyckoff_\w+|attached_hydrogens)"
 )
 # What is read: given twice with two values, either could be meant.
 _READ: Final = re.compile(
-    r"_(?:cell_(?:length|angle)_\w+|cell_formula_units_z|atom_site_(?:fract_[xyz]|label|type_symbol|occupancy|calc_flag"
+    r"_(?:cell_(?:length|angle)_\w+|cell_formula_units_z|atom_site_(?:fract_[xyz]|label|type_symbol|(?:site_)?occ\w*|calc_flag"
     r"|disorder_\w+|\w*symmetry_multiplicity|wyckoff_\w+|attached_hydrogens)|chemical_formula_(?:sum|moiety|structural)"
     r"|symmetry_equiv_pos_as_xyz|space_group_symop_operation_xyz|symmetry_(?:space_group_name|int_tables)\S+"
     r"|space_group_(?:name|it)_\S+)"
