@@ -13,7 +13,7 @@ from gemmi import cif
 from pymatgen.io.cif import CifFile
 
 from deepergatgnn.errors import StructureError
-from deepergatgnn.structures.cif.text import MOST_QUOTE_WORK, CifBlockText, structure_block
+from deepergatgnn.structures.cif.text import FIELD_LINE, HASH, MOST_QUOTE_WORK, CifBlockText, structure_block
 
 # Values by key in lower case; a key outside of a loop has a list of one.
 Columns = dict[str, list[str]]
@@ -89,7 +89,13 @@ def forgiving_columns(text: str) -> tuple[Columns, list[str]]:
         raise StructureError("unreadable", detail) from error
     _check_given_once(block)
     _check_one_loop(parsed.loops)
-    return {_folded(key): value if isinstance(value, list) else [value] for key, value in parsed.data.items()}, said
+    return {_folded(key): _written(value) for key, value in parsed.data.items()}, said
+
+
+def _written(value: str | list[str]) -> list[str]:
+    """Values as they stand in the file, without what `structure_block` put in for the tokeniser."""
+    values = value if isinstance(value, list) else [value]
+    return [one.replace(HASH, "#").replace(FIELD_LINE, "").strip() for one in values]
 
 
 def plain_columns(text: str) -> Columns | None:
@@ -172,8 +178,7 @@ def _check_one_loop(loops: Sequence[Sequence[str]]) -> None:
 def _check_given_once(block: CifBlockText) -> None:
     """Refuse a key that is given twice with two values, or two loops with the same key."""
     found: dict[str, list[str]] = {}
-    # Lines of text fields begin with a semicolon or, as `structure_block` leaves them, with a point.
-    lines = [line for line in block.lines if not line.startswith((";", ". "))]
+    lines = [line for line in block.lines if not line.startswith((";", FIELD_LINE))]
     for match in _TAG.finditer("\n".join(lines)):
         found.setdefault(_folded(match[1]), []).append(match[2] or "")
     for key, values in found.items():

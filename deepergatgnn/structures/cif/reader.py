@@ -19,7 +19,7 @@ from deepergatgnn.structures.checks import check_lattice
 from deepergatgnn.structures.cif.candidates import Symmetry, otherwise, symmetries
 from deepergatgnn.structures.cif.columns import Columns, read_columns, value_of
 from deepergatgnn.structures.cif.copies import Copies, expand, ideal_positions
-from deepergatgnn.structures.cif.formula import LACKS_HYDROGEN
+from deepergatgnn.structures.cif.formula import LACKS_HYDROGEN, names_hydrogen
 from deepergatgnn.structures.cif.judge import (
     Reading,
     agrees_with_formula,
@@ -41,6 +41,7 @@ from deepergatgnn.structures.limits import StructureLimits
 _LENGTHS: Final = ("_cell_length_a", "_cell_length_b", "_cell_length_c")
 _ANGLES: Final = ("_cell_angle_alpha", "_cell_angle_beta", "_cell_angle_gamma")
 _UNCERTAIN: Final = (*_LENGTHS, *_ANGLES, *FRACT, "_atom_site_occupancy")
+_HYDROGEN: Final = 1
 _LEAST_OPENING: Final = 1e-6  # radians by which the angles of a cell must close
 _SAME_PLACE: Final = 1e-3  # fractional
 _VOLUME_TOLERANCE: Final = 0.02  # of itself
@@ -154,6 +155,8 @@ def _doubts(reading: Reading, statements: Statements, lattice: NDArray[np.float6
         said.append(
             f"The formula of the file, {formula.text[:60]}, is not that of its atoms{lacks}: atoms may be missing."
         )
+    elif _HYDROGEN not in counts and (text := next(filter(names_hydrogen, statements.uncounted), None)):
+        said.append(f"The formula of the file, {text[:60]}, has hydrogen and the atoms have none: atoms may be missing.")
     if others := [what for what in reading.contradicts if not what.startswith(("the formula ", "distances"))]:
         said.append(f"The atoms do not agree with {others[0]}, as the file has it: atoms may be missing or too many.")
     if pair := too_close(reading, lattice):
