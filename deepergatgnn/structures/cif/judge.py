@@ -232,7 +232,7 @@ def choose(readings: Sequence[Reading], statements: Statements, lattice: NDArray
     Raises:
         StructureError: `unreadable` if two different crystals agree equally well.
     """
-    judged = [_with_distances(reading, lattice) for reading in readings]
+    judged = [_with_distances(reading, lattice) for reading in _with_units(readings, statements)]
     ranked = sorted(judged, key=lambda reading: len(_against(reading)))
     best = ranked[0]
     equal = [one for one in ranked[1:] if len(_against(one)) == len(_against(best))]
@@ -303,6 +303,23 @@ def _open(one: Reading, other: Reading, statements: Statements) -> StructureErro
 
 def _content(reading: Reading) -> str:
     return "".join(f"{SYMBOLS[number]}{count}" for number, count in sorted(reading.counts.items()))[:40]
+
+
+def _with_units(readings: Sequence[Reading], statements: Statements) -> list[Reading]:
+    """The readings with Z as what some contradict, where it counts the reduced formulae of others."""
+    units = [math.gcd(*reading.counts.values()) for reading in readings]
+    if statements.formula is not None or statements.z not in units:
+        return list(readings)
+    return [
+        reading if count == statements.z else _against_z(reading, statements.z, count)
+        for reading, count in zip(readings, units, strict=True)
+    ]
+
+
+def _against_z(reading: Reading, z: float, units: int) -> Reading:
+    """The reading with one contradiction of Z, in words."""
+    others = tuple([what for what in reading.contradicts if not what.startswith("Z = ")])
+    return replace(reading, contradicts=(f"Z = {z:g}, with {units} formula units in the cell", *others))
 
 
 def _with_distances(reading: Reading, lattice: NDArray[np.float64]) -> Reading:

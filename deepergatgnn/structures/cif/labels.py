@@ -31,7 +31,8 @@ _GROUP: Final = re.compile(rf"({'|'.join(_LONGEST_FIRST)}){_INDEX}")
 _GROUP_IN_CAPITALS: Final = re.compile(rf"({'|'.join(_LONGEST_FIRST).upper()}){_INDEX}")
 _SHARE: Final = r"[A-Z][a-z]?[\d.]*"
 _MIXTURE: Final = re.compile(
-    rf"\(?{_SHARE}(?:(?:[,/&|]|(?<=[A-Za-z])\+) *{_SHARE})+\)?\w*|(?:[A-Z][a-z]?0?\.\d+){{2,}}|(?:[A-Z][a-z]){{2,3}}\d*[a-z]?"
+    rf"\(?{_SHARE}(?:(?:[,/&|]|(?<=[A-Za-z])\+) *{_SHARE})+\)?\w*"
+    r"|(?:[A-Z][a-z]?0?\.\d+){2,}|(?:[A-Z][a-z]){2,3}\d*[a-z]?"
 )
 _NEVER_GROUPS: Final = frozenset({"OH", "OD", "CH2", "CH3"})  # in labels: atoms by their first letter
 

@@ -156,7 +156,9 @@ def _doubts(reading: Reading, statements: Statements, lattice: NDArray[np.float6
             f"The formula of the file, {formula.text[:60]}, is not that of its atoms{lacks}: atoms may be missing."
         )
     elif _HYDROGEN not in counts and (text := next(filter(names_hydrogen, statements.uncounted), None)):
-        said.append(f"The formula of the file, {text[:60]}, has hydrogen and the atoms have none: atoms may be missing.")
+        said.append(
+            f"The formula of the file, {text[:60]}, has hydrogen and the atoms have none: atoms may be missing."
+        )
     if others := [what for what in reading.contradicts if not what.startswith(("the formula ", "distances"))]:
         said.append(f"The atoms do not agree with {others[0]}, as the file has it: atoms may be missing or too many.")
     if pair := too_close(reading, lattice):

@@ -24,13 +24,15 @@ _MONOCLINIC: Final = range(3, 16)
 # What programs append to a symbol: `:2`, `:R`, `:b1`, ` Z`, `(origin choice 2)`, `{origin @ centre (-3m)}`.
 _OPEN, _CLOSE = r"[\s:;,({\[-]*", r"[)}\]]*"
 _ORIGIN: Final = re.compile(
-    rf"{_OPEN}\b(?:origin(?:[\s-]+(?:choice|setting))?|o\.?\s?c?\.?)[\s-]*(?:no\.?\s*)?:?\s*([12])\b{_CLOSE}", re.IGNORECASE
+    rf"{_OPEN}\b(?:origin(?:[\s-]+(?:choice|setting))?|o\.?\s?c?\.?)[\s-]*(?:no\.?\s*)?:?\s*([12])\b{_CLOSE}",
+    re.IGNORECASE,
 )
 _ORDINAL: Final = re.compile(
     rf"{_OPEN}\b(?:(?P<one>first|1st)|second|2nd)\s+(?:origin|setting)(?:\s+choice)?{_CLOSE}", re.IGNORECASE
 )
 _AT_CENTRE: Final = re.compile(
-    rf"[\s({{\[]*origin\s+(?:@|at)\s+(?:centre|center|inversion|-[13]\b|-3m)[^)}}\]]*(?:\([^)]*\))?{_CLOSE}", re.IGNORECASE
+    rf"[\s({{\[]*origin\s+(?:@|at)\s+(?:centre|center|inversion|-[13]\b|-3m)[^)}}\]]*(?:\([^)]*\))?{_CLOSE}",
+    re.IGNORECASE,
 )
 _AXES: Final = re.compile(rf"{_OPEN}\b(hex|rhomb)\w*\.?(?:\s+(?:axes|setting|cell))?{_CLOSE}\s*$", re.IGNORECASE)
 _UNIQUE: Final = re.compile(
@@ -43,7 +45,7 @@ _EXTENSION: Final = re.compile(
 )
 _ICSD: Final = re.compile(r"(?:(?<=\S)\s+|(?<=[a-z\d]))([ZSHR]|HR|RS|HS)\s*$")  # capital letters behind a symbol
 _IN_PARENTHESES: Final = re.compile(r"\s+\((o?[12]|[HRZS])\)\s*$", re.IGNORECASE)  # 2(1) is a screw axis
-_ORIGIN_OF_LETTER: Final = {"Z": "2", "S": "1"}  # of the ICSD
+_ORIGINS: Final = {"1": "1", "2": "2", "s": "1", "z": "2"}  # with the letters of the ICSD
 
 
 @dataclass(frozen=True)
@@ -159,12 +161,10 @@ def _without_marks(name: str) -> tuple[str, _Marks]:
     origin = axes = code = unique = ""
     extension = _IN_PARENTHESES.search(text)
     text = text[: extension.start()] if extension else text
-    if match := _AT_CENTRE.search(text):
-        origin, text = "2", text[: match.start()] + text[match.end() :]
+    text = _AT_CENTRE.sub(" origin 2", text)
+    text = _ORDINAL.sub(lambda match: " origin 1" if match["one"] else " origin 2", text)
     if match := _ORIGIN.search(text):
         origin, text = match[1], text[: match.start()] + text[match.end() :]
-    if match := _ORDINAL.search(text):
-        origin, text = "1" if match["one"] else "2", text[: match.start()] + text[match.end() :]
     text = _TRAILING_NUMBER.sub("", _NUMBER.sub("", text))
     if match := _UNIQUE.search(text):
         unique, text = (match[1] or match[2]).lower(), text[: match.start()] + text[match.end() :]
@@ -174,18 +174,16 @@ def _without_marks(name: str) -> tuple[str, _Marks]:
         extension, text = match, text[: match.start()]
     if extension:
         mark = extension[1].lower().removeprefix("o")
-        if mark in ("1", "2"):
-            origin = mark
+        if mark in _ORIGINS:
+            origin = _ORIGINS[mark]
         elif mark in ("h", "r"):
             axes = mark.upper()
-        elif mark in ("s", "z"):
-            origin = _ORIGIN_OF_LETTER[mark.upper()]
         else:
             code = mark
     if match := _ICSD.search(text):
         mark = match[1]
         text = text[: match.start()]
-        origin = _ORIGIN_OF_LETTER.get(mark[-1], origin)
+        origin = _ORIGINS.get(mark[-1].lower(), origin)
         axes = mark[0] if mark[0] in "HR" else axes
     return text, _Marks(origin, axes, code, unique)
 
