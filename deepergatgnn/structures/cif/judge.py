@@ -345,7 +345,8 @@ def too_close(reading: Reading, lattice: NDArray[np.float64]) -> str:
     worst = int(ratio.argmin())
     if ratio[worst] >= _TOO_CLOSE:
         return ""
-    return f"{SYMBOLS[numbers[one[worst]]]} and {SYMBOLS[numbers[other[worst]]]} {distances[worst]:.2f} Å"
+    first, second = sorted((int(one[worst]), int(other[worst])))
+    return f"{SYMBOLS[numbers[first]]} and {SYMBOLS[numbers[second]]} {distances[worst]:.2f} Å"
 
 
 @cache
