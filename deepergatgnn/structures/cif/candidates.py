@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepergatgnn.errors import StructureError
-from deepergatgnn.structures.cif.operators import P1, Operators, parse_operators
+from deepergatgnn.structures.cif.operators import P1, Operators, are_written, parse_operators
 from deepergatgnn.structures.cif.settings import (
     Setting,
     is_tabulated,
@@ -93,8 +93,10 @@ def _parsed(listed: tuple[str, ...], named: _Named, said: list[str]) -> Operator
     try:
         return parse_operators(listed)
     except StructureError:
+        if not named.settings or not are_written(listed):
+            raise
         rest = tuple([one for one in listed if _is_operator(one)])
-        if not named.settings or not rest or len(listed) - len(rest) > _most_mistyped(len(listed)):
+        if not rest or len(listed) - len(rest) > _most_mistyped(len(listed)):
             raise
     wrong = next(one for one in listed if not _is_operator(one))
     said.append(f"The symmetry operator {wrong[:30]!r} of the file is not one and is left out.")

@@ -95,7 +95,8 @@ def forgiving_columns(text: str) -> tuple[Columns, list[str]]:
 def _written(value: str | list[str]) -> list[str]:
     """Values as they stand in the file, without what `structure_block` put in for the tokeniser."""
     values = value if isinstance(value, list) else [value]
-    return [one.replace(HASH, "#").replace(FIELD_LINE, "").strip() for one in values]
+    values = [one.replace(HASH, "#") for one in values]
+    return [one.replace(FIELD_LINE, "").strip() if FIELD_LINE in one else one for one in values]
 
 
 def plain_columns(text: str) -> Columns | None:

@@ -150,7 +150,7 @@ def parse_operators(listed: tuple[str, ...]) -> Operators:
     # Checked before they are parsed: pymatgen reads a letter that it does not know as nothing, and takes a time that
     # grows with the cube of a run of digits.
     for one in listed:
-        if len(one) > _LONGEST_OPERATOR or not _OPERATOR.fullmatch(one):
+        if not _is_written(one):
             raise StructureError(
                 "unreadable",
                 f"The symmetry operator {one[:30]!r} of the file is not one: write it as x,y,z, such as -x+1/2,y,z.",
@@ -165,6 +165,19 @@ def parse_operators(listed: tuple[str, ...]) -> Operators:
             "correct it, or list the full cell in P 1.",
         )
     return _kept(affine[:, :, :3].copy(), affine[:, :, 3].copy())
+
+
+def are_written(listed: tuple[str, ...]) -> bool:
+    """Whether each of a list is written as an operator, be it a symmetry or not, and there are not too many.
+
+    Args:
+        listed: one text for each operator.
+    """
+    return len(listed) <= MOST_OPERATORS and all(map(_is_written, listed))
+
+
+def _is_written(text: str) -> bool:
+    return len(text) <= _LONGEST_OPERATOR and _OPERATOR.fullmatch(text) is not None
 
 
 def of_gemmi(group: gemmi.GroupOps) -> Operators:
