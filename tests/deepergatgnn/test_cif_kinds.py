@@ -50,6 +50,14 @@ def operators_of(name: str) -> list[str]:
 
 
 FACE, PRIMITIVE = operators_of("F m -3 m"), operators_of("P m -3 m")
+GENERATORS = ["x,y,z", "-y,x,z", "z,x,y", "-x,-y,-z", "x+1/2,y+1/2,z", "x+1/2,y,z+1/2"]
+IDENTITY = listed(["x,y,z"])
+DENSITY = "_exptl_crystal_density_diffrn 2.16\n"
+Z8 = "_cell_formula_units_Z 8\n"
+SILICON, DIAMOND = "Si1 Si .125 .125 .125\n", (5.43, 5.43, 5.43, 90, 90, 90)
+FESE = "_chemical_formula_sum 'Fe Se'\n"
+SELENIDE, TETRAGONAL = "Fe1 Fe .75 .25 0\nSe1 Se .25 .25 .267\n", (3.77, 3.77, 5.52, 90, 90, 90)
+ORIGIN_1 = operators_of("P 4/n m m:1")
 P21C = operators_of("P 1 21/c 1")
 WITH_MULTIPLICITY = "label type_symbol symmetry_multiplicity fract_x fract_y fract_z"
 WITH_WYCKOFF = "label type_symbol Wyckoff_symbol fract_x fract_y fract_z"
@@ -138,7 +146,69 @@ KINDS: list[tuple[str, str, str | None, str]] = [
         "Zr4O8",
         "distances",
     ),
+    ("one turns no cell onto itself", cif(FM3M + listed([*FACE[:-1], "x,x,z"]), SALT), "Na4Cl4", "not one"),
+    ("the same without a name", cif(listed([*FACE[:-1], "x,x,z"]), SALT), None, "'x,x,z'"),
+    ("a shear", cif(listed(["x,y,z", "x+y,y,z"]), SALT), None, "'x+y,y,z'"),
+    ("half of them are mistyped", cif(FM3M + listed(["x,y,z", "x,x,z"]), SALT), None, "two ways"),
+    ("one more, the identity twice", cif(FM3M + listed([*FACE, "x,y,z"]), SALT), "Na4Cl4", ""),
+    (
+        "a mistyped list of another setting than the name",
+        cif(
+            "_symmetry_space_group_name_H-M 'P 21/c'\n" + listed(["x,y,z", "1/2-x,1/2+y,1/2-z", "-x,-y,-z", "x,y,-z"]),
+            ZIRCONIA,
+            MONOCLINIC,
+        ),
+        None,
+        "no group",
+    ),
+    (
+        "the origin of the list and not that of the atoms, by formula and distances",
+        cif("_symmetry_space_group_name_H-M 'P 4/n m m'\n" + FESE + listed(ORIGIN_1), SELENIDE, TETRAGONAL),
+        "Fe2Se2",
+        "P 4/n m m:2",
+    ),
+    ("Z alone tells that symmetry is missing", cif(FM3M + "_cell_formula_units_Z 4\n" + IDENTITY, SALT), "Na4Cl4", "Z"),
+    ("the same without a name", cif("_cell_formula_units_Z 4\n" + IDENTITY, SALT), None, "Z = 4"),
+    ("Z alone tells the origin", cif("_space_group_IT_number 227\n" + Z8, SILICON, DIAMOND), "Si8", "Z = 8"),
+    ("Z of molecules tells nothing", cif("_cell_formula_units_Z 1\n", "C1 C 0 0 0\nC2 C .3 0 0\n"), "C2", ""),
+    (
+        "multiplicities, and a list without a name",
+        cif(IDENTITY, "Na1 Na 4 0 0 0\nCl1 Cl 4 .5 .5 .5\n", columns=WITH_MULTIPLICITY),
+        None,
+        "multiplicity 4",
+    ),
+    ("the density, and a list without a name", cif(DENSITY + IDENTITY, SALT), None, "density"),
+    ("the formula, and a list without a name", cif("_chemical_formula_sum NaCl2\n" + IDENTITY, SALT), None, "NaCl2"),
+    ("the crystal system alone", cif("_symmetry_cell_setting cubic\n" + IDENTITY, SALT), "NaCl", "system cubic"),
+    ("a tag of no dictionary", cif(listed(FACE, "_space_group_symop_xyz"), SALT), "Na4Cl4", ""),
+    ("generators", cif(FM3M + listed(GENERATORS, "_space_group_symop_generator_xyz"), SALT), "Na4Cl4", "rules of"),
+    ("operators in text fields", cif("loop_\n" + NEW_TAG + "\n;\nx,y,z\n;\n;\n-x,-y,-z\n;\n", SALT), "NaCl", ""),
+    # The cell and the atoms themselves.
+    ("another volume than the cell has", cif("_cell_volume 200\n", WHOLE), "Na4Cl4", "200"),
+    ("atoms that are too close", cif("", "Na1 Na 0 0 0\nCl1 Cl .15 0 0\n"), "NaCl", "Na and Cl 0.85 Å"),
     # 5. Alternatives that are taken for whole atoms.
+    (
+        "alternatives of macromolecules",
+        cif("", "H1 H A 0 0 0\nH2 H B .3 0 0\n", columns="label type_symbol label_alt_id fract_x fract_y fract_z"),
+        None,
+        "group A",
+    ),
+    (
+        "a part without its occupancy",
+        cif("", "H1 H 0 0 0 RUP\n", columns=COLUMNS + " refinement_flags"),
+        None,
+        "flag P",
+    ),
+    ("two elements on a site", cif("", "M1 Fe/Mn 0 0 0\n"), None, "mixture 'Fe/Mn'"),
+    ("shares of two elements", cif("", "M1 Fe0.5Mn0.5 0 0 0\n"), None, "mixture"),
+    ("two elements in a label", cif("", "FeMn1 0 0 0\n", columns="label fract_x fract_y fract_z"), None, "mixture"),
+    (
+        "a charge and a letter are no mixture",
+        cif("", "Fe2+B 0 0 0\n", columns="label fract_x fract_y fract_z"),
+        "Fe",
+        "",
+    ),
+    ("an occupancy under a tag of no dictionary", cif("", "H1 H 0 0 0 .5\n", columns=COLUMNS + " occ"), None, "50 %"),
     (
         "two groups of an assembly",
         cif("", "H1 H 0 0 0 A 1\nH2 H .3 0 0 A 2\n", columns=COLUMNS + " disorder_assembly disorder_group"),
@@ -189,7 +259,16 @@ KINDS: list[tuple[str, str, str | None, str]] = [
         "Na4Cl4",
         "",
     ),
+    # Text as it is written.
+    ("a symbol in a text field", cif("_space_group_name_H-M_alt\n;\nF m -3 m\n;\n", SALT), "Na4Cl4", "F m -3 m"),
+    ("a symbol in CIF 2", cif("_space_group_name_H-M_alt '''F m -3 m'''\n", SALT), "Na4Cl4", "F m -3 m"),
+    ("a # within quotes", cif("_space_group_name_H-M_alt 'F m -3 m #225'\n", SALT), "Na4Cl4", "#225"),
     # 8. Hydrogen that is not there, by every kind of formula.
+    ("a formula that cannot be counted", cif("_chemical_formula_sum '(C H4 O)n'\n", CO), "CO", "(C H4 O)n"),
+    ("charges that cannot be told", cif("_chemical_formula_moiety 'C H4 O1+, Cl1-'\n", CO), "CO", "C H4 O1+"),
+    ("a measured formula", cif("_chemical_formula_analytical 'C H4 O'\n", CO), "CO", "C H4 O"),
+    ("indices as journals write them", cif("_chemical_formula_sum 'C H~4~ O'\n", CO), "CO", "without any H"),
+    ("mercury is no hydrogen", cif("_chemical_formula_analytical 'C Hg O'\n", CO), "CO", ""),
     ("one H of sixty", cif("_chemical_formula_sum 'C60 H60'\n", METHYLENE, BOX), "H59C60", "C60 H60"),
     ("hydrogen in the structural formula", cif("_chemical_formula_structural 'CH3OH'\n", CO), "CO", "CH3OH"),
     (
@@ -274,6 +353,7 @@ LABELS: list[tuple[str, str, str | None]] = [
     ("C1A", "", "C"),
     ("O1W", "", "O"),
     ("H1N", "", "H"),
+    *((label, "", None) for label in ("Rf1", "Db2", "Mt", "Ds1", "Rg1", "Mc", "Lv", "Ts2")),
 ]
 
 
@@ -309,6 +389,7 @@ HEXAGONAL = (3.16, 3.16, 12.3, 90, 90, 120)
         ("P 63/m m c", HEXAGONAL, "Mo1 Mo 0.3333 0.667 0.25\nS1 S 0.333 0.66667 0.621\n", "Mo2S4"),
         ("P 63/m m c", (5.7, 5.7, 14.0, 90, 90, 120), "O1 O 0.167 0.333 0.08\nO2 O 0.519 0.037 0.25\n", "O18"),
         ("R -3 m :H", (5.2, 5.2, 15.0, 90, 90, 120), "O1 O 0.167 0.833 0.1\n", "O18"),
+        ("P 63/m m c", HEXAGONAL, "Mo1 Mo 0.33300 0.66700 0.25000\nS1 S 0.333000 0.667000 0.6210\n", "Mo2S4"),
         ("P -4 3 m", (6.1, 6.1, 6.1, 90, 90, 90), "S1 S 0.207 0.206 0.207\n", "S4"),
     ],
 )

@@ -37,8 +37,28 @@ def test_every_setting_is_found_by_its_symbol(spelling: str) -> None:
 
 
 MARKS = {
-    "1": (":1", " :1", " S", " (origin choice 1)", " origin 1", " (1)"),
-    "2": (":2", " :2", " Z", " (origin choice 2)", " {origin @ centre (-3m)}", " origin choice: 2", ";2"),
+    "1": (":1", " :1", " S", " (origin choice 1)", " origin 1", " (1)", " O1", " (S)", " first origin"),
+    "2": (
+        *(
+            ":2",
+            " :2",
+            " Z",
+            " (Z)",
+            ";2",
+            " O2",
+            " (origin choice 2)",
+            " {origin @ centre (-3m)}",
+            " origin choice: 2",
+        ),
+        *(
+            ", origin 2",
+            " - origin choice 2",
+            " Origin-2",
+            " 2nd setting",
+            " origin at -3m",
+            " (No. 1, origin choice 2)",
+        ),
+    ),
     "H": (":H", " H", ":h", " (hexagonal axes)"),
     "R": (":R", " R", ":r", " (rhombohedral axes)", " rhombohedral setting"),
 }
@@ -50,6 +70,14 @@ def test_a_mark_closes_what_a_symbol_leaves_open(extension: str, mark: str) -> N
         if group.ext == extension:
             (found,) = settings_of_name(group.hm + mark)
             assert found.operators.key == operators(group).key, group.xhm()
+
+
+def test_a_letter_may_follow_a_short_symbol() -> None:
+    for extension, letter in (("1", "S"), ("2", "Z"), ("H", "H"), ("R", "R")):
+        for group in TABLE:
+            if group.ext == extension:
+                (found,) = settings_of_name(group.hm.replace(" ", "") + letter)
+                assert found.operators.key == operators(group).key, group.xhm()
 
 
 def test_a_coordinate_system_code_closes_it_too() -> None:

@@ -1,7 +1,7 @@
 """The symmetries that a CIF allows: its operator lists, and the settings that its names leave open."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepergatgnn.errors import StructureError
-from deepergatgnn.structures.cif.operators import P1, Operators, parse_operators
+from deepergatgnn.structures.cif.operators import P1, Operators, are_written, parse_operators
 from deepergatgnn.structures.cif.settings import (
     Setting,
     is_tabulated,
@@ -21,6 +21,16 @@ from deepergatgnn.structures.cif.statements import Name, Statements
 
 _MOST_CANDIDATES: Final = 8
 _NO_SYMMETRY: Final = frozenset({"C1", "C1^1", "C1(1)"})  # as Schoenflies wrote P 1
+_SYSTEMS: Final = {  # numbers of the space group types
+    "triclinic": range(1, 3),
+    "monoclinic": range(3, 16),
+    "orthorhombic": range(16, 75),
+    "tetragonal": range(75, 143),
+    "trigonal": range(143, 195),
+    "rhombohedral": range(143, 195),
+    "hexagonal": range(143, 195),
+    "cubic": range(195, 231),
+}
 _FIRST_MONOCLINIC, _LAST_MONOCLINIC = 3, 15
 
 
@@ -63,10 +73,8 @@ def symmetries(statements: Statements, lattice: NDArray[np.float64], said: list[
         StructureError: `unreadable` for operators and space groups that are none, `bad_cell` for those that would
             deform the cell, such as hexagonal ones in a rhombohedral cell.
     """
-    named = _named(
-        statements.names, statements.type_names, statements.halls, statements.numbers, statements.setting_code
-    )
-    lists = [parse_operators(listed) for listed in statements.operators]
+    named = _named_by(statements)
+    lists = [_parsed(listed, named, said) for listed in statements.operators]
     if len(lists) > 1:
         lists = list({one.key: one for one in lists}.values())
     if lists:
@@ -78,6 +86,50 @@ def symmetries(statements: Statements, lattice: NDArray[np.float64], said: list[
         misfit = min(setting.operators.misfit(lattice) for setting in named.settings)
         raise _does_not_fit(misfit)
     return found[:_MOST_CANDIDATES]
+
+
+def _parsed(listed: tuple[str, ...], named: _Named, said: list[str]) -> Operators:
+    """A list of operators, without those that are none where the name of the group tells what they should be."""
+    try:
+        return parse_operators(listed)
+    except StructureError:
+        if not named.settings or not are_written(listed):
+            raise
+        rest = tuple([one for one in listed if _is_operator(one)])
+        if not rest or len(listed) - len(rest) > _most_mistyped(len(listed)):
+            raise
+    wrong = next(one for one in listed if not _is_operator(one))
+    said.append(f"The symmetry operator {wrong[:30]!r} of the file is not one and is left out.")
+    return parse_operators(rest)
+
+
+def _is_operator(text: str) -> bool:
+    try:
+        parse_operators((text,))
+    except StructureError:
+        return False
+    return True
+
+
+def _most_mistyped(n_operators: int) -> int:
+    """How many operators of a list may be wrong where it is still the list of the named group."""
+    return max(1, n_operators // 4)
+
+
+def otherwise(symmetry: Symmetry, statements: Statements, lattice: NDArray[np.float64]) -> list[Symmetry]:
+    """Give the named settings that a list of operators contradicts; asked where its atoms contradict the file.
+
+    Args:
+        symmetry: the listed one.
+        statements: of the file.
+        lattice: cell vectors as rows, in Å, [3, 3].
+    """
+    against = f"the list of {_number_of_operators(symmetry.operators)}"
+    return [
+        replace(other, contradicts=(*other.contradicts, against))
+        for other in _fitting(_named_by(statements), lattice)
+        if other.operators.key != symmetry.operators.key
+    ]
 
 
 def _unnamed(statements: Statements, named: _Named, said: list[str]) -> Symmetry:
@@ -106,7 +158,8 @@ def _listed(
     if len(lists) == 1 and operators.is_group and _agrees(operators, named):
         if not operators.fits(lattice):
             raise _does_not_fit(operators.misfit(lattice))
-        return [Symmetry(operators, "the operators of the file", is_listed=True)]
+        system = () if named.settings else _other_system(operators, statements)
+        return [Symmetry(operators, "the operators of the file", system, is_listed=True)]
     of_names = {reading.operators.key: reading for reading in _fitting(named, lattice)}
     found = [
         reading
@@ -116,14 +169,26 @@ def _listed(
     ]
     known = {reading.operators.key for reading in found}
     for key, reading in of_names.items():
-        if key not in known:
+        # What is no group is the list of the named one if that has its operators, but for some that are mistyped.
+        outside = [0 if one.is_group else len(one.key - key) for one in lists]
+        is_possible = any(count <= _most_mistyped(len(one.key)) for one, count in zip(lists, outside, strict=True))
+        if key not in known and is_possible:
             # A list that is a part of the named group and no group is one that lost some of its operators.
             is_part = any(one.key < key and not one.is_group for one in lists)
             against = () if is_part else (f"the list of {_number_of_operators(operators)}",)
-            found.append(Symmetry(reading.operators, reading.name, (*reading.contradicts, *against)))
+            found.append(replace(reading, contradicts=(*reading.contradicts, *against)))
     if not found:
         raise _does_not_fit(operators.misfit(lattice)) if operators.is_group else _no_group(operators)
     return found[:_MOST_CANDIDATES]
+
+
+def _other_system(operators: Operators, statements: Statements) -> tuple[str, ...]:
+    """The crystal system that the file states, if it is not that of the operators."""
+    for name in statements.other_symmetry:
+        stated = _SYSTEMS.get(name.text.lower())
+        if stated is not None and operators.group_number not in stated:
+            return (f"the crystal system {name.text}",)
+    return ()
 
 
 def _agrees(operators: Operators, named: _Named) -> bool:
@@ -186,6 +251,12 @@ def _unique_axis(operators: Operators) -> int | None:
     rotation = next(one for one in operators.rotations if abs(np.trace(one)) == 1)  # an axis, or the plane across it
     diagonal = np.diag(rotation) * np.linalg.det(rotation)
     return int(np.argmax(diagonal))
+
+
+def _named_by(statements: Statements) -> _Named:
+    return _named(
+        statements.names, statements.type_names, statements.halls, statements.numbers, statements.setting_code
+    )
 
 
 @lru_cache(maxsize=512)

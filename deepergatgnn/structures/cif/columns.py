@@ -13,7 +13,7 @@ from gemmi import cif
 from pymatgen.io.cif import CifFile
 
 from deepergatgnn.errors import StructureError
-from deepergatgnn.structures.cif.text import MOST_QUOTE_WORK, CifBlockText, structure_block
+from deepergatgnn.structures.cif.text import FIELD_LINE, HASH, MOST_QUOTE_WORK, CifBlockText, structure_block
 
 # Values by key in lower case; a key outside of a loop has a list of one.
 Columns = dict[str, list[str]]
@@ -31,12 +31,12 @@ _ATOMS: Final = frozenset({"_atom_site_fract_x", "_atom_site.fract_x"})
 _CELL: Final = frozenset({"_cell_length_a", "_cell.length_a"})
 # Columns that say something of the same row; those of displacement parameters are a loop of their own.
 _OF_A_SITE: Final = re.compile(
-    r"_atom_site_(?:fract_[xyz]|label|type_symbol|occupancy|calc_flag|disorder_\w+|\w*symmetry_multiplicity|wyckoff_\w+"
-    r"|attached_hydrogens)"
+    r"_atom_site_(?:fract_[xyz]|label|type_symbol|(?:site_)?occ\w*|calc_flag|disorder_\w+|\w*symmetry_multiplicity"
+    r"|wyckoff_\w+|attached_hydrogens)"
 )
 # What is read: given twice with two values, either could be meant.
 _READ: Final = re.compile(
-    r"_(?:cell_(?:length|angle)_\w+|cell_formula_units_z|atom_site_(?:fract_[xyz]|label|type_symbol|occupancy|calc_flag"
+    r"_(?:cell_(?:length|angle)_\w+|cell_formula_units_z|atom_site_(?:fract_[xyz]|label|type_symbol|(?:site_)?occ\w*|calc_flag"
     r"|disorder_\w+|\w*symmetry_multiplicity|wyckoff_\w+|attached_hydrogens)|chemical_formula_(?:sum|moiety|structural)"
     r"|symmetry_equiv_pos_as_xyz|space_group_symop_operation_xyz|symmetry_(?:space_group_name|int_tables)\S+"
     r"|space_group_(?:name|it)_\S+)"
@@ -89,7 +89,14 @@ def forgiving_columns(text: str) -> tuple[Columns, list[str]]:
         raise StructureError("unreadable", detail) from error
     _check_given_once(block)
     _check_one_loop(parsed.loops)
-    return {_folded(key): value if isinstance(value, list) else [value] for key, value in parsed.data.items()}, said
+    return {_folded(key): _written(value) for key, value in parsed.data.items()}, said
+
+
+def _written(value: str | list[str]) -> list[str]:
+    """Values as they stand in the file, without what `structure_block` put in for the tokeniser."""
+    values = value if isinstance(value, list) else [value]
+    values = [one.replace(HASH, "#") for one in values]
+    return [one.replace(FIELD_LINE, "").strip() if FIELD_LINE in one else one for one in values]
 
 
 def plain_columns(text: str) -> Columns | None:
@@ -172,8 +179,7 @@ def _check_one_loop(loops: Sequence[Sequence[str]]) -> None:
 def _check_given_once(block: CifBlockText) -> None:
     """Refuse a key that is given twice with two values, or two loops with the same key."""
     found: dict[str, list[str]] = {}
-    # Lines of text fields begin with a semicolon or, as `structure_block` leaves them, with a point.
-    lines = [line for line in block.lines if not line.startswith((";", ". "))]
+    lines = [line for line in block.lines if not line.startswith((";", FIELD_LINE))]
     for match in _TAG.finditer("\n".join(lines)):
         found.setdefault(_folded(match[1]), []).append(match[2] or "")
     for key, values in found.items():

@@ -18,6 +18,7 @@ _TOKEN: Final = re.compile(
 _CHARGE: Final = re.compile(
     r"(?:(?<=[\s)\]}])\d*[+-]|(?<=[A-Za-z\d])[+-]|(?<=\s)[+-]\d*|(?<=[)\]}])[+-]\d*)(?=[\s,;)\]}]|$)"
 )
+_MARKUP: Final = re.compile(r"[~^]|</?su[bp]>")  # of indices, as journals write them
 _CHARGED_NUMBER: Final = re.compile(r"[A-Za-z]\d+[+-](?:[\s,;)\]}]|$)")  # NH4+ or Fe3+: four atoms, or three charges
 _HYDROGEN: Final = 1
 
@@ -95,6 +96,15 @@ class Formula:
         return [SYMBOLS[number] for number in self.counts if number not in there]
 
 
+def names_hydrogen(text: str) -> bool:
+    """Whether a formula, counted or not, has hydrogen or heavy hydrogen.
+
+    Args:
+        text: such as `(C2 H4)n`.
+    """
+    return re.search(r"[HD](?![a-z])", text) is not None
+
+
 @lru_cache(maxsize=1024)
 def parse_formula(tag: str, text: str) -> Formula | None:
     """Parse a formula such as `C H4 O 1+`, `2(C4 H5 N), H2 O`, `(Fe0.5 Co0.5) O` or `[Fe (C N)6] 4-`.
@@ -111,7 +121,7 @@ def parse_formula(tag: str, text: str) -> Formula | None:
         return None
     if _CHARGED_NUMBER.search(content):
         return None
-    content = _CHARGE.sub(" ", content)
+    content = _CHARGE.sub(" ", _MARKUP.sub("", content))
     if content.isupper() and re.search(r"[A-Z]{2}", content):
         content = " ".join(_capitalized(word) for word in content.split())
     counts = _counted(content)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import Final
 
@@ -167,6 +168,8 @@ def contradictions(reading: Reading, statements: Statements, lattice: NDArray[np
     verdict = formula.verdict(reading.counts) if formula is not None else None
     if formula is not None:
         found[:0] = _formula_contradictions(reading, formula, verdict == LACKS_HYDROGEN, statements.z)
+    elif statements.z and any(count % statements.z for count in reading.counts.values()):
+        found[:0] = [f"Z = {statements.z:g}, with {_content(reading)} in the cell"]
     if verdict != LACKS_HYDROGEN:
         found += _mass_contradictions(reading, statements, float(abs(np.linalg.det(lattice))))
     return tuple(found)
@@ -229,7 +232,7 @@ def choose(readings: Sequence[Reading], statements: Statements, lattice: NDArray
     Raises:
         StructureError: `unreadable` if two different crystals agree equally well.
     """
-    judged = [_with_distances(reading, lattice) for reading in readings]
+    judged = [_with_distances(reading, lattice) for reading in _with_units(readings, statements)]
     ranked = sorted(judged, key=lambda reading: len(_against(reading)))
     best = ranked[0]
     equal = [one for one in ranked[1:] if len(_against(one)) == len(_against(best))]
@@ -271,8 +274,10 @@ def check_unlisted(reading: Reading, statements: Statements) -> None:
     Raises:
         StructureError: `unreadable`, with the statement.
     """
-    is_said = reading.symmetry.is_listed or (reading.symmetry.operators.is_identity and statements.name_of_group)
-    if is_said and (statements.name_of_group or not any(what.startswith("Z = ") for what in reading.contradicts)):
+    symmetry = reading.symmetry
+    is_named = statements.name_of_group and (symmetry.is_listed or symmetry.operators.is_identity)
+    # Beside a name that agrees, atoms may be missing; a list alone may be the one that lacks something.
+    if is_named and not symmetry.contradicts:
         return
     if reading.contradicts:
         group = (
@@ -300,27 +305,54 @@ def _content(reading: Reading) -> str:
     return "".join(f"{SYMBOLS[number]}{count}" for number, count in sorted(reading.counts.items()))[:40]
 
 
+def _with_units(readings: Sequence[Reading], statements: Statements) -> list[Reading]:
+    """The readings with Z as what some contradict, where it counts the reduced formulae of others."""
+    units = [math.gcd(*reading.counts.values()) for reading in readings]
+    if statements.formula is not None or statements.z not in units:
+        return list(readings)
+    return [
+        reading if count == statements.z else _against_z(reading, statements.z, count)
+        for reading, count in zip(readings, units, strict=True)
+    ]
+
+
+def _against_z(reading: Reading, z: float, units: int) -> Reading:
+    """The reading with one contradiction of Z, in words."""
+    others = tuple([what for what in reading.contradicts if not what.startswith("Z = ")])
+    return replace(reading, contradicts=(f"Z = {z:g}, with {units} formula units in the cell", *others))
+
+
 def _with_distances(reading: Reading, lattice: NDArray[np.float64]) -> Reading:
     """The reading with what its distances contradict."""
+    pair = too_close(reading, lattice)
+    return replace(reading, contradicts=(*reading.contradicts, f"distances, with {pair} apart")) if pair else reading
+
+
+def too_close(reading: Reading, lattice: NDArray[np.float64]) -> str:
+    """Give the two atoms that are closer than atoms of their elements are in crystals, and how close; or nothing.
+
+    Args:
+        reading: of the file.
+        lattice: cell vectors as rows, in Å, [3, 3].
+    """
     numbers = reading.atomic_numbers
     points = np.ascontiguousarray((reading.copies.frac_coords % 1.0) @ lattice)
-    radii = np.array([_radius(number) for number in range(len(SYMBOLS))])[numbers]
-    one, other, distances = _pairs(points, lattice, _REACH)
+    radii = _radii()[numbers]
+    one, other, distances = _pairs(points, lattice, min(_REACH, 2 * _TOO_CLOSE * float(radii.max())))
     if len(distances) == 0:
-        return reading
+        return ""
     ratio = distances / (radii[one] + radii[other])
     worst = int(ratio.argmin())
     if ratio[worst] >= _TOO_CLOSE:
-        return reading
-    pair = f"{SYMBOLS[numbers[one[worst]]]} and {SYMBOLS[numbers[other[worst]]]}"
-    against = f"distances, with {pair} {distances[worst]:.2f} Å apart"
-    return replace(reading, contradicts=(*reading.contradicts, against))
+        return ""
+    first, second = sorted((int(one[worst]), int(other[worst])))
+    return f"{SYMBOLS[numbers[first]]} and {SYMBOLS[numbers[second]]} {distances[worst]:.2f} Å"
 
 
-def _radius(number: int) -> float:
-    if number == 0:
-        return 0.0
-    return float(PymatgenElement.from_Z(number).atomic_radius or 1.5)
+@cache
+def _radii() -> NDArray[np.float64]:
+    """The atomic radius of every element, in Å; a middling one where none was measured."""
+    return np.array([0.0, *(float(PymatgenElement.from_Z(z).atomic_radius or 1.5) for z in range(1, len(SYMBOLS)))])
 
 
 def _pairs(

@@ -29,6 +29,11 @@ _INDEX: Final = r"(?:\d?[+-]|[\d_()'\"*a-zA-Z]{0,4})"
 _LONGEST_FIRST: Final = sorted(_POLYATOMIC, key=len, reverse=True)
 _GROUP: Final = re.compile(rf"({'|'.join(_LONGEST_FIRST)}){_INDEX}")
 _GROUP_IN_CAPITALS: Final = re.compile(rf"({'|'.join(_LONGEST_FIRST).upper()}){_INDEX}")
+_SHARE: Final = r"[A-Z][a-z]?[\d.]*"
+_MIXTURE: Final = re.compile(
+    rf"\(?{_SHARE}(?:(?:[,/&|]|(?<=[A-Za-z])\+) *{_SHARE})+\)?\w*"
+    r"|(?:[A-Z][a-z]?0?\.\d+){2,}|(?:[A-Z][a-z]){2,3}\d*[a-z]?"
+)
 _NEVER_GROUPS: Final = frozenset({"OH", "OD", "CH2", "CH3"})  # in labels: atoms by their first letter
 
 
@@ -65,7 +70,7 @@ def element_of(text: str, is_type: bool) -> Element | None:
     letters = match[0] if match else ""
     if not letters or letters.lower() in _PLACEHOLDERS or (letters in ("T", "t") and not is_type):
         return None
-    numbers = _by_letters(letters)
+    numbers = _by_letters(letters, is_type)
     if group := _group(text, is_type):
         return Element(numbers or (1,), is_certain=False, reason=f"is a group of atoms, {group}")
     if letters.title() in ISOTOPES:
@@ -89,6 +94,20 @@ def _of_letters(text: str, letters: str, numbers: tuple[int, ...], is_type: bool
     return Element(numbers, is_certain=True, warning=warning)
 
 
+@lru_cache(maxsize=4096)
+def is_mixture(text: str) -> bool:
+    """Whether a type symbol or a label names two elements on one site: `Fe/Mn`, `(Fe,Mn)`, `Fe0.5Mn0.5`, `FeMn1`.
+
+    Args:
+        text: `_atom_site_type_symbol`, or `_atom_site_label` of a row without a type.
+    """
+    if " + " in text:
+        return True
+    match = _MIXTURE.fullmatch(text)
+    symbols = set(re.findall("[A-Z][a-z]?", match[0])) if match else set()
+    return len(symbols - ISOTOPES) > 1 and symbols <= ATOMIC_NUMBERS.keys() | ISOTOPES
+
+
 def refuse(text: str, place: str, element: Element | None) -> StructureError:
     """Build the refusal of a type symbol or label that no statement of the file decides.
 
@@ -106,12 +125,12 @@ def refuse(text: str, place: str, element: Element | None) -> StructureError:
     )
 
 
-def _by_letters(letters: str) -> tuple[int, ...]:
-    """The elements that the first two letters and the first one are."""
+def _by_letters(letters: str, is_type: bool) -> tuple[int, ...]:
+    """The elements that the first two letters and the first one are; in a label, of those that crystals are made of."""
     found = [ATOMIC_NUMBERS.get(name) for name in dict.fromkeys((letters[:2].title(), letters[0].upper()))]
     known = [number for number in found if number is not None]
-    made = [number for number in known if number <= _HEAVIEST]
-    return tuple(made or known)
+    made = tuple([number for number in known if number <= _HEAVIEST])
+    return made or (tuple(known) if is_type else ())
 
 
 def _group(text: str, is_type: bool) -> str:

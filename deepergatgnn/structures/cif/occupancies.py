@@ -11,10 +11,18 @@ from pymatgen.io.cif import str2float
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.cif.columns import Columns
+from deepergatgnn.structures.cif.labels import is_mixture
 from deepergatgnn.structures.cif.operators import Operators
 from deepergatgnn.structures.crystal import disordered
 
 FRACT: Final = ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z")
+# That of the dictionary, and what people write for it.
+_OCCUPANCY_TAGS: Final = (
+    "_atom_site_occupancy",
+    *("_atom_site_site_occupancy", "_atom_site_occupation", "_atom_site_occupancies", "_atom_site_occ"),
+)
+_FLAG_TAGS: Final = ("_atom_site_refinement_flags", "_atom_site_refinement_flags_occupancy")
+_GROUP_TAGS: Final = ("_atom_site_disorder_group", "_atom_site_label_alt_id")
 _FULL: Final = 1e-3  # how far from 1 an occupancy may be by rounding
 _SAME_PLACE: Final = 1e-3  # fractional; as for the copies of one site
 _MOST_COMPARISONS: Final = 20_000_000
@@ -41,11 +49,12 @@ def whole_occupancies(
     occupancies = _read(columns, labels)
     is_dummy = _dummies(columns, labels, said)
     occupancies = [0.0 if dummy else x for x, dummy in zip(occupancies, is_dummy, strict=True)]
-    if set(occupancies) == {1.0} and not any(" + " in symbol for symbol in set(types)):
+    mixtures = {text for text in set(types) if is_mixture(text)}
+    if set(occupancies) == {1.0} and not mixtures:
         return [True] * len(types)
     partial = [i for i, x in enumerate(occupancies) if x != 0 and not abs(x - 1) <= _FULL]  # nan is partial, too
     for index, symbol in enumerate(types):
-        if " + " in symbol:
+        if symbol in mixtures:
             place = place_of(index, labels[index])
             raise StructureError("disordered", f"The {place} is the mixture {symbol[:40]!r}: post an ordered cell.")
     absorbed = _completed(columns, types, occupancies, partial, operators) if partial else {}
@@ -67,7 +76,7 @@ def _dummies(columns: Columns, labels: Sequence[str], said: list[str]) -> list[b
     flags = columns.get("_atom_site_calc_flag", [])
     if len(flags) != len(labels):
         return [False] * len(labels)
-    is_dummy = [flag.strip().lower() == "dum" for flag in flags]
+    is_dummy = [flag.strip().lower().startswith("dum") for flag in flags]
     said += [
         f"The {place_of(index, labels[index])} is a dummy (calc_flag dum) and is left out."
         for index in np.flatnonzero(is_dummy).tolist()
@@ -82,7 +91,7 @@ def place_of(index: int, label: str) -> str:
 
 def _read(columns: Columns, labels: Sequence[str]) -> list[float]:
     rows = len(labels)
-    column = columns.get("_atom_site_occupancy") or ["1"] * rows
+    column = next((columns[tag] for tag in _OCCUPANCY_TAGS if tag in columns), None) or ["1"] * rows
     if len(column) != rows:
         raise StructureError("unreadable", f"The CIF has {len(column)} occupancies for {rows} sites: complete them.")
     try:
@@ -111,7 +120,7 @@ def _no_occupancy(text: str, place: str) -> StructureError:
 
 
 def alternatives(columns: Columns, labels: Sequence[str], is_atom: Sequence[bool]) -> StructureError | None:
-    """Build the refusal of sites that exclude one another: disorder groups of one assembly, each taken as whole.
+    """Build the refusal of what is taken as whole and may not be: disorder groups of one assembly, a partial site.
 
     Args:
         columns: the data block.
@@ -122,7 +131,16 @@ def alternatives(columns: Columns, labels: Sequence[str], is_atom: Sequence[bool
         None if there are none.
     """
     rows = len(labels)
-    groups = columns.get("_atom_site_disorder_group", [])
+    if columns.keys().isdisjoint(_OCCUPANCY_TAGS):
+        for flags in (columns.get(tag, []) for tag in _FLAG_TAGS):
+            partial = [index for index, flag in enumerate(flags) if "P" in flag and len(flags) == rows]
+            if partial:
+                return StructureError(
+                    "disordered",
+                    f"The {place_of(partial[0], labels[partial[0]])} has the refinement flag P, a part of an atom, and "
+                    "the file does not give its _atom_site_occupancy: post an ordered cell.",
+                )
+    groups = next((columns[tag] for tag in _GROUP_TAGS if tag in columns), [])
     if len(groups) != rows or not set(groups) - _NO_GROUP:
         return None
     assemblies = columns.get("_atom_site_disorder_assembly", [])

@@ -25,6 +25,7 @@ _OPERATOR: Final = re.compile(rf"{_COMPONENT},{_COMPONENT},{_COMPONENT}", re.IGN
 # Translations of space groups in their usual settings are multiples of 1/24; decimals such as 0.3333 are near one.
 _DENOMINATOR: Final = gemmi.Op.DEN
 _TRANSLATION_TOLERANCE: Final = 2e-3
+_LARGEST_ELEMENT: Final = 2  # of a rotation, in any usual cell
 _FINE: Final = 1000  # steps of a 24th
 # Relative misfit of the squared lengths and their products: measured cells keep their symmetry far better.
 _METRIC_TOLERANCE: Final = 0.02
@@ -79,14 +80,15 @@ class Operators:
         found = rows
         while True:
             more = np.unique(np.concatenate([found, _composed(found, rows)]), axis=0)
-            if len(more) > MOST_OPERATORS:
+            # Operators of different lattices together never end.
+            if len(more) > MOST_OPERATORS or np.abs(more[:, :9]).max() > _LARGEST_ELEMENT:
                 return None
             if len(more) == len(found):
                 break
             found = more
         if len(found) == len(rows):
             return self
-        return _checked(found[:, :9].reshape(-1, 3, 3).astype(np.float64), found[:, 9:] / (_DENOMINATOR * _FINE))
+        return _kept(found[:, :9].reshape(-1, 3, 3).astype(np.float64), found[:, 9:] / (_DENOMINATOR * _FINE))
 
     @property
     def group_number(self) -> int:
@@ -148,14 +150,34 @@ def parse_operators(listed: tuple[str, ...]) -> Operators:
     # Checked before they are parsed: pymatgen reads a letter that it does not know as nothing, and takes a time that
     # grows with the cube of a run of digits.
     for one in listed:
-        if len(one) > _LONGEST_OPERATOR or not _OPERATOR.fullmatch(one):
+        if not _is_written(one):
             raise StructureError(
                 "unreadable",
                 f"The symmetry operator {one[:30]!r} of the file is not one: write it as x,y,z, such as -x+1/2,y,z.",
             )
     rows = [_row(component) for one in listed for component in one.split(",")]
     affine = np.array(rows).reshape(len(listed), 3, 4)
-    return _checked(affine[:, :, :3].copy(), affine[:, :, 3].copy())
+    if not (is_sound := _are_symmetries(affine)).all():
+        wrong = listed[int(is_sound.argmin())]
+        raise StructureError(
+            "unreadable",
+            f"The symmetry operator {wrong[:30]!r} of the file is none, since it does not turn a cell onto itself: "
+            "correct it, or list the full cell in P 1.",
+        )
+    return _kept(affine[:, :, :3].copy(), affine[:, :, 3].copy())
+
+
+def are_written(listed: tuple[str, ...]) -> bool:
+    """Whether each of a list is written as an operator, be it a symmetry or not, and there are not too many.
+
+    Args:
+        listed: one text for each operator.
+    """
+    return len(listed) <= MOST_OPERATORS and all(map(_is_written, listed))
+
+
+def _is_written(text: str) -> bool:
+    return len(text) <= _LONGEST_OPERATOR and _OPERATOR.fullmatch(text) is not None
 
 
 def of_gemmi(group: gemmi.GroupOps) -> Operators:
@@ -163,7 +185,7 @@ def of_gemmi(group: gemmi.GroupOps) -> Operators:
     operators = list(group)
     rotations = np.array([operator.rot for operator in operators], dtype=np.float64) / _DENOMINATOR
     translations = np.array([operator.tran for operator in operators], dtype=np.float64) / _DENOMINATOR
-    return _checked(rotations, translations)
+    return _kept(rotations, translations)
 
 
 def to_gemmi(operators: Operators) -> gemmi.GroupOps:
@@ -185,13 +207,19 @@ def _row(component: str) -> tuple[float, float, float, float]:
     return x, y, z, float(operator.translation_vector[0])
 
 
-def _checked(rotations: NDArray[np.float64], translations: NDArray[np.float64]) -> Operators:
-    finite = np.isfinite(rotations).all() and np.isfinite(translations).all()
-    whole = finite and np.array_equal(rotations, np.rint(rotations))
-    if not whole or not np.allclose(np.abs(np.linalg.det(rotations)), 1):
-        raise StructureError(
-            "unreadable", "A symmetry operator of the file is no symmetry: list them as x,y,z, or the full cell in P 1."
-        )
+def _are_symmetries(affine: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether each operator is of whole numbers and, as all that keep a lattice do, the identity after twelve times.
+
+    Args:
+        affine: rotations and translations, [O, 3, 4].
+    """
+    is_whole = np.isfinite(affine).all(axis=(1, 2)) & (affine[:, :, :3] == np.rint(affine[:, :, :3])).all(axis=(1, 2))
+    rotations = np.where(is_whole[:, None, None], affine[:, :, :3], 0.0)
+    turned: NDArray[np.bool_] = (np.linalg.matrix_power(rotations, 12) == np.eye(3)).all(axis=(1, 2))
+    return turned
+
+
+def _kept(rotations: NDArray[np.float64], translations: NDArray[np.float64]) -> Operators:
     if np.array_equal(rotations, P1.rotations) and not translations.any():
         return P1
     # They are kept for the next file with the same operators.

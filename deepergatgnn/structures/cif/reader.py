@@ -16,10 +16,10 @@ from pymatgen.io.cif import str2float
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures.checks import check_lattice
-from deepergatgnn.structures.cif.candidates import Symmetry, symmetries
+from deepergatgnn.structures.cif.candidates import Symmetry, otherwise, symmetries
 from deepergatgnn.structures.cif.columns import Columns, read_columns, value_of
 from deepergatgnn.structures.cif.copies import Copies, expand, ideal_positions
-from deepergatgnn.structures.cif.formula import LACKS_HYDROGEN
+from deepergatgnn.structures.cif.formula import LACKS_HYDROGEN, names_hydrogen
 from deepergatgnn.structures.cif.judge import (
     Reading,
     agrees_with_formula,
@@ -27,6 +27,7 @@ from deepergatgnn.structures.cif.judge import (
     choose,
     contradictions,
     read_elements,
+    too_close,
 )
 from deepergatgnn.structures.cif.occupancies import FRACT
 from deepergatgnn.structures.cif.operators import MOST_COPIES_LOST
@@ -40,8 +41,10 @@ from deepergatgnn.structures.limits import StructureLimits
 _LENGTHS: Final = ("_cell_length_a", "_cell_length_b", "_cell_length_c")
 _ANGLES: Final = ("_cell_angle_alpha", "_cell_angle_beta", "_cell_angle_gamma")
 _UNCERTAIN: Final = (*_LENGTHS, *_ANGLES, *FRACT, "_atom_site_occupancy")
+_HYDROGEN: Final = 1
 _LEAST_OPENING: Final = 1e-6  # radians by which the angles of a cell must close
 _SAME_PLACE: Final = 1e-3  # fractional
+_VOLUME_TOLERANCE: Final = 0.02  # of itself
 _T = TypeVar("_T")
 
 
@@ -62,7 +65,7 @@ def read_cif(text: str, limits: StructureLimits) -> Crystal:
     allowed = symmetries(statements, lattice, said)
     reading = _chosen(columns, allowed, statements, lattice, limits)
     said += reading.said
-    said += _doubts(reading, statements)
+    said += _doubts(reading, statements, lattice)
     said += _ignored(columns)
     return _crystal(reading, lattice, said, limits)
 
@@ -75,21 +78,34 @@ def _chosen(
     limits: StructureLimits,
 ) -> Reading:
     """The one reading, or the one of several that agrees with the statements of the file."""
-    readings = []
-    refusals = []
-    for symmetry in allowed:
-        try:
-            reading = _read(columns, symmetry, statements, lattice, limits)
-        except StructureError as error:
-            refusals.append(error)
-            continue
-        readings.append(reading)
+    readings, refusals = _readings(columns, allowed, statements, lattice, limits)
+    if len(allowed) == 1 and readings and readings[0].contradicts and allowed[0].is_listed:
+        # A list is not believed alone: another origin or other axes of the named group may agree with the rest.
+        others = otherwise(allowed[0], statements, lattice)
+        allowed = allowed + others
+        readings += _readings(columns, others, statements, lattice, limits)[0]
     if not readings:
         raise refusals[0]
     if len(allowed) > 1:
         return choose(readings, statements, lattice)
     check_unlisted(readings[0], statements)
     return readings[0]
+
+
+def _readings(
+    columns: Columns,
+    allowed: list[Symmetry],
+    statements: Statements,
+    lattice: NDArray[np.float64],
+    limits: StructureLimits,
+) -> tuple[list[Reading], list[StructureError]]:
+    readings, refusals = [], []
+    for symmetry in allowed:
+        try:
+            readings.append(_read(columns, symmetry, statements, lattice, limits))
+        except StructureError as error:
+            refusals.append(error)
+    return readings, refusals
 
 
 def _read(
@@ -122,7 +138,7 @@ def _read(
     return reading
 
 
-def _doubts(reading: Reading, statements: Statements) -> list[str]:
+def _doubts(reading: Reading, statements: Statements, lattice: NDArray[np.float64]) -> list[str]:
     """What the file states and the chosen reading does not agree with."""
     said = []
     counts = reading.counts
@@ -139,8 +155,19 @@ def _doubts(reading: Reading, statements: Statements) -> list[str]:
         said.append(
             f"The formula of the file, {formula.text[:60]}, is not that of its atoms{lacks}: atoms may be missing."
         )
-    if others := [what for what in reading.contradicts if not what.startswith("the formula ")]:
+    elif _HYDROGEN not in counts and (text := next(filter(names_hydrogen, statements.uncounted), None)):
+        said.append(
+            f"The formula of the file, {text[:60]}, has hydrogen and the atoms have none: atoms may be missing."
+        )
+    if others := [what for what in reading.contradicts if not what.startswith(("the formula ", "distances"))]:
         said.append(f"The atoms do not agree with {others[0]}, as the file has it: atoms may be missing or too many.")
+    if pair := too_close(reading, lattice):
+        said.append(f"{pair} apart are closer than in other crystals: the symmetry, the cell or a site may be wrong.")
+    volume = float(abs(np.linalg.det(lattice)))
+    if statements.volume and abs(volume - statements.volume) > _VOLUME_TOLERANCE * statements.volume:
+        said.append(
+            f"The cell has {volume:.4g} Å³ and the file states {statements.volume:g}: a cell parameter may be wrong."
+        )
     if symmetry.contradicts:
         said.append(f"The symmetry does not agree with another statement: {symmetry.contradicts[0]}.")
     return said

@@ -22,12 +22,17 @@ _TETRAGONAL: Final = 75
 _MONOCLINIC: Final = range(3, 16)
 
 # What programs append to a symbol: `:2`, `:R`, `:b1`, ` Z`, `(origin choice 2)`, `{origin @ centre (-3m)}`.
-_OPEN, _CLOSE = r"[\s:;({\[]*", r"[)}\]]*"
+_OPEN, _CLOSE = r"[\s:;,({\[-]*", r"[)}\]]*"
 _ORIGIN: Final = re.compile(
-    rf"{_OPEN}\b(?:origin(?:\s+choice)?|o\.?\s?c\.?)\s*(?:no\.?\s*)?:?\s*([12])\b{_CLOSE}", re.IGNORECASE
+    rf"{_OPEN}\b(?:origin(?:[\s-]+(?:choice|setting))?|o\.?\s?c?\.?)[\s-]*(?:no\.?\s*)?:?\s*([12])\b{_CLOSE}",
+    re.IGNORECASE,
+)
+_ORDINAL: Final = re.compile(
+    rf"{_OPEN}\b(?:(?P<one>first|1st)|second|2nd)\s+(?:origin|setting)(?:\s+choice)?{_CLOSE}", re.IGNORECASE
 )
 _AT_CENTRE: Final = re.compile(
-    rf"[\s({{\[]*origin\s+(?:@|at)\s+(?:centre|center|inversion)[^)}}\]]*(?:\([^)]*\))?{_CLOSE}", re.IGNORECASE
+    rf"[\s({{\[]*origin\s+(?:@|at)\s+(?:centre|center|inversion|-[13]\b|-3m)[^)}}\]]*(?:\([^)]*\))?{_CLOSE}",
+    re.IGNORECASE,
 )
 _AXES: Final = re.compile(rf"{_OPEN}\b(hex|rhomb)\w*\.?(?:\s+(?:axes|setting|cell))?{_CLOSE}\s*$", re.IGNORECASE)
 _UNIQUE: Final = re.compile(
@@ -38,8 +43,9 @@ _TRAILING_NUMBER: Final = re.compile(r"\s+\(\d{1,3}\)\s*$")
 _EXTENSION: Final = re.compile(
     r"\s*[:;]\s*(-?[abc][123]?|[12HR]|o[12]|[12]?-?[abc]{3}|[12]?(?:ba-c|a-cb|-cba))\s*$", re.IGNORECASE
 )
-_ICSD: Final = re.compile(r"(?<=\S)\s+([ZSHR]|HR|RS|HS)\s*$")  # capital letters that follow a symbol
-_IN_PARENTHESES: Final = re.compile(r"\s+\(([12HR])\)\s*$", re.IGNORECASE)  # 2(1) is a screw axis
+_ICSD: Final = re.compile(r"(?:(?<=\S)\s+|(?<=[a-z\d]))([ZSHR]|HR|RS|HS)\s*$")  # capital letters behind a symbol
+_IN_PARENTHESES: Final = re.compile(r"\s+\((o?[12]|[HRZS])\)\s*$", re.IGNORECASE)  # 2(1) is a screw axis
+_ORIGINS: Final = {"1": "1", "2": "2", "s": "1", "z": "2"}  # with the letters of the ICSD
 
 
 @dataclass(frozen=True)
@@ -154,11 +160,12 @@ def _without_marks(name: str) -> tuple[str, _Marks]:
     text = name.strip(" '\"").replace("_", " ").replace("~", "")
     origin = axes = code = unique = ""
     extension = _IN_PARENTHESES.search(text)
-    text = text[: extension.start()] if extension else _TRAILING_NUMBER.sub("", _NUMBER.sub("", text))
-    if match := _AT_CENTRE.search(text):
-        origin, text = "2", text[: match.start()] + text[match.end() :]
+    text = text[: extension.start()] if extension else text
+    text = _AT_CENTRE.sub(" origin 2", text)
+    text = _ORDINAL.sub(lambda match: " origin 1" if match["one"] else " origin 2", text)
     if match := _ORIGIN.search(text):
         origin, text = match[1], text[: match.start()] + text[match.end() :]
+    text = _TRAILING_NUMBER.sub("", _NUMBER.sub("", text))
     if match := _UNIQUE.search(text):
         unique, text = (match[1] or match[2]).lower(), text[: match.start()] + text[match.end() :]
     if match := _AXES.search(text):
@@ -167,8 +174,8 @@ def _without_marks(name: str) -> tuple[str, _Marks]:
         extension, text = match, text[: match.start()]
     if extension:
         mark = extension[1].lower().removeprefix("o")
-        if mark in ("1", "2"):
-            origin = mark
+        if mark in _ORIGINS:
+            origin = _ORIGINS[mark]
         elif mark in ("h", "r"):
             axes = mark.upper()
         else:
@@ -176,7 +183,7 @@ def _without_marks(name: str) -> tuple[str, _Marks]:
     if match := _ICSD.search(text):
         mark = match[1]
         text = text[: match.start()]
-        origin = {"Z": "2", "S": "1"}.get(mark[-1], origin)
+        origin = _ORIGINS.get(mark[-1].lower(), origin)
         axes = mark[0] if mark[0] in "HR" else axes
     return text, _Marks(origin, axes, code, unique)
 
@@ -185,8 +192,8 @@ def _marks_of_code(code: str) -> _Marks:
     code = code.strip(" '\"").lower()
     if code in ("", "?", "."):
         return _Marks()
-    if code in ("1", "2"):
-        return _Marks(origin=code)
+    if match := re.fullmatch(r"([12])", code) or _ORIGIN.fullmatch(code):
+        return _Marks(origin=match[1])
     if code in ("h", "r"):
         return _Marks(axes=code.upper())
     origin = code[0] if code[0] in "12" else ""
@@ -211,9 +218,9 @@ def _unique_axis(group: gemmi.SpaceGroup) -> str:
 
 def _compact(symbol: str) -> str:
     """One spelling for all: no blanks or parentheses, the lattice letter in upper case, 3bar as -3."""
-    text = re.sub(r"[\s()\[\]{}]", "", symbol)
+    text = re.sub(r"</?\w+>|[\s()\[\]{}$]", "", symbol)
     text = re.sub(r"(\d)(?:bar|\u0305|\?)", r"-\1", text, flags=re.IGNORECASE)
-    text = re.sub(r"(?:\\?bar)(\d)", r"-\1", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?:\\?(?:bar|overline))(\d)", r"-\1", text, flags=re.IGNORECASE)
     return text[:1].upper() + text[1:].lower()
 
 

@@ -20,6 +20,7 @@ from deepergatgnn.structures.elements import ATOMIC_NUMBERS
 from deepergatgnn.structures.limits import StructureLimits
 
 _MOST_DIGITS: Final = 8  # more are a computer's, and say nothing of rounding
+_FEWEST_DIGITS: Final = 3  # zeros behind them may have been filled up
 _ATTACHED: Final = ("Wat", "wat", "O-H", "OH")  # type symbols of an oxygen with hydrogen atoms
 
 
@@ -146,7 +147,7 @@ def _rounding(columns: Columns, kept: Sequence[int]) -> NDArray[np.float64]:
 def _half_unit(text: str) -> float:
     """Half a unit of the last digit: 0.0005 for 0.333; a coordinate of one digit, such as 0.5, is meant exactly."""
     decimals = text.partition(".")[2].partition("(")[0]
-    digits = len(decimals)
+    digits = max(len(decimals.rstrip("0")), min(len(decimals), _FEWEST_DIGITS))  # 0.33300 is 0.333
     return 0.5 * 10.0**-digits if 1 < digits <= _MOST_DIGITS and decimals.isdecimal() else 0.0
 
 

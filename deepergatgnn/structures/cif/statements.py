@@ -31,14 +31,16 @@ _FORMULA_TAGS: Final = (
     "_chemical_formula_structural",
     "_chemical_formula_iupac",
 )
+_ALL_FORMULA_TAGS: Final = (*_FORMULA_TAGS, "_chemical_formula_analytical")  # the last one is measured
+_SYMMETRY: Final = ("_symmetry", "_space_group_symop")
 _CODE_TAG: Final = "_space_group_it_coordinate_system_code"
 _Z_TAG: Final = "_cell_formula_units_z"
 _ELECTRONS_TAG: Final = "_exptl_crystal_f_000"
 _DENSITY_TAG: Final = "_exptl_crystal_density_diffrn"
 _VOLUME_TAG: Final = "_cell_volume"
 _TAGS: Final = frozenset(
-    {*_NAME_TAGS, *_TYPE_TAGS, *_HALL_TAGS, *_NUMBER_TAGS, *_SCHOENFLIES_TAGS, *_SYSTEM_TAGS, *_FORMULA_TAGS}
-    | {_CODE_TAG, _Z_TAG, _ELECTRONS_TAG, _DENSITY_TAG, _VOLUME_TAG}
+    {*_NAME_TAGS, *_TYPE_TAGS, *_HALL_TAGS, *_NUMBER_TAGS, *_SCHOENFLIES_TAGS, *_SYSTEM_TAGS}
+    | {*_ALL_FORMULA_TAGS, _CODE_TAG, _Z_TAG, _ELECTRONS_TAG, _DENSITY_TAG, _VOLUME_TAG}
 )
 _MULTIPLICITY_TAGS: Final = ("_atom_site_symmetry_multiplicity", "_atom_site_site_symmetry_multiplicity")
 _WYCKOFF_TAGS: Final = ("_atom_site_wyckoff_symbol", "_atom_site_wyckoff_letter", "_atom_site_wyckoff_label")
@@ -73,6 +75,7 @@ class Statements:
         other_symmetry: what else speaks of symmetry, such as a Schoenflies symbol or a crystal system.
         formula: the sum, or where that is not given or cannot be counted another one.
         other_formulas: that can be counted.
+        uncounted: formulae that cannot be counted, or are measured.
         z: formula units in the cell.
         electrons: in the cell, F(000).
         density: in g/cm³, calculated from the structure.
@@ -88,6 +91,7 @@ class Statements:
     other_symmetry: tuple[Name, ...]
     formula: Formula | None
     other_formulas: tuple[Formula, ...]
+    uncounted: tuple[str, ...]
     z: float | None
     electrons: float | None
     density: float | None
@@ -107,12 +111,16 @@ def gather(columns: Columns) -> Statements:
     Args:
         columns: the data block.
     """
-    given = {tag: value for tag in columns.keys() & _TAGS if (value := value_of(columns, tag).strip()) not in UNKNOWN}
+    given = {
+        tag: value for tag in columns.keys() & _TAGS if (value := value_of(columns, tag).strip(" '\"\n")) not in UNKNOWN
+    }
     formulas = [one for tag in _FORMULA_TAGS if tag in given and (one := parse_formula(tag, given[tag])) is not None]
+    counted = {one.tag for one in formulas}
+    tags: list[str] = [tag for tag in OPERATOR_TAGS if tag in columns]
+    if not tags:  # a tag that no dictionary has
+        tags = [tag for tag in columns if tag.startswith(_SYMMETRY) and "xyz" in tag]
     return Statements(
-        operators=tuple(
-            dict.fromkeys(filter(None, (_listed(columns, tag) for tag in OPERATOR_TAGS if tag in columns)))
-        ),
+        operators=tuple(dict.fromkeys(filter(None, (_listed(columns, tag) for tag in tags)))),
         names=_names(given, _NAME_TAGS),
         type_names=_names(given, _TYPE_TAGS),
         halls=_names(given, _HALL_TAGS),
@@ -121,6 +129,7 @@ def gather(columns: Columns) -> Statements:
         other_symmetry=(*_names(given, _SCHOENFLIES_TAGS), *_names(given, _SYSTEM_TAGS)),
         formula=formulas[0] if formulas else None,
         other_formulas=tuple(formulas[1:]),
+        uncounted=tuple([given[tag] for tag in _ALL_FORMULA_TAGS if tag in given and tag not in counted]),
         z=_number(given, _Z_TAG),
         electrons=_number(given, _ELECTRONS_TAG),
         density=_number(given, _DENSITY_TAG),
@@ -148,7 +157,7 @@ def multiplicities(columns: Columns, rows: int) -> list[int | None] | None:
 
 
 def _listed(columns: Columns, tag: str) -> tuple[str, ...]:
-    return tuple([text for text in columns[tag] if text not in UNKNOWN])
+    return tuple(dict.fromkeys([text.strip("'\"\n") for text in columns[tag] if text not in UNKNOWN]))
 
 
 def _names(given: Mapping[str, str], tags: Sequence[str]) -> tuple[Name, ...]:

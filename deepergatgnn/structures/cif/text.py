@@ -20,6 +20,11 @@ _MODULATED: Final = re.compile(
     r"(?<!\S)_(?:cell_modulation_dimension|cell_wave_vector|space_group_ssg_|atom_site_fourier)[\w.]*", re.IGNORECASE
 )
 
+_QUOTED: Final = re.compile(r"(?<!\S)(['\"])(?:(?!\1(?:\s|$)).)*\1(?=\s|$)")
+# What stands in the file is free of control characters, so that these can be taken out again.
+HASH: Final = "\x01"  # for a # within quotes or a field, which the tokeniser would take for a comment
+FIELD_LINE: Final = "\x02"  # before each line of a text field
+
 # Longer text fields are prose, reflections or a whole second file; none of the keys that are read is that long.
 _LONGEST_FIELD: Final = 50
 _MOST_BLOCKS: Final = 10_000
@@ -102,7 +107,7 @@ def _split(text: str) -> list[CifBlockText]:
                 field_lines = None
             elif len(field_lines) <= _LONGEST_FIELD and line.strip():
                 # What looks like a block or a comment inside of a field must not be taken for one.
-                field_lines.append(". " + line.strip().replace("#", " "))
+                field_lines.append(FIELD_LINE + line.strip().replace("#", HASH))
         elif line.startswith(";"):
             field_lines = [line]
         elif match := _DATA.match(line):
@@ -130,6 +135,8 @@ def _begin_block(blocks: list[CifBlockText], name: str) -> None:
 
 
 def _lower_keywords(line: str) -> str:
+    if "#" in line:
+        line = _QUOTED.sub(lambda match: match[0].replace("#", HASH), line)
     return _KEYWORD.sub(lambda match: match[0].lower(), line)
 
 
