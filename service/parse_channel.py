@@ -12,6 +12,7 @@ one before them takes long: no file is read by two processes.
 
 import asyncio
 import multiprocessing
+import os
 import signal
 import socket
 import threading
@@ -316,6 +317,7 @@ class Channel(asyncio.Protocol):
             self._owner.returned(left)
 
 
+STOP_S = 2.0  # for the fork server, once its processes are killed
 Started = tuple[ForkServerProcess, Progress, socket.socket]
 _starting = threading.Lock()  # multiprocessing keeps a list of its processes that is not made for threads
 
@@ -340,4 +342,13 @@ def start_process(memory_mib: int, niceness: int, timeout_s: float) -> Started:
 
 def stop_fork_server() -> None:
     """End the server that forks the processes, once they are killed: it lives as long as one of them does."""
-    getattr(forkserver._forkserver, "_stop", lambda: None)()  # noqa: SLF001
+    server = forkserver._forkserver  # noqa: SLF001
+    pid: int | None = getattr(server, "_forkserver_pid", None)
+    if pid is None:
+        return
+    # Waiting for it holds the event loop: where something keeps it alive all the same, it is killed.
+    rescue = threading.Timer(STOP_S, os.kill, (pid, signal.SIGKILL))
+    rescue.daemon = True
+    rescue.start()
+    server._stop()  # type: ignore[attr-defined]  # noqa: SLF001
+    rescue.cancel()

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import orjson
@@ -40,6 +41,7 @@ SINGLE_NICENESS = 5
 BODY_NICENESS = 8  # of bulk bodies: one takes half a second of the processor, of which the least would be long
 BULK_NICENESS = 15  # below a CPU worker, which single files wait for too
 BULK_PATIENCE = 8  # times as long: who gives way to everybody waits for the processor
+LAUNCHER = ThreadPoolExecutor(thread_name_prefix="parse-start")
 log = structlog.get_logger("parse_pool")
 
 
@@ -59,6 +61,8 @@ class _LaneOfProcesses:
         self._returned: deque[File] = deque()
         self._channels: set[Channel] = set()
         self._starting: set[asyncio.Task[Channel]] = set()
+        self._launched: set[Future[Started]] = set()
+        self._connecting: set[Channel] = set()
         self._closed = False
 
     def submit(self, file: File) -> None:
@@ -115,19 +119,22 @@ class _LaneOfProcesses:
 
     async def _start(self) -> Channel:
         """Start a process, in a thread: where the fork server is gone, it takes seconds until there is another."""
-        arguments = self._memory_mib, self._niceness, self._timeout_s
-        started = asyncio.get_running_loop().run_in_executor(None, start_process, *arguments)
+        launched = LAUNCHER.submit(start_process, self._memory_mib, self._niceness, self._timeout_s)
+        self._launched.add(launched)
         try:
-            process, progress, ours = await asyncio.shield(started)
-        except asyncio.CancelledError:
-            started.add_done_callback(_discard)
-            raise
+            process, progress, ours = await asyncio.shield(asyncio.wrap_future(launched))
+        finally:
+            if not self._closed:  # else it is ended there
+                self._launched.discard(launched)
         channel = Channel(process, progress, self._timeout_s, self)
+        self._connecting.add(channel)
         try:
             await channel.connect(ours)
         except BaseException:
             channel.kill()
             raise
+        finally:
+            self._connecting.discard(channel)
         return channel
 
     def _started(self, starting: "asyncio.Task[Channel]") -> None:
@@ -171,16 +178,21 @@ class _LaneOfProcesses:
     def close(self) -> None:
         """End all processes."""
         self._closed = True
-        for channel in self._channels:
-            channel.kill()
+        ready = [starting.result() for starting in self._starting if starting.done() and not starting.exception()]
         for starting in self._starting:
             starting.cancel()
+        for channel in (*self._channels, *self._connecting, *ready):
+            channel.kill()
+        # The fork server lives as long as a process does that nobody has killed, whatever stage it is at.
+        for launched in self._launched:
+            if not launched.cancel():
+                _discard(launched)
 
 
-def _discard(started: "asyncio.Future[Started]") -> None:
-    """End a process that was started for a lane that is closed."""
-    if not started.cancelled() and started.exception() is None:
-        process, _, ours = started.result()
+def _discard(launched: "Future[Started]") -> None:
+    """End a process as soon as it has started."""
+    if launched.exception() is None:
+        process, _, ours = launched.result()
         ours.close()
         process.kill()
 
