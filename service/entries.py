@@ -15,6 +15,7 @@ from service.graph_bytes import unpack_graph
 Lane = Literal["interactive", "bulk"]
 _HEAD = struct.Struct("<dI")  # deadline, bytes of what is told before the graph
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
+HEAD_FIELDS = 7  # of `Entry.pack`: an API process and a worker of two releases may differ
 LONGEST_TEXT, MODELS_AT_MOST = 1024, 1024
 
 
@@ -87,12 +88,15 @@ class Entry:
         deadline, size = _HEAD.unpack_from(content)
         graph = _HEAD.size + size
         try:
-            name, replica, request_id, models, attention, more, embedding = orjson.loads(content[_HEAD.size : graph])
-        except (TypeError, ValueError):
+            head = orjson.loads(content[_HEAD.size : graph])
+        except ValueError:
             raise UnreadableError("not an entry: its head cannot be read") from None
-        if not (_is_text(name) and _is_text(replica)):
+        if not (isinstance(head, list) and len(head) > 1 and all(map(_is_text, head[:2]))):
             raise UnreadableError("not an entry: nobody can be told")
-        waiter = name, replica
+        waiter = head[0], head[1]
+        if len(head) != HEAD_FIELDS:
+            raise UnreadableError(f"its head has {len(head)} fields instead of {HEAD_FIELDS}", waiter)
+        name, replica, request_id, models, attention, more, embedding = head
         if not (isinstance(models, list) and 1 <= len(models) <= MODELS_AT_MOST and all(map(_is_text, models))):
             raise UnreadableError("its models are no list of names", waiter)
         if not (isinstance(request_id, str) and all(type(flag) is bool for flag in (attention, more, embedding))):

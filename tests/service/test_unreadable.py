@@ -37,7 +37,7 @@ def real_entry() -> Entry:
 
 
 ENTRY = real_entry()
-HEAD: list[Any] = [ENTRY.id, ENTRY.replica, ENTRY.request_id, list(ENTRY.models), True, False]
+HEAD: list[Any] = [ENTRY.id, ENTRY.replica, ENTRY.request_id, list(ENTRY.models), True, False, False]
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
