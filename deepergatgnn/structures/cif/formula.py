@@ -48,6 +48,8 @@ class Formula:
         Args:
             found: atoms of each atomic number.
         """
+        if found == self.counts:  # a formula of the whole cell, as most programs write it
+            return 1.0
         low, high = 0.0, float("inf")
         if found.keys() != self.counts.keys():
             return None

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from typing import Final
 
@@ -58,7 +58,7 @@ class Reading:
         """Element of every atom, [N]."""
         return np.repeat(np.array(self.numbers, dtype=np.int64), self.copies.counts)
 
-    @property
+    @cached_property
     def counts(self) -> dict[int, int]:
         """Atoms of each atomic number in the cell."""
         found: dict[int, int] = {}
@@ -170,7 +170,7 @@ def contradictions(reading: Reading, statements: Statements, lattice: NDArray[np
         found[:0] = _formula_contradictions(reading, formula, verdict == LACKS_HYDROGEN, statements.z)
     elif statements.z and any(count % statements.z for count in reading.counts.values()):
         found[:0] = [f"Z = {statements.z:g}, with {_content(reading)} in the cell"]
-    if verdict != LACKS_HYDROGEN:
+    if verdict != LACKS_HYDROGEN and (statements.density or statements.electrons):
         found += _mass_contradictions(reading, statements, float(abs(np.linalg.det(lattice))))
     return tuple(found)
 
@@ -179,7 +179,7 @@ def _formula_contradictions(reading: Reading, formula: Formula, lacks_hydrogen: 
     counts = reading.counts
     if lacks_hydrogen:
         formula = formula.without_hydrogen
-        counts.pop(_HYDROGEN, None)
+        counts = {number: count for number, count in counts.items() if number != _HYDROGEN}
     units = formula.units(counts)
     if units is None:
         yield f"the formula {formula.text[:60]}"

@@ -161,9 +161,11 @@ def _doubts(reading: Reading, statements: Statements, lattice: NDArray[np.float6
         )
     if others := [what for what in reading.contradicts if not what.startswith(("the formula ", "distances"))]:
         said.append(f"The atoms do not agree with {others[0]}, as the file has it: atoms may be missing or too many.")
-    if pair := too_close(reading, lattice):
+    # Where operators are listed and the formula agrees nothing was left open.
+    is_open = not symmetry.is_listed or statements.formula is None or bool(reading.contradicts)
+    if is_open and (pair := too_close(reading, lattice)):
         said.append(f"{pair} apart are closer than in other crystals: the symmetry, the cell or a site may be wrong.")
-    volume = float(abs(np.linalg.det(lattice)))
+    volume = abs(float(lattice[0, 0] * lattice[1, 1] * lattice[2, 2]))  # of a triangular matrix, as `_lattice` makes it
     if statements.volume and abs(volume - statements.volume) > _VOLUME_TOLERANCE * statements.volume:
         said.append(
             f"The cell has {volume:.4g} Å³ and the file states {statements.volume:g}: a cell parameter may be wrong."
