@@ -113,8 +113,10 @@ def _of_some(
     moved += translations  # [sites, O, 3]
     wrapped = moved - np.floor(moved)
     # Two copies of a rounded site are apart by at most the sum of what either is off.
-    reach = 2 * np.einsum("oij,sj->so", np.abs(rotations), rounding).max(axis=1)
-    first, doubtful = _distinct(wrapped, np.maximum(reach, _SITE_TOLERANCE))
+    reach = np.full(len(positions), _SITE_TOLERANCE)
+    if 6 * rounding.max() > _SITE_TOLERANCE:  # two copies, three coordinates each
+        reach = np.maximum(2 * np.einsum("oij,sj->so", np.abs(rotations), rounding).max(axis=1), reach)
+    first, doubtful = _distinct(wrapped, reach)
     sites = first // operators.n_operators
     distinct = wrapped.reshape(-1, 3)[first]
     offset = moved.reshape(-1, 3)[first] - positions[sites]

@@ -195,7 +195,8 @@ def _crystal(reading: Reading, lattice: NDArray[np.float64], said: list[str], li
 
 def _is_whole_cell(sites: Sites, copies: Copies, numbers: Sequence[int]) -> bool:
     """Whether each copy of a site is a site of the same element: the file lists the whole cell, and operators too."""
-    if max(copies.counts) == 1:
+    # A site of m copies is one of at least m rows then.
+    if not 1 < max(copies.counts) <= len(numbers):
         return False
     # In a whole cell the sites with m copies come m by m; few other files pass this, and it costs nothing.
     if any(sites_of % count for (_, count), sites_of in Counter(zip(numbers, copies.counts, strict=True)).items()):

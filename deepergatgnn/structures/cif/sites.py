@@ -146,7 +146,11 @@ def _rounding(columns: Columns, kept: Sequence[int]) -> NDArray[np.float64]:
 
 def _half_unit(text: str) -> float:
     """Half a unit of the last digit: 0.0005 for 0.333; a coordinate of one digit, such as 0.5, is meant exactly."""
-    decimals = text.partition(".")[2].partition("(")[0]
+    decimals = text[text.find(".") + 1 :] if "(" not in text else text.partition(".")[2].partition("(")[0]
+    if len(decimals) > _MOST_DIGITS and decimals[_MOST_DIGITS - 1] != "0":
+        return 0.0
+    if decimals is text or len(decimals) == len(text):  # no point
+        return 0.0
     digits = max(len(decimals.rstrip("0")), min(len(decimals), _FEWEST_DIGITS))  # 0.33300 is 0.333
     return 0.5 * 10.0**-digits if 1 < digits <= _MOST_DIGITS and decimals.isdecimal() else 0.0
 

@@ -157,7 +157,14 @@ def multiplicities(columns: Columns, rows: int) -> list[int | None] | None:
 
 
 def _listed(columns: Columns, tag: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys([text.strip("'\"\n") for text in columns[tag] if text not in UNKNOWN]))
+    texts = columns[tag]
+    written = "".join(texts)
+    if "'" in written or '"' in written or "\n" in written:
+        texts = [text.strip("'\"\n") for text in texts]
+    distinct = dict.fromkeys(texts)
+    return (
+        tuple(distinct) if UNKNOWN.isdisjoint(distinct) else tuple([text for text in distinct if text not in UNKNOWN])
+    )
 
 
 def _names(given: Mapping[str, str], tags: Sequence[str]) -> tuple[Name, ...]:
