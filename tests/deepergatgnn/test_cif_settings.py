@@ -5,6 +5,7 @@ import pytest
 
 from deepergatgnn.structures.cif.operators import Operators, of_gemmi, parse_operators
 from deepergatgnn.structures.cif.settings import setting_of_hall, settings_of_name, settings_of_number
+from deepergatgnn.structures.cif.statements import gather
 
 TABLE = list(gemmi.spacegroup_table())
 assert len(TABLE) == 564
@@ -97,6 +98,16 @@ def test_every_setting_is_found_by_its_hall_symbol() -> None:
             assert setting is not None
             assert setting.operators.key == operators(group).key
             assert setting.number == group.number
+
+
+def test_a_hall_symbol_keeps_its_double_prime() -> None:
+    """It is a quote, and the two symbols are those of different groups."""
+    for hall, name in (("-P 3 2", "P -3 1 m"), ('-P 3 2"', "P -3 m 1"), ('R 3 2"', "R 3 2:H")):
+        columns = {"_space_group_name_hall": [hall]}
+        (found,) = gather(columns).halls
+        setting = setting_of_hall(found.text)
+        assert setting is not None
+        assert setting.name == name
 
 
 def test_a_short_monoclinic_symbol_leaves_the_unique_axis_open() -> None:

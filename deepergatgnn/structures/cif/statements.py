@@ -112,7 +112,7 @@ def gather(columns: Columns) -> Statements:
         columns: the data block.
     """
     given = {
-        tag: value for tag in columns.keys() & _TAGS if (value := value_of(columns, tag).strip(" '\"\n")) not in UNKNOWN
+        tag: value for tag in columns.keys() & _TAGS if (value := _unquoted(value_of(columns, tag))) not in UNKNOWN
     }
     formulas = [one for tag in _FORMULA_TAGS if tag in given and (one := parse_formula(tag, given[tag])) is not None]
     counted = {one.tag for one in formulas}
@@ -154,6 +154,13 @@ def multiplicities(columns: Columns, rows: int) -> list[int | None] | None:
         if len(column) == rows and any(matches):
             return [int(match[1]) if match else None for match in matches]
     return None
+
+
+def _unquoted(text: str) -> str:
+    """The text without quotes around it; a Hall symbol such as -P 3 2" ends with one of its own."""
+    text = text.strip()
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1].strip() if is_quoted else text
 
 
 def _listed(columns: Columns, tag: str) -> tuple[str, ...]:
