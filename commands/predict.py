@@ -56,7 +56,7 @@ def predict(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Predict properties of structure files; what cannot be read or is refused is told, and the others are predicted.
+    """Predict properties of structure files; unreadable and refused ones are reported, the others predicted.
 
     The exit code is 2 if any file was missing, unreadable or refused, and 1 if a model failed.
 
@@ -101,7 +101,7 @@ def _load(store: ModelStore, wanted: Sequence[str] | None, device: str) -> tuple
     names = store.names()
     if not references and not names:
         raise ModelNotFoundError(f"there is no model in {store.root}: name another store, or train one")
-    from deepergatgnn.predictor import Predictor  # only now: a wrong name is told at once
+    from deepergatgnn.predictor import Predictor  # imported late: a wrong name is reported at once
 
     where = device_named(device)
     if references:

@@ -157,7 +157,7 @@ def read_version(folder: Path) -> Version:
         raise ArtifactError(f"{folder.name}/{MANIFEST}: {where}: {first['msg']}") from None
     if not manifest.golden:
         raise ArtifactError(
-            f"{folder.name}/{MANIFEST}: golden is empty: without a crystal to try a version with nobody knows whether "
+            f"{folder.name}/{MANIFEST}: golden is empty: without a golden crystal it cannot be checked whether "
             "it computes what it should; train and publish it again"
         )
     return Version(manifest, digest(content))

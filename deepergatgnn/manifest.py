@@ -42,7 +42,7 @@ class Target(_Record):
         key: column of `targets` in the data set it was trained on.
         unit: of the value.
         description: one line for people.
-        classes: what the crystals are told apart into, in the order of the network's outputs; none for a number.
+        classes: names of the classes, in the order of the network's outputs; none for a number.
     """
 
     property: str

@@ -1,7 +1,7 @@
 """The folder of checkpoints: `NAME/VERSION/` immutable, `NAME/VERSION.sha256` and `NAME/production` one line each.
 
 `NAME/history` names the versions that were in production, `NAME/deleted` those that are gone: no other version ever
-takes their number, for who kept a value that one of them gave must not take it for another's.
+takes their number, so that a stored value is never attributed to another version.
 
 Needs no torch.
 """
@@ -288,7 +288,7 @@ class ModelStore:
             before.pop()
         _replace(doomed.parent / HISTORY, "".join(f"{each}\n" for each in before))
         hidden = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=doomed.parent))
-        doomed.rename(hidden / version)  # at once, so that nobody finds a part of it
+        doomed.rename(hidden / version)  # atomic: a reader never finds a part of it
         seal_path(doomed).unlink(missing_ok=True)
         shutil.rmtree(hidden)
         return serving

@@ -6,7 +6,7 @@ speed of each stage say how long a new one would wait. Single crystals count sin
 behind them.
 
 While that is longer than it may be, a client is let in only as far as its own work is no more than its share of it: so
-nobody waits longer because somebody else posts much, or what takes long.
+a client's wait does not grow with the work that another client posts.
 """
 
 import math
@@ -173,7 +173,7 @@ class Ticket:
         self._change(-1, 0.0, 0.0)
 
     def hold(self, crystals: int) -> None:
-        """So many crystals, not yet parsed, wait for the client to take answers: they are in nobody's way."""
+        """Exclude unparsed crystals from the counts while the client does not take answers."""
         demand = self._demand
         self._crystals -= crystals
         self._unparsed -= crystals
@@ -181,7 +181,7 @@ class Ticket:
         self._change(-crystals, -crystals * demand.parsing, -crystals * demand.computing)
 
     def resume(self, crystals: int) -> None:
-        """They do not any more."""
+        """Count them again."""
         self.hold(-crystals)
 
     def _parsed(self, computing: float) -> None:

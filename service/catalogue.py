@@ -162,7 +162,7 @@ class Catalogue:
             found = [self.version(*split_reference(reference)) for reference in asked or production]
             if not found:
                 raise ModelNotFoundError("no model is in production: promote one with `deepergatgnn models promote`")
-            if not asked and loaded:  # who names none does not pay for a model that no worker could load
+            if not asked and loaded:  # a request without `models` skips those that no worker could load
                 found = [version for version in found if version.identity in loaded] or found
             self._resolved[asked] = Wanted.of(found)
         return self._resolved[asked]

@@ -199,7 +199,7 @@ class _Transport:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the client has left, while nobody reads and so nobody is told."""
+        """Whether the client has disconnected while reading is paused."""
         if not self._paused or self.is_closing():
             return False
         with suppress(OSError, ValueError):
@@ -364,7 +364,7 @@ class Connection(RequestReader):
         self._beside = 0
         self.transport.lingers = self.cycle.more_body = False
         if not self.pipeline:
-            self.flow.resume_reading()  # else nobody would notice that the client leaves
+            self.flow.resume_reading()  # otherwise a disconnect would go unnoticed
         if not self.cycle.response_started:
             self.cycle.keep_alive = self._keep_alive
         self._settle()
@@ -400,7 +400,7 @@ class Connection(RequestReader):
             self._wake()  # with nothing new, for `envelope` to see how long that has been so
 
     def _wake(self) -> None:
-        """Have whoever waits for a body look up."""
+        """Wake the task that waits for the body."""
         if self.cycle is not None:
             self.cycle.message_event.set()
 

@@ -19,7 +19,7 @@ from service.rates import ANONYMOUS
 log = structlog.get_logger("api")
 BODY_RATE = 64 * 1024  # bytes a second at which a body may take longer than its time
 SMALL_BODY = 64 * 1024  # let in however much is under way
-# Who was not let in, or only for the time being: for whoever looks after the keys, whatever the level of the log.
+# Refusals of access, logged at `warning` for the operator whatever the level.
 AUDITED = frozenset({"unauthorized", "key_disabled", "wrong_host", "wrong_origin", "rate_limited"})
 SHARE = 0.5  # of what all bodies may have, for those of one client
 PAUSE_S = 0.5  # of a client, after which its body gives way to others that keep coming
@@ -113,7 +113,7 @@ class Envelope:
         return largest if self._shares(largest.client) > self._shares(body.client) else None
 
     def _note(self, scope: Scope, route: str, status: int, milliseconds: float) -> None:
-        """The line of a request in the log: who sent it, by the name of the key, and why it was refused."""
+        """Write the access log line, with the name of the key and the reason of a refusal."""
         state = scope["state"]
         caller, code = state.get("caller"), state.get("code")
         told = {"request_id": state["request_id"], "method": scope["method"], "route": route, "status": status}

@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_FIELDS = 256  # headers of a request and trailers of a body, each of them
 BLANKS = b" \t"
-NOT_FOR_HERE = frozenset({b"cookie"})  # nothing sets one, and whoever looks for one would read them all
+NOT_FOR_HERE = frozenset({b"cookie"})  # unused by the service, and expensive to parse
 
 
 class TooLongError(ValueError):

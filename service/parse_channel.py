@@ -83,12 +83,12 @@ class File:
         return self.seconds > LARGE_S
 
     def answer(self, head: bytes, content: memoryview) -> None:
-        """Tell whoever waits, unless nobody does."""
+        """Set the result, unless it was cancelled."""
         if not self.future.done():
             self.future.set_result((head, content))
 
     def refuse(self, error: DeeperGATGNNError) -> None:
-        """Tell whoever waits that there will be no answer."""
+        """Set the error, unless it was cancelled."""
         if not self.future.done():
             self.future.set_exception(error)
 

@@ -1,7 +1,7 @@
 """The parse pool: killable processes that turn files into graphs, away from the event loop.
 
 A process that spends too much processor time on a file, or dies of it, is replaced; the file is refused and no other
-one notices. A file that gets no processor time in time is not refused: its client may send it again, and is told so.
+one notices. A file that gets no processor time in time is not refused: the client gets 503 with `Retry-After`.
 Bulk files have processes of their own, of lower priority, so that a screening run does not stand before single files.
 """
 
@@ -40,7 +40,7 @@ WARM_UP_S = 120.0
 SINGLE_NICENESS = 5
 BODY_NICENESS = 8  # of bulk bodies: one takes half a second of the processor, of which the least would be long
 BULK_NICENESS = 15  # below a CPU worker, which single files wait for too
-BULK_PATIENCE = 8  # times as long: who gives way to everybody waits for the processor
+BULK_PATIENCE = 8  # times as long: bulk processes have the lowest priority
 LAUNCHER = ThreadPoolExecutor(thread_name_prefix="parse-start")
 log = structlog.get_logger("parse_pool")
 
@@ -183,7 +183,7 @@ class _LaneOfProcesses:
             starting.cancel()
         for channel in (*self._channels, *self._connecting, *ready):
             channel.kill()
-        # The fork server lives as long as a process does that nobody has killed, whatever stage it is at.
+        # The fork server lives until every process that it forked has ended, including those still starting.
         for launched in self._launched:
             if not launched.cancel():
                 _discard(launched)

@@ -31,7 +31,7 @@ from service.refusals import ServiceError
 TOGETHER = 8  # files whose graphs are built at once
 TOGETHER_ATOMS = 256  # of them, beyond which no other file joins
 TOGETHER_S = 0.01  # of reading, likewise
-CPU_SPARE_S = 2  # beyond the limit, at which whoever started the process kills it
+CPU_SPARE_S = 2  # beyond the limit at which the parent kills the process
 T = TypeVar("T")
 Progress = MutableSequence[float]  # in shared memory, written by the process but for the last
 # Its items: files begun so far; whether the graphs of several are being built; the processor time of the process when
@@ -104,7 +104,7 @@ def _unpacked(head: bytes, content: memoryview) -> tuple[dict[str, Any], list[me
 
 def serve(connection: socket.socket, progress: Progress, memory_mib: int, niceness: int, timeout_s: float) -> None:
     """The life of a parse process: until the other end closes the socket, or a file that loops outlives who sent it."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole service; who started the process ends it
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group; the parent ends this process
         signal.signal(number, signal.SIG_IGN)
     _confine(memory_mib, niceness)
     tame_collector()

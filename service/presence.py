@@ -18,7 +18,7 @@ class Presence:
     """Of one client, as its connection tells it: a task for each request that waits for its end would cost more.
 
     Args:
-        wake: has who waits for the body of a request look up, though nothing came.
+        wake: wakes the task that waits for the body of a request.
 
     Attributes:
         gone: whether the client has left.

@@ -162,7 +162,7 @@ async def readyz(request: Request) -> Readiness:
     state = state_of(request)
     state.dispatcher.readiness()
     offer = state.catalogue.offer()
-    keyed = state.settings.api_keys or state.settings.api_keys_file  # who asks here need not have one
+    keyed = state.settings.api_keys or state.settings.api_keys_file  # the probe is open without a key
     failed = dict.fromkeys(offer.failed, "see the log") if keyed else dict(offer.failed)
     if not offer.ready:
         reasons = "; ".join(f"{which}: {reason}" for which, reason in failed.items()) or "none is in production"

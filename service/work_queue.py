@@ -195,7 +195,7 @@ class WorkQueue:
     async def _bury_unreadable(
         self, lane: Lane, letters: Sequence[tuple[bytes, Mapping[bytes, bytes], Exception]]
     ) -> None:
-        """Dead-letter what no worker will ever be able to read, and tell who waits for it."""
+        """Dead-letter an unreadable entry and send an error to its replica."""
         for stream_id, fields, error in letters:
             metrics.UNREADABLE.labels("entry").inc()
             log.error("an entry cannot be read", stream_id=stream_id.decode(), error=str(error))
@@ -213,7 +213,7 @@ class WorkQueue:
         await self._drop(lane, [stream_id for stream_id, _, _ in letters])
 
     async def _drop(self, lane: Lane, stream_ids: Sequence[bytes]) -> None:
-        """Acknowledge and delete what nobody is to be answered for any more."""
+        """Acknowledge and delete entries that need no answer."""
         if stream_ids:
             await self._client.xack(STREAMS[lane], GROUP, *stream_ids)
             await self._client.xdel(STREAMS[lane], *stream_ids)

@@ -37,7 +37,7 @@ class CardHeader(BaseModel):
     """The header of a card, YAML between two lines of three dashes; errors are in the target's unit.
 
     Attributes:
-        classes: what the crystals are told apart into; none for a number.
+        classes: names of the classes; none for a number.
         test, cross_validation: figures of the manifest's metrics of those names, to six digits.
         shared_formulas: reduced formulas that both the training and the test part have; None if not counted.
     """
@@ -189,7 +189,7 @@ def _groups(manifest: Manifest, figure: str, head: str, *, most_is_best: bool = 
 
 
 def _accuracy(manifest: Manifest) -> str:
-    """How well the classes are told apart."""
+    """Quality of the classification."""
     metrics = manifest.metrics
     parts = {part: metrics[part] for part in ("validation", "test") if part in metrics}
     figures = ("accuracy", "roc_auc", "log_loss", "brier")

@@ -20,7 +20,7 @@ _DEEPEST: Final = 6  # objects within objects, as `data[0].attributes` or `outpu
 _MOST_OBJECTS: Final = 100_000
 _MOST_CHECKED: Final = 200_000  # colons; a site of pymatgen's has about ten
 _NAMES_SHOWN: Final = 3
-# Where documents keep the one structure that they are about; elsewhere it is told from where it was taken.
+# Where documents keep their structure; taken from elsewhere, a warning names the place.
 _USUAL: Final = frozenset(
     {"structure", "final_structure", "data", "attributes", "output", "atoms", "entry", "response"}
 )
@@ -84,7 +84,7 @@ def check_no_repeats(text: str | bytes) -> None:
     except StructureError:
         raise
     except (ValueError, RecursionError):
-        return  # whoever reads it has better words
+        return  # the reader of that form gives the error
 
 
 def read_object(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:

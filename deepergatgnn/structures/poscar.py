@@ -387,7 +387,7 @@ def _elements(title: str, header: _Header, named: _Elements | None, at_ends: Seq
                     f"Line {line} of the POSCAR names atom {index + 1} {name[:20]!r}, and line {first + index + 1} "
                     f"names it {at_ends[index][:20]!r} at its end: correct one of them.",
                 )
-        # Where one names hydrogen and the other its isotope, that is told, too.
+        # Where one names hydrogen and the other its isotope, a warning says so.
         isotopes = [warning for warning in (ends.warnings if ends else ()) if warning in _ISOTOPES]
         return _Elements(numbers, [*named.warnings, *(one for one in isotopes if one not in named.warnings)])
     if ends and all(ends.numbers):

@@ -72,7 +72,7 @@ def as_crystal(source: Any, limits: StructureLimits = DEFAULT_LIMITS) -> Crystal
         return read_structure(source, limits=limits)
     if isinstance(source, str | os.PathLike):
         return read_structure_file(source, limits=limits)
-    ase: Any = sys.modules.get("ase")  # whoever has an Atoms has imported it
+    ase: Any = sys.modules.get("ase")  # an Atoms object exists only after ASE was imported
     if ase is not None and isinstance(source, ase.Atoms):
         return _from_ase(source, limits)
     if all(hasattr(source, name) for name in ("lattice", "atomic_numbers", "frac_coords")):

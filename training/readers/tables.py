@@ -80,7 +80,7 @@ def named_files(path: Path) -> list[Path]:
             return []  # without reading a long table of texts
         named = {_file_of(cell, path.parent) for _, cells in csv_rows(text) for cell in cells}
     except (OSError, EOFError, zlib.error, csv.Error, ValueError):
-        return []  # whoever reads it says what is wrong
+        return []  # the caller reports what is wrong
     return sorted(file for file in named if file is not None and file.is_file())
 
 
