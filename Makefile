@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test serve bench setup clean
 
 demo: setup
-	@$(BIN)/python -m service.demo
+	@$(BIN)/python -m deepergatgnn.service.operations.demo
 
 test: setup
 	@$(BIN)/python -m pytest

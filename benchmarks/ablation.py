@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.timing import parser
-from deepergatgnn.batch import collate, cut, edges_at_once
-from deepergatgnn.intervals import unscale
-from deepergatgnn.network import DeeperGATGNN
-from model_store import ModelStore
-from training.assembly import Assembly, assemble
-from training.config import TrainingConfig
-from training.run import train_members
+from deepergatgnn.model_store import ModelStore
+from deepergatgnn.nn.batch import collate, cut, edges_at_once
+from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.training.config.run import TrainingConfig
+from deepergatgnn.training.data.run_data import Assembly, assemble
+from deepergatgnn.training.experiments.run import train_members
+from deepergatgnn.uncertainty.intervals import unscale
 
 Options = Mapping[str, Mapping[str, object]]
 

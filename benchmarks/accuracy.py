@@ -22,16 +22,16 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.timing import parser
-from deepergatgnn.crystal_graph import CrystalGraph
 from deepergatgnn.errors import ConfigError
+from deepergatgnn.graphs.crystal_graph import CrystalGraph
+from deepergatgnn.model_store import ModelStore
+from deepergatgnn.model_store.store import SHIPPED
 from deepergatgnn.predictor import Predictor
-from model_store import ModelStore
-from model_store.store import SHIPPED
-from training.assembly import assemble
-from training.config import TrainingConfig
-from training.cross_validated import SUMMARY, read_predictions
-from training.datasets import locate
-from training.publication import scoring_rows
+from deepergatgnn.training.config.run import TrainingConfig
+from deepergatgnn.training.data.catalogue import locate
+from deepergatgnn.training.data.run_data import assemble
+from deepergatgnn.training.experiments.fold_results import SUMMARY, read_predictions
+from deepergatgnn.training.publication.publish import scoring_rows
 
 # Columns of a data set → the Matbench task that they are.
 TASKS = {

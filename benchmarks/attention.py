@@ -27,16 +27,16 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from benchmarks.timing import arguments
-from deepergatgnn.batch import collate
-from deepergatgnn.crystal_graph import CrystalGraph
+from deepergatgnn.checkpoints.manifest import Manifest
 from deepergatgnn.errors import ConfigError
-from deepergatgnn.graph import build_graph
-from deepergatgnn.manifest import Manifest
-from deepergatgnn.network import DeeperGATGNN
+from deepergatgnn.graphs.build import build_graph
+from deepergatgnn.graphs.crystal_graph import CrystalGraph
+from deepergatgnn.model_store import ModelStore
+from deepergatgnn.nn.batch import collate
+from deepergatgnn.nn.network import DeeperGATGNN
 from deepergatgnn.predictor import Predictor
-from model_store import ModelStore
-from training.config import TrainingConfig
-from training.datasets import Dataset, read_dataset
+from deepergatgnn.training.config.run import TrainingConfig
+from deepergatgnn.training.data.catalogue import Dataset, read_dataset
 
 BUNDLED = "elastic_tensor_2015"
 CRYSTALS, DRAWS, STEPS = 200, 5, 32

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 
 from benchmarks.timing import parser
-from deepergatgnn.crystal_graph import GraphConfig
 from deepergatgnn.errors import DeeperGATGNNError
-from model_store import ModelStore
-from training.assembly import assemble
-from training.cache import prepared_dataset
-from training.config import GRAPH, TrainingConfig
-from training.datasets import known_datasets, locate
-from training.run import run
+from deepergatgnn.graphs.crystal_graph import GraphConfig
+from deepergatgnn.model_store import ModelStore
+from deepergatgnn.training.config.run import GRAPH, TrainingConfig
+from deepergatgnn.training.data.cache import prepared_dataset
+from deepergatgnn.training.data.catalogue import known_datasets, locate
+from deepergatgnn.training.data.run_data import assemble
+from deepergatgnn.training.experiments.run import run
 
 
 def drawn(name: str, rows: int | None, folder: Path) -> str:

@@ -34,18 +34,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepergatgnn.batch import GraphBatch, collate
-from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.network import DeeperGATGNN
-from deepergatgnn.network_config import NetworkConfig
-from training.batches import Examples
-from training.cache import prepare
-from training.config import SplitConfig
-from training.datasets import read_dataset
-from training.loop import Epoch, outputs, train
-from training.optimization import OptimizationConfig
-from training.splits import Split, split_rows
-from training.state import TrainingError
+from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
+from deepergatgnn.nn.batch import GraphBatch, collate
+from deepergatgnn.nn.config import NetworkConfig
+from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.training.config.optimization import OptimizationConfig
+from deepergatgnn.training.config.run import SplitConfig
+from deepergatgnn.training.data.cache import prepare
+from deepergatgnn.training.data.catalogue import read_dataset
+from deepergatgnn.training.data.examples import Examples
+from deepergatgnn.training.data.splits import Split, split_rows
+from deepergatgnn.training.fit.checkpoint import TrainingError
+from deepergatgnn.training.fit.loop import Epoch, outputs, train
 
 RESULTS = Path(__file__).parent / "results"
 DATA, TARGETS, SEED, CRYSTALS = "elastic_tensor_2015", ("log10_K_VRH", "log10_G_VRH"), 0, 64

@@ -17,11 +17,11 @@ import torch
 
 from benchmarks.timing import arguments
 from deepergatgnn.errors import ConfigError, ModelNotFoundError
+from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
-from model_store import ModelStore
-from training.config import TrainingConfig
-from training.run import run
-from training.scoring import evaluate
+from deepergatgnn.training.config.run import TrainingConfig
+from deepergatgnn.training.evaluation.scoring import evaluate
+from deepergatgnn.training.experiments.run import run
 
 FIGURES = (
     "n",

@@ -55,7 +55,7 @@ class Seen:
 @contextmanager
 def service() -> Iterator[tuple[str, psutil.Process]]:
     """A service as anybody starts it, on one thread and eager."""
-    command = [sys.executable, "-c", "from commands.main import main; main()", "serve", "--port", "0"]
+    command = [sys.executable, "-c", "from deepergatgnn.commands.main import main; main()", "serve", "--port", "0"]
     settings = {"DEEPERGATGNN_THREADS": "1", "DEEPERGATGNN_COMPILE_AFTER_S": "0", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(  # noqa: S603 - the project's own command
         command, stdout=subprocess.PIPE, text=True, env=os.environ | settings

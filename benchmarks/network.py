@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import arguments, interleaved
-from deepergatgnn.batch import GraphBatch, collate
-from deepergatgnn.compilation import compile_network
-from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.graph import build_graph
-from deepergatgnn.network import DeeperGATGNN
-from deepergatgnn.network_config import NetworkConfig
-from tests.literal import LiteralDeeperGATGNN, literal_names
-from training.datasets import read_dataset
+from deepergatgnn.graphs.build import build_graph
+from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
+from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.nn.batch import GraphBatch, collate
+from deepergatgnn.nn.compilation import compile_network
+from deepergatgnn.nn.config import NetworkConfig
+from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.training.data.catalogue import read_dataset
+from tests.support.literal_network import LiteralDeeperGATGNN, literal_names
 
 THREADS, LAYERS, SIZES, TRAINING_BATCH = 2, 20, (1, 8, 32, 100), 100
 

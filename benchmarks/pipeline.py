@@ -28,14 +28,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.network import LAYERS, THREADS, networks
 from benchmarks.timing import arguments, interleaved
-from deepergatgnn.batch import GraphBatch, collate
-from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.errors import ConfigError
-from deepergatgnn.graph import build_graph
+from deepergatgnn.graphs.build import build_graph
+from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
+from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.nn.batch import GraphBatch, collate
 from deepergatgnn.structures import Crystal, crystal_from_pymatgen, crystal_to_pymatgen, read_structure
 from deepergatgnn.threads import fastest, measured
-from training.datasets import read_dataset
+from deepergatgnn.training.data.catalogue import read_dataset
 
 CONFIG = GraphConfig()
 BATCH, CRYSTALS, TOLERANCE = 32, 500, 1e-4  # Å

@@ -41,8 +41,8 @@ from benchmarks.load.crystals import texts
 from benchmarks.load.driver import Helper, Load
 from benchmarks.load.servers import COMMAND, ENVIRONMENT, Server, service, started
 from benchmarks.timing import parser
-from model_store import ModelStore
-from service.settings import Settings
+from deepergatgnn.model_store import ModelStore
+from deepergatgnn.service.settings import Settings
 
 SHIPPED = Model("bulk-modulus")
 SMALL = """name: small

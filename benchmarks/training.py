@@ -5,7 +5,7 @@
 The literal loop is the network as published (20 layers, every concatenation written out) with torch's Adam and batches
 of 100 crystals, whose graphs are built from the structures in every epoch. It may use our neighbour search, which is
 faster than pymatgen's. "Literal, graphs kept" builds them once, so that the parts of the gain can be told apart. Ours
-is `training.loop.train` with the same batch size, validation and state included. Epochs are timed in turn, A B A B;
+is `fit.loop.train` with the same batch size, validation and state included. Epochs are timed in turn, A B A B;
 peak memory is that of one epoch in a fresh process, beyond what it had after its imports and data.
 
 Growth is measured with the default network of a recipe (5 layers) on one epoch of more and more crystals, each in a
@@ -29,21 +29,22 @@ import torch
 from torch.nn.functional import l1_loss
 
 from benchmarks.timing import arguments, interleaved
-from deepergatgnn.batch import collate
-from deepergatgnn.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.graph import build_graph
-from deepergatgnn.network import DeeperGATGNN
-from deepergatgnn.network_config import NetworkConfig
+from deepergatgnn.graphs.build import build_graph
+from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
+from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.nn.batch import collate
+from deepergatgnn.nn.config import NetworkConfig
+from deepergatgnn.nn.network import DeeperGATGNN
 from deepergatgnn.structures import Crystal
-from tests.literal import LiteralDeeperGATGNN
-from training.batches import Batches, Examples
-from training.cache import prepared_dataset
-from training.config import NETWORK
-from training.datasets import known_datasets, read_dataset
-from training.loop import train
-from training.optimization import OptimizationConfig
-from training.packed import Selected
+from deepergatgnn.training.config.optimization import OptimizationConfig
+from deepergatgnn.training.config.run import NETWORK
+from deepergatgnn.training.data.cache import prepared_dataset
+from deepergatgnn.training.data.catalogue import known_datasets, read_dataset
+from deepergatgnn.training.data.examples import Examples
+from deepergatgnn.training.data.graph_arrays import Selected
+from deepergatgnn.training.fit.batches import Batches
+from deepergatgnn.training.fit.loop import train
+from tests.support.literal_network import LiteralDeeperGATGNN
 
 BUNDLED, LARGE, BATCH, LAYERS = "elastic_tensor_2015", "mp_bulk_cgcnn46k", 100, 20
 SIZES = (1000, 3200, 10_000, 32_000)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.options import JsonOption, StoreOption, open_store
+from deepergatgnn.commands.options import JsonOption, StoreOption, open_store
 
 app = typer.Typer(help="Data sets that can be trained on.\n\nExample: deepergatgnn datasets list", no_args_is_help=True)
 
@@ -18,7 +18,7 @@ def list_datasets(as_json: JsonOption = False) -> None:
 
     Example: deepergatgnn datasets list
     """
-    from training.datasets import known_datasets
+    from deepergatgnn.training.data.catalogue import known_datasets
 
     found = known_datasets()
     print(json.dumps({name: str(path) for name, path in found.items()}) if as_json else "\n".join(found))
@@ -35,7 +35,7 @@ def show_dataset(
 
     Example: deepergatgnn datasets show elastic_tensor_2015
     """
-    from training.datasets import describe
+    from deepergatgnn.training.data.catalogue import describe
 
     found = describe(name)
     if as_json:
@@ -69,8 +69,8 @@ def fetch_dataset(
 
     Example: deepergatgnn datasets fetch matbench:matbench_dielectric --out data
     """
-    from training.datasets import fetch
-    from training.row_warnings import warning_table
+    from deepergatgnn.training.data.catalogue import fetch
+    from deepergatgnn.training.data.row_warnings import warning_table
 
     path, dataset = fetch(name, out)
     refused = [{"id": row.id, "code": row.code, "detail": row.detail} for row in dataset.refused]
@@ -92,16 +92,16 @@ def prepare_run(
 ) -> None:
     """Write a folder from which a machine trains that has only torch, torch-geometric, numpy and safetensors.
 
-    There, with a copy of the folders deepergatgnn and training: python -m training.cached FOLDER --runs RUNS
+    There, with a copy of the folder deepergatgnn (cp -rL): python -m deepergatgnn.training FOLDER --runs RUNS
     Here, with RUNS brought back: deepergatgnn train CONFIG.yaml --runs RUNS publishes what was trained.
 
     Example: deepergatgnn datasets prepare training/recipes/example.yaml --out prepared
     """
-    from training.assembly import assemble
-    from training.config import read_config
-    from training.row_warnings import warning_table
-    from training.splits import split_sentence
-    from training.tasks import save_run
+    from deepergatgnn.training.config.run import read_config
+    from deepergatgnn.training.data.row_warnings import warning_table
+    from deepergatgnn.training.data.run_data import assemble
+    from deepergatgnn.training.data.splits import split_sentence
+    from deepergatgnn.training.experiments.tasks import save_run
 
     parsed = read_config(config)
     assembly = assemble(parsed)
@@ -129,7 +129,7 @@ def _print_refused(refused: list[dict[str, str]]) -> None:
 
 
 def _print_warnings(table: list[dict[str, Any]]) -> None:
-    from training.row_warnings import warning_lines
+    from deepergatgnn.training.data.row_warnings import warning_lines
 
     for line in warning_lines(table):
         print(line)

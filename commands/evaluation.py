@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
+from deepergatgnn.commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
 
 GROUPS = {
     "by_width": "quintile of width",
@@ -37,7 +37,7 @@ def evaluate(
     Example: deepergatgnn evaluate bulk-modulus elastic_tensor_2015 --json
     """
     from deepergatgnn.predictor import Predictor
-    from training.scoring import evaluate as score
+    from deepergatgnn.training.evaluation.scoring import evaluate as score
 
     predictor = Predictor.load(open_store(store).folder(model), device_named(device))
     result = score(predictor, dataset, target, where, predictions)
@@ -72,7 +72,7 @@ def compare(
 
     Example: deepergatgnn compare bulk-modulus shear-modulus --dataset elastic_tensor_2015
     """
-    from training.comparison import compare as side_by_side
+    from deepergatgnn.training.evaluation.comparison import compare as side_by_side
 
     compared = side_by_side(references, open_store(store, new=True), dataset, target, where, device_named(device))
     if as_json:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.evaluation import print_table
-from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
-from commands.rows import show_rows, show_split
+from deepergatgnn.commands.evaluation import print_table
+from deepergatgnn.commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
+from deepergatgnn.commands.rows import show_rows, show_split
 
 if TYPE_CHECKING:
-    from training.assembly import Assembly
-    from training.config import TrainingConfig
-    from training.loop import Epoch
-    from training.member import Track
+    from deepergatgnn.training.config.run import TrainingConfig
+    from deepergatgnn.training.data.run_data import Assembly
+    from deepergatgnn.training.fit.ensemble_member import Track
+    from deepergatgnn.training.fit.loop import Epoch
 
 RunsOption = Annotated[Path, typer.Option(help="Folder of run states; the same command goes on where it stopped.")]
 OF_CLASSES = {"accuracy": "accuracy", "roc_auc": "ROC AUC", "log_loss": "log loss", "brier": "Brier score"}
@@ -37,9 +37,9 @@ def cross_validate(
 
     Example: deepergatgnn cross-validate training/recipes/example.yaml
     """
-    from training.config import read_config
-    from training.cross_validation import cross_validate as validate
-    from training.distributed import joined
+    from deepergatgnn.training.config.run import read_config
+    from deepergatgnn.training.experiments.cross_validation import cross_validate as validate
+    from deepergatgnn.training.fit.distributed import joined
 
     parsed = read_config(config)
 
@@ -91,9 +91,9 @@ def sweep(
 
     Example: deepergatgnn sweep training/recipes/sweeps/example.yaml
     """
-    from training.sweep import Trial
-    from training.sweep import sweep as search
-    from training.sweep_config import read_sweep
+    from deepergatgnn.training.config.sweep import read_sweep
+    from deepergatgnn.training.experiments.sweep import Trial
+    from deepergatgnn.training.experiments.sweep import sweep as search
 
     parsed, base = read_sweep(config)
 
@@ -138,7 +138,7 @@ def _tracking(epochs: int | None, *, quiet: bool) -> "Track":
     """A progress bar for the batches of an epoch, on a terminal only."""
     from tqdm import tqdm
 
-    from training.batches import Batches
+    from deepergatgnn.training.fit.batches import Batches
 
     quiet = quiet or not sys.stderr.isatty() or os.environ.get("LOCAL_RANK", "0") != "0"
 

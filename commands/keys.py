@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import JsonOption
+from deepergatgnn.commands.options import JsonOption
 from deepergatgnn.errors import ConfigError
 
 app = typer.Typer(help="Keys for the service.\n\nExample: deepergatgnn keys new alice --rate 50", no_args_is_help=True)
@@ -22,7 +22,7 @@ def new(
 
     Example: deepergatgnn keys new alice --rate 50
     """
-    from service.keys import NAME, digest_of, new_key, parse_key
+    from deepergatgnn.service.http.api_keys import NAME, digest_of, new_key, parse_key
 
     if not NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name: letters, digits, '.', '_', '-', at most 64")

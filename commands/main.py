@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from commands import datasets, evaluation, experiments, keys, models, predict, serve, train
 from deepergatgnn import __version__
+from deepergatgnn.commands import datasets, evaluation, experiments, keys, models, predict, serve, train
 from deepergatgnn.environment import read_env_file
 from deepergatgnn.errors import ConfigError, DeeperGATGNNError, ModelNotFoundError, StructureError
 
@@ -21,7 +21,7 @@ app = typer.Typer(
 WRONG_INPUT, FAILURE = 2, 1
 # Of a file or folder that the user named; what else the system cannot do, such as write to a full disk, is a failure.
 WRONG_PATHS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-OURS = frozenset({"commands", "deepergatgnn", "model_store", "service", "training"})
+OURS = frozenset({"deepergatgnn"})
 # What each command needs beside the package itself; all others need `training`.
 EXTRAS = {
     "predict": "inference",

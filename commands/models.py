@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from commands.options import JsonOption, StoreOption, open_store
-from deepergatgnn.artifact import CARD
+from deepergatgnn.checkpoints.files import CARD
+from deepergatgnn.commands.options import JsonOption, StoreOption, open_store
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
-from model_store import split_reference
+from deepergatgnn.model_store import split_reference
 
 app = typer.Typer(help="Versions in the store.\n\nExample: deepergatgnn models list", no_args_is_help=True)
 Version = Annotated[str, typer.Argument(help="A version, with its number.", metavar="NAME@VERSION")]

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deepergatgnn.checkpoints import STORE_VARIABLE
+from deepergatgnn.checkpoints.locations import STORE_VARIABLE
 from deepergatgnn.errors import ConfigError
-from model_store import ModelStore
+from deepergatgnn.model_store import ModelStore
 
 if TYPE_CHECKING:
     import torch

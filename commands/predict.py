@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
+from deepergatgnn.commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError, StructureError
-from deepergatgnn.probabilities import likeliest
-from model_store import ModelStore
+from deepergatgnn.model_store import ModelStore
+from deepergatgnn.uncertainty.probabilities import likeliest
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,15 +4,15 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from training.assembly import Assembly
-    from training.config import TrainingConfig
+    from deepergatgnn.training.config.run import TrainingConfig
+    from deepergatgnn.training.data.run_data import Assembly
 
 
 def show_rows(config: "TrainingConfig", assembly: "Assembly") -> None:
     """Print what became of the rows of a data set, and why there will be no intervals, if so."""
-    from training.assembly import interval_sentences
-    from training.row_counts import row_counts, table
-    from training.row_warnings import warning_lines, warning_table
+    from deepergatgnn.training.data.row_counts import row_counts, table
+    from deepergatgnn.training.data.row_warnings import warning_lines, warning_table
+    from deepergatgnn.training.data.run_data import interval_sentences
 
     groups = row_counts(assembly.dataset, assembly.split, config.targets)
     print(table(assembly.dataset.name, groups), file=sys.stderr)
@@ -24,7 +24,7 @@ def show_rows(config: "TrainingConfig", assembly: "Assembly") -> None:
 
 def show_split(assembly: "Assembly", name: str | None = None) -> None:
     """Print the sizes of the parts, of a fold for example, and the formulas that they share."""
-    from training.splits import split_sentence
+    from deepergatgnn.training.data.splits import split_sentence
 
     sentence = split_sentence(assembly.split.sizes(), assembly.notes)
     print(f"{name}: {sentence}" if name else sentence, file=sys.stderr, flush=True)

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from commands.options import StoreOption, open_store
+from deepergatgnn.commands.options import StoreOption, open_store
 from deepergatgnn.errors import ConfigError
-from model_store import SelectedModels
+from deepergatgnn.model_store import SelectedModels
 
 OF_WORKERS = ("torch", "torch_geometric", "safetensors")
 
@@ -40,9 +40,9 @@ def serve(
 
     Example: deepergatgnn serve --models bulk-modulus,band-gap@1.0.0 --root-path /crystals
     """
-    from service.authentication import Keys
-    from service.settings import read_settings
-    from service.supervisor import run
+    from deepergatgnn.service.http.access import Keys
+    from deepergatgnn.service.operations.serve import run
+    from deepergatgnn.service.settings import read_settings
 
     settings = read_settings(host=host, port=port, model_store=store, models=models, root_path=root_path)
     open_store(settings.model_store)
@@ -59,14 +59,14 @@ def worker(store: StoreOption = None, models: ModelsOption = None) -> None:
 
     Example: DEEPERGATGNN_REDIS_URL=redis://127.0.0.1:6379/0 deepergatgnn worker
     """
-    from service.settings import read_settings
+    from deepergatgnn.service.settings import read_settings
 
     settings = read_settings(model_store=store, models=models)
     open_store(settings.model_store)
     SelectedModels(settings.model_store, settings.models).check()
     if settings.redis_url is None:
         raise ConfigError("a worker needs a broker: set DEEPERGATGNN_REDIS_URL, for example redis://127.0.0.1:6379/0")
-    from service.worker import run
+    from deepergatgnn.service.worker.worker import run
 
     run(settings, settings.redis_url.get_secret_value())
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
-from commands.rows import show_rows, show_split
+from deepergatgnn.commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
+from deepergatgnn.commands.rows import show_rows, show_split
 from deepergatgnn.errors import DeeperGATGNNError, ModelNotFoundError
-from model_store import ModelStore
+from deepergatgnn.model_store import ModelStore
 
 if TYPE_CHECKING:
-    from deepergatgnn.manifest import Manifest
-    from training.assembly import Assembly
-    from training.config import TrainingConfig
+    from deepergatgnn.checkpoints.manifest import Manifest
+    from deepergatgnn.training.config.run import TrainingConfig
+    from deepergatgnn.training.data.run_data import Assembly
 
 INTERRUPTED = 130
 
@@ -32,7 +32,7 @@ def train(
         Path | None,
         typer.Option(
             help="What `datasets prepare` wrote, instead of the data; a bare machine trains from it with "
-            "`python -m training.cached FOLDER`.",
+            "`python -m deepergatgnn.training FOLDER`.",
             metavar="FOLDER",
         ),
     ] = None,
@@ -57,11 +57,11 @@ def train(
     """
     from tqdm import tqdm
 
-    from training.batches import Batches
-    from training.cached import report_epoch
-    from training.config import read_config
-    from training.distributed import joined, speaks
-    from training.run import run
+    from deepergatgnn.training.config.run import read_config
+    from deepergatgnn.training.experiments.portable_run import report_epoch
+    from deepergatgnn.training.experiments.run import run
+    from deepergatgnn.training.fit.batches import Batches
+    from deepergatgnn.training.fit.distributed import joined, speaks
 
     parsed = read_config(config)
     quiet = as_json or not sys.stderr.isatty() or not speaks()
@@ -144,7 +144,7 @@ def _in_production(store: ModelStore, name: str) -> str | None:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """End with one line after Ctrl-C; of several processes only the first says why they end."""
-    from training.distributed import speaks
+    from deepergatgnn.training.fit.distributed import speaks
 
     try:
         yield

@@ -17,21 +17,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepergatgnn.batch import GraphBatch, collate, cut, edges_at_once
-from deepergatgnn.checkpoints import checkpoint_folder
-from deepergatgnn.compilation import compile_network
-from deepergatgnn.crystal_graph import CrystalGraph
+from deepergatgnn.checkpoints.locations import checkpoint_folder
+from deepergatgnn.checkpoints.manifest import MAIN_LEVEL, Manifest
+from deepergatgnn.checkpoints.weights import load_artifact
 from deepergatgnn.device import device_named
-from deepergatgnn.domain import DomainJudgement, judge_all
-from deepergatgnn.equivalence import merged_graphs
 from deepergatgnn.errors import ArtifactError, StructureError
-from deepergatgnn.intervals import interval_ends, spreads, unscale
-from deepergatgnn.manifest import MAIN_LEVEL, Manifest
-from deepergatgnn.network import DeeperGATGNN, NetworkOutput
-from deepergatgnn.probabilities import answered_value, class_probabilities
+from deepergatgnn.graphs.crystal_graph import CrystalGraph
+from deepergatgnn.graphs.symmetry_reduction import merged_graphs
+from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
+from deepergatgnn.nn.compilation import compile_network
+from deepergatgnn.nn.network import DeeperGATGNN, NetworkOutput
 from deepergatgnn.structures import as_crystal, crystal_from_arrays
 from deepergatgnn.threads import few_threads
-from deepergatgnn.weights import load_artifact
+from deepergatgnn.uncertainty.domain import DomainJudgement, judge_all
+from deepergatgnn.uncertainty.intervals import interval_ends, spreads, unscale
+from deepergatgnn.uncertainty.probabilities import answered_value, class_probabilities
 
 GOLDEN_TOLERANCE = 1e-3  # relative, and absolute below one: devices round differently
 Forward = Callable[[GraphBatch], NetworkOutput]

@@ -99,8 +99,8 @@ for service in broker worker; do # one line: the header, so no route to anywhere
   [[ $(inside "$service" grep -c . /proc/net/route) =~ ^1[^0-9]*$ ]] || fail "$service has a network"
 done
 inside broker redis-cli -s /data/broker.sock ping >/dev/null
-inside api python -m service.health api
-inside worker python -m service.health worker
+inside api python -m deepergatgnn.service.operations.healthcheck api
+inside worker python -m deepergatgnn.service.operations.healthcheck worker
 "$python" - "$PORT" <<'PYTHON'
 import socket, sys
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepergatgnn.checkpoints import split_reference
+from deepergatgnn.checkpoints.locations import split_reference
 from deepergatgnn.errors import ModelNotFoundError
-from model_store.store import ModelStore
+from deepergatgnn.model_store.store import ModelStore
 
 
 class SelectedModels(ModelStore):

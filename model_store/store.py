@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepergatgnn.artifact import (
+from deepergatgnn.checkpoints.files import (
     MANIFEST,
     Version,
     read_bytes,
@@ -24,9 +24,9 @@ from deepergatgnn.artifact import (
     seal_path,
     verify_files,
 )
-from deepergatgnn.checkpoints import LONGEST_NAME, LONGEST_POINTER, PRODUCTION, SHIPPED, split_reference
+from deepergatgnn.checkpoints.locations import LONGEST_NAME, LONGEST_POINTER, PRODUCTION, SHIPPED, split_reference
+from deepergatgnn.checkpoints.manifest import NAME_PATTERN, VERSION_PATTERN, Manifest
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
-from deepergatgnn.manifest import NAME_PATTERN, VERSION_PATTERN, Manifest
 
 HISTORY, DELETED = "history", "deleted"
 LONGEST_HISTORY = 2**20  # bytes

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import structlog
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.asyncio.connection import parse_url
 
 from deepergatgnn.errors import ConfigError
-from service.logs import LogFormat, LogLevel
 
 PREFIX = "DEEPERGATGNN_"
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "console"]
 DAY_S = 86_400.0  # no time of a setting is longer
 # What Kubernetes sets in every container for a Service named deepergatgnn, or deepergatgnn-metrics.
 SERVICE_LINK = re.compile(r"(?:tcp|udp|sctp)://\S+", re.IGNORECASE)
@@ -209,10 +209,6 @@ class Settings(BaseSettings):
             raise ValueError(f"it has no scheme of a broker: {example}")
         if not (parts.path if parts.scheme == "unix" else parts.hostname):
             raise ValueError(f"it names no host: {example}")
-        try:
-            parse_url(value.get_secret_value())
-        except ValueError:
-            raise ValueError(f"redis-py cannot read it: {example}") from None
         return value
 
     @field_validator("model_store")

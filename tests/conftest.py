@@ -14,10 +14,10 @@ import httpx
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from training.datasets import Row, read_dataset
+from deepergatgnn.training.data.catalogue import Row, read_dataset
 
 ROOT = Path(__file__).parent.parent
-COMMAND = [sys.executable, "-c", "from commands.main import main; main()"]
+COMMAND = [sys.executable, "-c", "from deepergatgnn.commands.main import main; main()"]
 START_S = 180
 
 

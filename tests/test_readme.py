@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from model_store import ModelStore
-from training.config import TrainingConfig
+from deepergatgnn.model_store import ModelStore
+from deepergatgnn.training.config.run import TrainingConfig
 
 README = Path("README.md").read_text("utf-8")
 PLACE = "http://127.0.0.1:8000"

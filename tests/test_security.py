@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from deepergatgnn.crystal_graph import GraphConfig
+from deepergatgnn.graphs.crystal_graph import GraphConfig
+from deepergatgnn.service.http.access import HEALTH_PATHS, OPEN_PATHS
+from deepergatgnn.service.http.protocol import Connection
+from deepergatgnn.service.http.rate_limits import BURST_S
+from deepergatgnn.service.parsing.json_bodies import JsonLimit
+from deepergatgnn.service.settings import LOOPBACK, Settings
 from deepergatgnn.structures.limits import StructureLimits
-from service.authentication import HEALTH_PATHS, OPEN_PATHS
-from service.connections import Connection
-from service.json_bodies import JsonLimit
-from service.rates import BURST_S
-from service.settings import LOOPBACK, Settings
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "SECURITY.md").read_text("utf-8")

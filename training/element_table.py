@@ -1,6 +1,6 @@
-"""Writes `deepergatgnn/elements.json`, the physical properties behind the element features.
+"""Writes `deepergatgnn/element_features.json`, the physical properties behind the element features.
 
-    python -m training.element_table > deepergatgnn/elements.json
+    python -m deepergatgnn.training.element_table > deepergatgnn/element_features.json
 
 Source: the periodic table of pymatgen (MIT; Ong et al., doi:10.1016/j.commatsci.2012.10.028). A property that
 it does not know is null. Run once per change of the table: checkpoints carry their own copy of the features.

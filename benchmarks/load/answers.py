@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.load.servers import THREADS
-from deepergatgnn.crystal_graph import CrystalGraph
-from deepergatgnn.equivalence import merged_graphs
+from deepergatgnn.graphs.crystal_graph import CrystalGraph
+from deepergatgnn.graphs.symmetry_reduction import merged_graphs
+from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.structures import Crystal, read_structure
-from model_store import ModelStore
 
 
 class Asked(NamedTuple):

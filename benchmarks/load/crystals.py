@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepergatgnn.crystal_graph import GraphConfig
-from deepergatgnn.equivalence import merge_equivalent
-from deepergatgnn.graph import build_graph
+from deepergatgnn.graphs.build import build_graph
+from deepergatgnn.graphs.crystal_graph import GraphConfig
+from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
 from deepergatgnn.structures import crystal_to_pymatgen, read_structure
-from training.datasets import read_dataset
+from deepergatgnn.training.data.catalogue import read_dataset
 
 BATCH = 256
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from benchmarks.load.servers import THREADS
+from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.structures import read_structure
-from model_store import ModelStore
 
 
 @cache

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-c", "from commands.main import main; main()"]
+COMMAND = [sys.executable, "-c", "from deepergatgnn.commands.main import main; main()"]
 THREADS = 1
 START_S = 180.0
 TICKS = os.sysconf("SC_CLK_TCK")

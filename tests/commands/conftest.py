@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import COMMAND, ROOT
-from tests.fixtures import Published, tiny
+from tests.support.fixtures import Published, tiny
 
 __all__ = ["tiny"]
 Done = subprocess.CompletedProcess[bytes]

@@ -10,7 +10,7 @@ import click
 import pytest
 import typer
 
-from commands.main import app
+from deepergatgnn.commands.main import app
 from tests.commands.conftest import Command
 
 FOR_PEOPLE_ALONE = {"serve", "worker"}  # they run until they are stopped

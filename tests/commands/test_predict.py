@@ -11,7 +11,7 @@ import pytest
 from deepergatgnn.predictor import Predictor
 from tests.commands.conftest import Command
 from tests.conftest import ROOT
-from tests.fixtures import Published
+from tests.support.fixtures import Published
 
 CIF = (ROOT / "examples/ZrO2.cif").read_bytes()
 POSCAR = (ROOT / "examples/ZnO.POSCAR").read_bytes()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures import Published, tiny
+from tests.support.fixtures import Published, tiny
 
 __all__ = ["tiny"]
 

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 from pymatgen.core.periodic_table import Element
 
-from deepergatgnn.crystal_graph import GraphConfig
-from deepergatgnn.elements import BLOCKS, FEATURES, GAUSSIANS, GROUPS, PERIODS, SCALES, element_features, element_symbol
+from deepergatgnn.element_features import (
+    BLOCKS,
+    FEATURES,
+    GAUSSIANS,
+    GROUPS,
+    PERIODS,
+    SCALES,
+    element_features,
+    element_symbol,
+)
+from deepergatgnn.graphs.crystal_graph import GraphConfig
 
 KNOWN = 108
 ALL = element_features(KNOWN)

@@ -9,18 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from commands.main import main
-from deepergatgnn.artifact import CARD, MANIFEST, WEIGHTS, digest
-from deepergatgnn.batch import collate
-from deepergatgnn.equivalence import merge_equivalent
+from deepergatgnn.checkpoints.files import CARD, MANIFEST, WEIGHTS, digest
+from deepergatgnn.checkpoints.manifest import Manifest
+from deepergatgnn.checkpoints.weights import load_artifact, pack_weights
+from deepergatgnn.commands.main import main
 from deepergatgnn.errors import ArtifactError
-from deepergatgnn.intervals import half_widths, scale, spreads
-from deepergatgnn.manifest import Manifest
-from deepergatgnn.network import NetworkOutput
+from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.model_store import ModelStore
+from deepergatgnn.nn.batch import collate
+from deepergatgnn.nn.network import NetworkOutput
 from deepergatgnn.predictor import Prediction, Predictor
-from deepergatgnn.weights import load_artifact, pack_weights
-from model_store import ModelStore
-from tests.fixtures import SODIUM, Published, graphs_of, one_atom_cells, pair, some_crystals, supercell
+from deepergatgnn.uncertainty.intervals import half_widths, scale, spreads
+from tests.support.fixtures import SODIUM, Published, graphs_of, one_atom_cells, pair, some_crystals, supercell
 
 __all__ = ["pair"]
 CRYSTALS = [SODIUM, *some_crystals(15), *one_atom_cells()[:3]]

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepergatgnn.batch import collate, cut
-from deepergatgnn.equivalence import merge_equivalent
 from deepergatgnn.errors import ArtifactError, StructureError
+from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.nn.batch import collate, cut
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.structures import Crystal, crystal_from_arrays
-from tests.fixtures import SODIUM, Published, graphs_of, one_atom_cells, some_crystals, supercell
+from tests.support.fixtures import SODIUM, Published, graphs_of, one_atom_cells, some_crystals, supercell
 
 CRYSTALS = [SODIUM, *some_crystals(20), *one_atom_cells()[:3]]
 

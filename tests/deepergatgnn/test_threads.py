@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from deepergatgnn import threads
+from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.threads import candidates, default_threads, fastest, few_threads, measured, set_threads
-from model_store import ModelStore
-from tests.fixtures import some_crystals
+from tests.support.fixtures import some_crystals
 
 CORES = 64
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from deepergatgnn.manifest import SCHEMA_VERSION
+from deepergatgnn.checkpoints.manifest import SCHEMA_VERSION
+from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
-from model_store import ModelStore
-from training.config import TrainingConfig
-from training.datasets import read_dataset
-from training.run import run
+from deepergatgnn.training.config.run import TrainingConfig
+from deepergatgnn.training.data.catalogue import read_dataset
+from deepergatgnn.training.experiments.run import run
 
 HERE = Path(__file__).parent
 EVERY = 94  # of 1128 rows: a dozen crystals

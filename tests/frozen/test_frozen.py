@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from deepergatgnn.artifact import CARD, MANIFEST, read_manifest, weight_files
+from deepergatgnn.checkpoints.files import CARD, MANIFEST, read_manifest, weight_files
+from deepergatgnn.checkpoints.manifest import SCHEMA_VERSION, Manifest, migrate
 from deepergatgnn.errors import ArtifactError
-from deepergatgnn.manifest import SCHEMA_VERSION, Manifest, migrate
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.structures import crystal_from_arrays
 

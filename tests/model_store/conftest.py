@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deepergatgnn.artifact import MANIFEST
-from model_store import ModelStore
-from tests.fixtures import Files, Make, Published, tiny
+from deepergatgnn.checkpoints.files import MANIFEST
+from deepergatgnn.model_store import ModelStore
+from tests.support.fixtures import Files, Make, Published, tiny
 
 __all__ = ["tiny"]
 

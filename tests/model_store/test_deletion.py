@@ -7,9 +7,9 @@ import subprocess
 import pytest
 
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
-from model_store import ModelStore
+from deepergatgnn.model_store import ModelStore
 from tests.conftest import COMMAND, ROOT
-from tests.fixtures import Make
+from tests.support.fixtures import Make
 
 
 def test_a_version_is_gone_and_its_number_stays_taken(store: ModelStore, make: Make) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from deepergatgnn.artifact import MANIFEST, WEIGHTS, read_manifest, seal_path
+from deepergatgnn.checkpoints.files import MANIFEST, WEIGHTS, read_manifest, seal_path
 from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundError
-from model_store import ModelStore
-from tests.fixtures import Make
+from deepergatgnn.model_store import ModelStore
+from tests.support.fixtures import Make
 
 
 def as_folder(path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from deepergatgnn.artifact import CARD, MANIFEST, WEIGHTS, digest
+from deepergatgnn.checkpoints.files import CARD, MANIFEST, WEIGHTS, digest
 from deepergatgnn.errors import ArtifactError, ModelNotFoundError
+from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
-from model_store import ModelStore
-from tests.fixtures import SODIUM, Files, Make
+from tests.support.fixtures import SODIUM, Files, Make
 
 
 def refuse_publication(store: ModelStore, name: str, version: str, files: Files) -> str:

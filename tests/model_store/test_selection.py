@@ -3,8 +3,8 @@
 import pytest
 
 from deepergatgnn.errors import ModelNotFoundError
-from model_store import ModelStore, SelectedModels, open_models
-from tests.fixtures import Make
+from deepergatgnn.model_store import ModelStore, SelectedModels, open_models
+from tests.support.fixtures import Make
 
 
 def chosen(store: ModelStore, *references: str) -> SelectedModels:

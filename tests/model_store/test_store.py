@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from deepergatgnn.artifact import CARD, MANIFEST, WEIGHTS
+from deepergatgnn.checkpoints.files import CARD, MANIFEST, WEIGHTS
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
+from deepergatgnn.model_store import ModelStore, split_reference
 from deepergatgnn.predictor import Predictor
-from model_store import ModelStore, split_reference
-from tests.fixtures import SODIUM, Make
+from tests.support.fixtures import SODIUM, Make
 
 
 def everything(root: Path) -> dict[str, bytes]:

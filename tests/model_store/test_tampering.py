@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from deepergatgnn.artifact import MANIFEST, seal, seal_path
+from deepergatgnn.checkpoints.files import MANIFEST, seal, seal_path
 from deepergatgnn.errors import ArtifactError, DeeperGATGNNError
+from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
-from model_store import ModelStore
-from service.engine import Engine
+from deepergatgnn.service.worker.engine import Engine
 from tests.conftest import COMMAND, ROOT
-from tests.fixtures import Published, pair
+from tests.support.fixtures import Published, pair
 
 __all__ = ["pair"]
 FILES = ["1.0.0.sha256", "1.0.0/manifest.json", "1.0.0/card.md", "1.0.0/model.safetensors", "1.0.0/model-2.safetensors"]

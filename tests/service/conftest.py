@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.service.stage import Stage, staged
+from tests.support.faulty_service import Stage, staged
 
 
 @pytest.fixture(scope="module", autouse=True)

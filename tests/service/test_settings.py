@@ -3,7 +3,7 @@
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from service.settings import Settings
+from deepergatgnn.service.settings import Settings
 
 
 def test_beyond_loopback_only_with_a_key() -> None:

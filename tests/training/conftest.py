@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fixtures import tiny
-from tests.training.validated import Validated, cross_validated, single_thread
+from tests.support.cross_validated import Validated, cross_validated, single_thread
+from tests.support.fixtures import tiny
 
 __all__ = ["tiny"]
 

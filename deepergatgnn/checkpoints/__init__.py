@@ -1,0 +1,1 @@
+"""Checkpoints: manifest, files, weights, and where they are."""

@@ -1,0 +1,1 @@
+"""Graphs: structures to crystal graphs; numpy only."""

@@ -1,0 +1,1 @@
+"""Networks: batches of graphs to outputs; torch."""

@@ -1,0 +1,1 @@
+"""Uncertainty: conformal intervals, class probabilities and the applicability domain; numpy only."""

@@ -1,0 +1,1 @@
+"""HTTP: routes, middleware, access, problem documents; the only room that knows FastAPI, Starlette and uvicorn."""

@@ -1,0 +1,1 @@
+"""Processes: start, supervise, check and demonstrate a service."""

@@ -1,0 +1,1 @@
+"""Parsing: request bodies and structure files to graphs, in processes of their own."""

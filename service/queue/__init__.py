@@ -1,0 +1,1 @@
+"""Queue: Redis streams, answers, heartbeats; the client of the API and the consumer of a worker."""

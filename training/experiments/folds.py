@@ -1,0 +1,67 @@
+"""The trainings that a cross-validation is made of."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from deepergatgnn.errors import ConfigError
+from deepergatgnn.training.config.run import TrainingConfig
+from deepergatgnn.training.config.split import SplitConfig
+from deepergatgnn.training.data.run_data import Assembly
+from deepergatgnn.training.data.splits import fold_fields
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One of the trainings: the name of its folder and its whole configuration."""
+
+    name: str
+    config: TrainingConfig
+
+
+def plan_folds(config: TrainingConfig, assembled: Callable[[], Assembly]) -> list[Fold]:
+    """The trainings of a cross-validation.
+
+    With official folds one for each value of their columns; with `split.seeds` one for each seed; else one for each
+    of `split.folds`, or of five.
+
+    Args:
+        config: of the whole.
+        assembled: gives its data; asked only where there are official folds.
+
+    Raises:
+        ConfigError: if the split is a given one, or its column has a single value.
+    """
+    split = config.split
+    if split.lists is not None:
+        raise ConfigError("split.lists is a single split: train it, or cross-validate without the lists")
+    if split.seeds is not None:
+        once = split.model_copy(update={"seeds": None})
+        seeds = [config.seed + config.members * number for number in range(split.seeds)]
+        return [_fold(config, f"seed-{seed}", once, seed) for seed in seeds]
+    if fields := fold_fields(split):
+        values = _fold_values(assembled(), fields)
+        parts = [split.model_copy(update={"test_fold": value}) for value in values]
+        # A value that is text may be anything; a folder's name may not.
+        names = [value if isinstance(value, int) else number for number, value in enumerate(values)]
+        return [_fold(config, f"fold-{name}", part, config.seed) for name, part in zip(names, parts, strict=True)]
+    count = split.folds or FOLDS
+    parts = [split.model_copy(update={"folds": count, "fold": number}) for number in range(count)]
+    return [_fold(config, f"fold-{part.fold}", part, config.seed) for part in parts]
+
+
+def _fold(config: TrainingConfig, name: str, split: SplitConfig, seed: int) -> Fold:
+    return Fold(name, config.model_copy(update={"name": name, "split": split, "seed": seed}))
+
+
+def _fold_values(assembly: Assembly, fields: Sequence[str]) -> list[int | str]:
+    """The values of the columns of official folds, in order."""
+    found = [value for field in fields for value in assembly.dataset.fields[field] if value is not None]
+    place = f"split.test_field {', '.join(fields)}"
+    if other := [value for value in found if not isinstance(value, int | str)]:
+        raise ConfigError(f"{place} has the value {other[0]!r}: folds are integers or text")
+    values = sorted(set(found), key=lambda value: (isinstance(value, str), value))
+    if len(values) < 2:  # noqa: PLR2004 - without one of them some must be left
+        raise ConfigError(f"{place} has only the value {values[0]!r}: nothing is left to learn")
+    return values

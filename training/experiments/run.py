@@ -1,0 +1,129 @@
+"""A whole run: data → split → training → calibration → test → published versions."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from deepergatgnn.checkpoints.manifest import Manifest
+from deepergatgnn.model_store import ModelStore
+from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.predictor import Predictor
+from deepergatgnn.training.config.run import TrainingConfig
+from deepergatgnn.training.data.run_data import Assembly, assemble
+from deepergatgnn.training.evaluation.predictions import predictions_file, write_predictions
+from deepergatgnn.training.experiments.fold_results import cross_validated_figures
+from deepergatgnn.training.experiments.portable_run import chosen
+from deepergatgnn.training.experiments.tasks import load_run, training_task
+from deepergatgnn.training.files import require_writable
+from deepergatgnn.training.fit.checkpoint import Progress, check_state
+from deepergatgnn.training.fit.distributed import rank
+from deepergatgnn.training.fit.ensemble_member import Track, member_folder, train_member
+from deepergatgnn.training.fit.loop import Epoch
+from deepergatgnn.training.fit.start import differences, start_record, write_record
+from deepergatgnn.training.publication.publish import publish, published_before, score_test_part
+
+Announce = Callable[[TrainingConfig, Assembly], None]
+
+
+def run(
+    config: TrainingConfig,
+    store: ModelStore,
+    runs: Path,
+    *,
+    device: torch.device,
+    report: Callable[[Epoch], None],
+    track: Track = lambda batches, _epoch, _total: batches,
+    announce: Announce = lambda _config, _assembly: None,
+    plots: bool = True,
+    prepared: Path | None = None,
+    member: int | None = None,
+) -> list[Manifest]:
+    """Train every member, publish a version for each target, and write what it says of the test part.
+
+    The latter is `runs/NAME/predictions.csv`, or `predictions-MODEL.csv` for each of several targets.
+
+    Args:
+        config: the whole run.
+        store: where the versions go.
+        runs: folder of run states; an interrupted run of the same name, configuration and data goes on.
+        device: where to compute.
+        report: called after every epoch.
+        track: wraps the batches of an epoch, for a progress bar.
+        announce: called before training with the configuration and its data.
+        plots: whether to draw the images that lie beside the cards.
+        prepared: a folder that `tasks.save_run` wrote for this configuration, instead of the data.
+        member: train this one only, counted from 1, and publish nothing; another run does, when all are trained.
+
+    Returns:
+        The manifests, in the order of the targets, of a version published before where that has the same
+        configuration, data and weights; none from a process that only helps another one or
+        trains one member.
+
+    Raises:
+        ConfigError: if a part of the data has no number for a target.
+        TrainingError: if the loss is not finite.
+    """
+    require_writable(runs, "the folder of runs")
+    if member is None:
+        require_writable(store.root, "the store")
+    assembly = assemble(config) if prepared is None else load_run(config, prepared)
+    announce(config, assembly)
+    trained = train_members(config, assembly, store, runs, device=device, report=report, track=track, member=member)
+    if rank() or member is not None:
+        return []
+    networks, progress = [network for network, _ in trained], [where for _, where in trained]
+    found = cross_validated_figures(config, assembly.dataset.sha256, runs / config.name)
+    start = start_record(config, assembly, store)
+    manifests = []
+    for index, figures in enumerate(found):
+        file = predictions_file(runs / config.name, config.targets[index].model, len(config.targets))
+        manifest = published_before(config, assembly, networks, index, store, figures)
+        if manifest is None:
+            version = publish(
+                config,
+                assembly,
+                networks,
+                progress,
+                index,
+                store,
+                device,
+                plots=plots,
+                cross_validation=figures,
+                start=start,
+            )
+            manifest, rows, scored = version.manifest, version.rows, version.scored
+        else:
+            rows, scored = score_test_part(
+                config, assembly, index, Predictor.load(store.folder(manifest.reference), device)
+            )
+        write_predictions(file, [assembly.dataset.ids[row] for row in rows], scored)
+        manifests.append(manifest)
+    return manifests
+
+
+def train_members(
+    config: TrainingConfig,
+    assembly: Assembly,
+    store: ModelStore,
+    runs: Path,
+    *,
+    device: torch.device,
+    report: Callable[[Epoch], None],
+    track: Track = lambda batches, _epoch, _total: batches,
+    member: int | None = None,
+) -> list[tuple[DeeperGATGNN, Progress]]:
+    """Train the networks of the ensemble, or take up their states; or only one, `member`, counted from 1.
+
+    Raises:
+        ConfigError: if there is no such member, `config.start` does not fit, or there are states of another run.
+        TrainingError: as `train_member`.
+    """
+    task = training_task(config, assembly, store)
+    folder = runs / config.name
+    for each in chosen(task, member):
+        place = member_folder(runs, config.name, each)
+        check_state(place, task.fingerprints[each], differences(folder, config, assembly))
+    if rank() == 0:
+        write_record(folder, config, assembly)
+    return [train_member(task, each, runs, device=device, report=report, track=track) for each in chosen(task, member)]

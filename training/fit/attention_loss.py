@@ -1,0 +1,96 @@
+r"""Attention that says what predictions rest on: a loss that compares it with what taking atoms away does.
+
+The global attention is learned for the sake of the pooling, and the deeper the network, the more every atom knows of
+its neighbours: its weight then need not tell what the crystal's value owes to that atom (Jain and Wallace,
+arXiv:1902.10186). Here two disjoint sets of atoms S and S' of each crystal are drawn, the information of each is taken
+away in turn, and the attention of S, as a share of that of both, is fitted to its share of the effect,
+
+.. math:: t = |Δ_S| / (|Δ_S| + |Δ_{S'}|), \quad a = A_S / (A_S + A_{S'}), \quad
+    L = -t \log a - (1 - t) \log (1 - a)
+
+as strengths are fitted to outcomes of pairs (Bradley and Terry, doi:10.1093/biomet/39.3-4.324). The effects carry no
+gradient: attention learns from them, they do not learn to suit it.
+
+Legend: N nodes, B crystals, F channels, T targets.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
+from torch import Tensor
+from torch_geometric.utils import scatter
+
+from deepergatgnn.nn.batch import GraphBatch
+from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.training.fit.distributed import sum_over_ranks
+
+EVERY = 6  # batches, of which one has this loss: its forward passes cost as much as two batches without it
+MOST = 0.5  # of the nodes of a crystal in one set
+TINY = 1e-12
+
+
+def attention_loss(network: DeeperGATGNN, batch: GraphBatch, attention: Tensor) -> Tensor:
+    """How far attention is from the effects of taking atoms away, each crystal weighted by its effects.
+
+    Args:
+        network: its running statistics are not changed.
+        batch: on the network's device.
+        attention: what the network gave for the batch [N], with a gradient.
+
+    Returns:
+        The part of these crystals in the mean over the batch of all processes; crystals of one node have none.
+    """
+    sets = draw_sets(batch)
+    effects = torch.stack(effects_of_removal(network, batch, sets))  # [2, B]
+    shares = torch.stack([_per_crystal(attention.float() * each, batch) for each in sets])
+    target = effects[0] / effects.sum(dim=0).clamp_min(TINY)
+    found = (shares[0] / shares.sum(dim=0).clamp_min(TINY)).clamp(TINY, 1 - 1e-6)
+    weights = effects.sum(dim=0)
+    each = F.binary_cross_entropy(found, target, reduction="none")
+    return (weights * each).sum() / sum_over_ranks(weights.sum()).clamp_min(TINY)
+
+
+@torch.no_grad()
+def effects_of_removal(network: DeeperGATGNN, batch: GraphBatch, sets: tuple[Tensor, ...]) -> list[Tensor]:
+    """|Change of the values|, summed over targets, when the nodes of a set lose their information; [B] each.
+
+    An element loses it by an embedding that is the mean over the elements of the batch, each of which counts once.
+    """
+    with _evaluating(network):
+        x = network.embed(batch)
+        elements = scatter(x, batch.atomic_numbers, dim=0, reduce="mean")
+        blank = elements[torch.bincount(batch.atomic_numbers) > 0].mean(dim=0)
+        whole = network.propagate(x, batch).values
+        without = [network.propagate(torch.where(each.unsqueeze(-1), blank, x), batch).values for each in sets]
+        return [(values - whole).abs().sum(dim=-1) for values in without]
+
+
+def draw_sets(batch: GraphBatch) -> tuple[Tensor, Tensor]:
+    """Two disjoint sets of as many nodes of each crystal, bool [N] each; as large as a draw for each crystal says."""
+    nodes = torch.bincount(batch.crystals, minlength=batch.n_crystals)  # [B]
+    size = (MOST * torch.rand(len(nodes)).to(nodes.device) * nodes).ceil().long().clamp(min=1)
+    size = torch.minimum(size, nodes // 2)[batch.crystals]
+    order = (batch.crystals + torch.rand(len(batch.crystals), dtype=torch.float64).to(nodes.device)).argsort()
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    place -= (nodes.cumsum(0) - nodes)[batch.crystals]
+    return place < size, (place >= size) & (place < 2 * size)
+
+
+def _per_crystal(of_nodes: Tensor, batch: GraphBatch) -> Tensor:
+    total: Tensor = scatter(of_nodes, batch.crystals, dim=0, dim_size=batch.n_crystals, reduce="sum")
+    return total
+
+
+@contextmanager
+def _evaluating(network: DeeperGATGNN) -> Iterator[None]:
+    """Evaluation mode, and then each module's own again: some layers of a run may rest."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,1 +1,0 @@
-"""Data sets in the forms that the field keeps them in; `training.datasets.read_dataset` picks the reader."""
