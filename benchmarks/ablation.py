@@ -24,7 +24,7 @@ from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import collate, cut, edges_at_once
 from deepergatgnn.nn.network import DeeperGATGNN
 from deepergatgnn.training.config.run import TrainingConfig
-from deepergatgnn.training.data.run_data import Assembly, assemble
+from deepergatgnn.training.data.run_data import RunData, assemble_run_data
 from deepergatgnn.training.experiments.run import train_members
 from deepergatgnn.uncertainty.intervals import unscale
 
@@ -68,7 +68,7 @@ def configuration(variant: str, data: str, keys: Sequence[str], seeds: int, epoc
 
 
 @torch.inference_mode()
-def predicted(network: DeeperGATGNN, assembly: Assembly, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+def predicted(network: DeeperGATGNN, assembly: RunData, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Targets of rows, standardised [n, T]."""
     graphs = [assembly.dataset.graphs[row] for row in rows]
     outputs = [network(collate(part)).values for part in cut(graphs, edges_at_once(torch.device("cpu")))]
@@ -77,7 +77,7 @@ def predicted(network: DeeperGATGNN, assembly: Assembly, rows: NDArray[np.int64]
 
 def train_variant(config: TrainingConfig, runs: Path) -> dict[str, object]:
     """Train from every seed; errors by target."""
-    assembly = assemble(config)
+    assembly = assemble_run_data(config)
     device = torch.device("cpu")
     trained = train_members(config, assembly, ModelStore(runs), runs, device=device, report=lambda _: None)
     rows = np.concatenate([assembly.split.validation, assembly.split.calibration])

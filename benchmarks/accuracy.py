@@ -29,7 +29,7 @@ from deepergatgnn.model_store.store import SHIPPED
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.catalogue import locate
-from deepergatgnn.training.data.run_data import assemble
+from deepergatgnn.training.data.run_data import assemble_run_data
 from deepergatgnn.training.experiments.fold_results import SUMMARY, read_predictions
 from deepergatgnn.training.publication.publish import scoring_rows
 
@@ -53,7 +53,7 @@ def compare(store: ModelStore, reference: str) -> dict[str, object]:
     config = TrainingConfig.model_validate(manifest.provenance.config)
     index = [target.key for target in config.targets].index(manifest.target.key)
     official = _official(config.data, TASKS[manifest.target.key])
-    assembly = assemble(config)
+    assembly = assemble_run_data(config)
     rows = scoring_rows(config, assembly, index)
     graphs, truth = [assembly.dataset.graphs[row] for row in rows], assembly.truth[rows, index]
     predictor = Predictor.load(store.folder(reference))

@@ -25,7 +25,7 @@ from deepergatgnn.model_store import ModelStore
 from deepergatgnn.training.config.run import GRAPH, TrainingConfig
 from deepergatgnn.training.data.cache import prepared_dataset
 from deepergatgnn.training.data.catalogue import known_datasets, locate
-from deepergatgnn.training.data.run_data import assemble
+from deepergatgnn.training.data.run_data import assemble_run_data
 from deepergatgnn.training.experiments.run import run
 
 
@@ -52,7 +52,7 @@ def train_on(name: str, key: str, epochs: int | None) -> dict[str, object]:
         [manifest] = run(
             config, store, Path(folder) / "runs", device=torch.device("cpu"), report=lambda _: None, plots=False
         )
-    assembly = assemble(config)
+    assembly = assemble_run_data(config)
     truth = assembly.truth[assembly.split.test, 0]
     median = float(np.nanmean(np.abs(truth - np.nanmedian(assembly.truth[assembly.split.train, 0]))))
     test = manifest.metrics["test"]

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.timing import arguments, interleaved
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import GraphBatch, collate
 from deepergatgnn.nn.compilation import compile_network
 from deepergatgnn.nn.config import NetworkConfig
@@ -43,7 +43,7 @@ def graphs(count: int) -> tuple[list[CrystalGraph], list[CrystalGraph]]:
     """Whole and merged graphs of the same crystals, spread over the data set."""
     rows = read_dataset("elastic_tensor_2015").rows
     whole = [build_graph(row.crystal, GraphConfig()) for row in rows[:: len(rows) // count][:count]]
-    return whole, [merge_equivalent(graph) for graph in whole]
+    return whole, [reduce_graph(graph) for graph in whole]
 
 
 def batches(

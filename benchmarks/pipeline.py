@@ -31,7 +31,7 @@ from benchmarks.timing import arguments, interleaved
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import GraphBatch, collate
 from deepergatgnn.structures import Crystal, crystal_from_pymatgen, crystal_to_pymatgen, read_structure
 from deepergatgnn.threads import fastest, measured
@@ -185,7 +185,7 @@ def _same_graphs(crystal: Crystal, structure: Structure) -> bool:
     return all(
         same_neighbourhoods(neighbourhoods(graph), neighbourhoods(theirs))
         for ours, theirs in pairs
-        for graph in (ours, merge_equivalent(ours))
+        for graph in (ours, reduce_graph(ours))
     )
 
 
@@ -267,7 +267,7 @@ def main() -> None:
     network, literal = (each.eval() for each in networks())
     ways = {
         "theirs": Way(parse_by_pymatgen, graph_by_pymatgen, lambda graph: graph, literal),
-        "ours": Way(read_structure, partial(build_graph, config=CONFIG), merge_equivalent, network),
+        "ours": Way(read_structure, partial(build_graph, config=CONFIG), reduce_graph, network),
     }
     mixed = [written["symmetrised" if index % 2 else "p1"][index] for index in range(len(some))]
     # Both ways with the threads that are fastest beside what else runs on the machine.

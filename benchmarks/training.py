@@ -31,7 +31,7 @@ from torch.nn.functional import l1_loss
 from benchmarks.timing import arguments, interleaved
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.nn.config import NetworkConfig
 from deepergatgnn.nn.network import DeeperGATGNN
@@ -41,7 +41,7 @@ from deepergatgnn.training.config.run import NETWORK
 from deepergatgnn.training.data.cache import prepared_dataset
 from deepergatgnn.training.data.catalogue import known_datasets, read_dataset
 from deepergatgnn.training.data.examples import Examples
-from deepergatgnn.training.data.graph_arrays import Selected
+from deepergatgnn.training.data.graph_arrays import Subset
 from deepergatgnn.training.fit.batches import Batches
 from deepergatgnn.training.fit.loop import train
 from tests.support.literal_network import LiteralDeeperGATGNN
@@ -112,7 +112,7 @@ def our_epoch(network: DeeperGATGNN, examples: Examples, size: int, track: Calla
 
 def ours(some: Sequence[Crystal], targets: np.ndarray) -> Callable[[], object]:
     """An epoch of our loop on graphs that are there, as from the cache."""
-    graphs = [merge_equivalent(build_graph(crystal, GraphConfig())) for crystal in some]
+    graphs = [reduce_graph(build_graph(crystal, GraphConfig())) for crystal in some]
     return partial(our_epoch, network_of(LAYERS), Examples(graphs, targets), BATCH, lambda batches, *_: batches)
 
 
@@ -169,7 +169,7 @@ def epoch_of(name: str, count: int) -> dict[str, float]:
     loading = time.perf_counter()
     dataset = prepared_dataset(name, GraphConfig())
     rows = np.random.default_rng(0).permutation(max(count, len(dataset)))[:count] % len(dataset)
-    graphs = Selected([dataset.graphs], rows)
+    graphs = Subset([dataset.graphs], rows)
     loading = time.perf_counter() - loading
     targets = np.random.default_rng(0).normal(size=(count, 1)).astype(np.float32)  # no matter for time and memory
     own: list[float] = [_resident_mib("RssAnon")]

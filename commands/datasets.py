@@ -99,12 +99,12 @@ def prepare_run(
     """
     from deepergatgnn.training.config.run import read_config
     from deepergatgnn.training.data.row_warnings import warning_table
-    from deepergatgnn.training.data.run_data import assemble
+    from deepergatgnn.training.data.run_data import assemble_run_data
     from deepergatgnn.training.data.splits import split_sentence
     from deepergatgnn.training.experiments.tasks import save_run
 
     parsed = read_config(config)
-    assembly = assemble(parsed)
+    assembly = assemble_run_data(parsed)
     save_run(parsed, assembly, open_store(store, new=True), out)
     if as_json:
         prepared = {

@@ -14,7 +14,7 @@ from deepergatgnn.commands.rows import show_rows, show_split
 
 if TYPE_CHECKING:
     from deepergatgnn.training.config.run import TrainingConfig
-    from deepergatgnn.training.data.run_data import Assembly
+    from deepergatgnn.training.data.run_data import RunData
     from deepergatgnn.training.fit.ensemble_member import Track
     from deepergatgnn.training.fit.loop import Epoch
 
@@ -45,7 +45,7 @@ def cross_validate(
 
     announced = False
 
-    def announce(fold: "TrainingConfig", assembly: "Assembly") -> None:
+    def announce(fold: "TrainingConfig", assembly: "RunData") -> None:
         nonlocal announced
         if not announced:
             show_rows(fold, assembly)

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deepergatgnn.training.config.run import TrainingConfig
-    from deepergatgnn.training.data.run_data import Assembly
+    from deepergatgnn.training.data.run_data import RunData
 
 
-def show_rows(config: "TrainingConfig", assembly: "Assembly") -> None:
+def show_rows(config: "TrainingConfig", assembly: "RunData") -> None:
     """Print what became of the rows of a data set, and why there will be no intervals, if so."""
     from deepergatgnn.training.data.row_counts import row_counts, table
     from deepergatgnn.training.data.row_warnings import warning_lines, warning_table
@@ -22,7 +22,7 @@ def show_rows(config: "TrainingConfig", assembly: "Assembly") -> None:
         print(sentence, file=sys.stderr)
 
 
-def show_split(assembly: "Assembly", name: str | None = None) -> None:
+def show_split(assembly: "RunData", name: str | None = None) -> None:
     """Print the sizes of the parts, of a fold for example, and the formulas that they share."""
     from deepergatgnn.training.data.splits import split_sentence
 

@@ -18,7 +18,7 @@ from deepergatgnn.model_store import ModelStore
 if TYPE_CHECKING:
     from deepergatgnn.checkpoints.manifest import Manifest
     from deepergatgnn.training.config.run import TrainingConfig
-    from deepergatgnn.training.data.run_data import Assembly
+    from deepergatgnn.training.data.run_data import RunData
 
 INTERRUPTED = 130
 
@@ -70,7 +70,7 @@ def train(
         label = f"epoch {epoch + 1}/{parsed.optimization.epochs}"
         return tqdm(batches, label, total, leave=False, disable=quiet)
 
-    def announce(parsed: "TrainingConfig", assembly: "Assembly") -> None:
+    def announce(parsed: "TrainingConfig", assembly: "RunData") -> None:
         if speaks():
             show_rows(parsed, assembly)
             show_split(assembly)

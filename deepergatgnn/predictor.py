@@ -23,13 +23,13 @@ from deepergatgnn.checkpoints.weights import load_artifact
 from deepergatgnn.device import device_named
 from deepergatgnn.errors import ArtifactError, StructureError
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
-from deepergatgnn.graphs.symmetry_reduction import merged_graphs
+from deepergatgnn.graphs.symmetry_reduction import reduce_graphs
 from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.nn.compilation import compile_network
 from deepergatgnn.nn.network import DeeperGATGNN, NetworkOutput
 from deepergatgnn.structures import as_crystal, crystal_from_arrays
 from deepergatgnn.threads import few_threads
-from deepergatgnn.uncertainty.domain import DomainJudgement, judge_all
+from deepergatgnn.uncertainty.domain import DomainAssessment, assess_domain
 from deepergatgnn.uncertainty.intervals import interval_ends, spreads, unscale
 from deepergatgnn.uncertainty.probabilities import answered_value, class_probabilities
 
@@ -62,7 +62,7 @@ class Prediction:
     high: float | None
     intervals: dict[str, tuple[float, float]]
     spread: float
-    domain: DomainJudgement
+    domain: DomainAssessment
     attention: NDArray[np.float32]
     embedding: NDArray[np.float32]
     warnings: tuple[str, ...] = ()
@@ -185,7 +185,7 @@ class Predictor:
         """
         crystals = [as_crystal(structure) for structure in structures]
         graphs = []
-        for found in merged_graphs(crystals, self.manifest.graph):
+        for found in reduce_graphs(crystals, self.manifest.graph):
             if isinstance(found, StructureError):
                 raise found
             graphs.append(found)
@@ -264,7 +264,7 @@ class Predictor:
         outputs, log_spreads, distances = numbers[: len(said) * columns], numbers[-len(said) - 1 : -1], numbers[-1]
         calibration, domain, scaler = manifest.calibration, manifest.domain, manifest.scaler
         of_crystals = (
-            judge_all(graphs, distances.tolist(), domain),
+            assess_domain(graphs, distances.tolist(), domain),
             _by_crystal(graphs, moved, said, attention),
             _rows_of(vectors, embedding),
         )
@@ -291,7 +291,7 @@ class Predictor:
 def _of_classes(
     manifest: Manifest,
     logits: NDArray[np.float64],
-    of_crystals: Iterable[tuple[DomainJudgement, NDArray[np.float32], NDArray[np.float32]]],
+    of_crystals: Iterable[tuple[DomainAssessment, NDArray[np.float32], NDArray[np.float32]]],
 ) -> list[Prediction]:
     """Predictions of a checkpoint with classes from its members' outputs [members, n, C]."""
     found = class_probabilities(logits, manifest.calibration.temperature or 1.0)

@@ -3,7 +3,7 @@
 import gc
 
 
-def tame_collector() -> None:
+def tune_garbage_collector() -> None:
     """Freeze what is there: the collector would go over it again and again, and each time hold everything for long."""
     gc.collect()
     gc.freeze()

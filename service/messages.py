@@ -15,7 +15,7 @@ from deepergatgnn.graphs.serialization import unpack_graph
 Lane = Literal["interactive", "bulk"]
 _HEAD = struct.Struct("<dI")  # deadline, bytes of what is told before the graph
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
-HEAD_FIELDS = 7  # of `Entry.pack`: an API process and a worker of two releases may differ
+HEAD_FIELDS = 7  # of `InferenceRequest.pack`: an API process and a worker of two releases may differ
 LONGEST_TEXT, MODELS_AT_MOST = 1024, 1024
 
 
@@ -52,7 +52,7 @@ class PackedGraph:
 
 
 @dataclass(eq=False)
-class Entry:
+class InferenceRequest:
     """One crystal to compute.
 
     Attributes:
@@ -96,7 +96,7 @@ class Entry:
         return "entry", _HEAD.pack(self.deadline, len(told)) + told + self.packed
 
     @classmethod
-    def unpack(cls, fields: Mapping[bytes, bytes], lane: Lane) -> "Entry":
+    def unpack(cls, fields: Mapping[bytes, bytes], lane: Lane) -> "InferenceRequest":
         """The entry of a stream's fields.
 
         Raises:
@@ -159,7 +159,7 @@ class Delivery:
     """
 
     stream_id: bytes
-    entry: Entry
+    entry: InferenceRequest
     times: int
     since: float
 
@@ -170,7 +170,7 @@ class Delivery:
 
 
 @dataclass
-class ModelAnswer:
+class ModelOutput:
     """What one checkpoint says of the crystal.
 
     Attributes:
@@ -192,7 +192,7 @@ class ModelAnswer:
 
 
 @dataclass
-class Answer:
+class InferenceReply:
     """What the worker sends back for an entry: predictions, or an error.
 
     Attributes:
@@ -205,7 +205,7 @@ class Answer:
     """
 
     id: str
-    predictions: tuple[ModelAnswer, ...] = ()
+    predictions: tuple[ModelOutput, ...] = ()
     inference_ms: float = 0.0
     held_ms: float = 0.0
     worker: str = ""
@@ -216,7 +216,7 @@ class Answer:
         return orjson.dumps(self)
 
     @classmethod
-    def unpack(cls, content: bytes) -> "Answer":
+    def unpack(cls, content: bytes) -> "InferenceReply":
         """The answer of `pack`.
 
         Raises:
@@ -228,7 +228,7 @@ class Answer:
             answer = cls(
                 id=document["id"],
                 predictions=tuple(
-                    ModelAnswer(**p | {key: tuple(p[key]) for key in ("reasons", "attention", "embedding")})
+                    ModelOutput(**p | {key: tuple(p[key]) for key in ("reasons", "attention", "embedding")})
                     for p in document["predictions"]
                 ),
                 inference_ms=document["inference_ms"],
@@ -256,7 +256,7 @@ def _is_error(error: tuple[object, object] | None) -> bool:
     return error is None or all(isinstance(part, str) for part in error)
 
 
-def _is_prediction(given: ModelAnswer) -> bool:
+def _is_prediction(given: ModelOutput) -> bool:
     ends = [end for end in (given.low, given.high) if end is not None]
     numbers = _are_numbers(given.value, *ends, given.score) and (given.low is None) == (given.high is None)
     texts = isinstance(given.model, str) and all(isinstance(reason, str) for reason in given.reasons)

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.load.servers import THREADS
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
-from deepergatgnn.graphs.symmetry_reduction import merged_graphs
+from deepergatgnn.graphs.symmetry_reduction import reduce_graphs
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.structures import Crystal, read_structure
@@ -56,7 +56,7 @@ class Model:
 
     def _graphs(self, crystals: Sequence[Crystal]) -> list[CrystalGraph]:
         """Graphs of structures; one that is refused fails all."""
-        found = merged_graphs(crystals, self._predictor.manifest.graph)
+        found = reduce_graphs(crystals, self._predictor.manifest.graph)
         graphs = [graph for graph in found if isinstance(graph, CrystalGraph)]
         if len(graphs) < len(found):
             raise ValueError("a structure is refused")

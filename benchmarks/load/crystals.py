@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import GraphConfig
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.structures import crystal_to_pymatgen, read_structure
 from deepergatgnn.training.data.catalogue import read_dataset
 
@@ -28,7 +28,7 @@ def dearest(some: Sequence[str], count: int) -> list[str]:
     """Those with the most edges after merging: the most to compute for what there is to parse."""
 
     def edges(text: str) -> int:
-        return merge_equivalent(build_graph(read_structure(text), GraphConfig())).n_links
+        return reduce_graph(build_graph(read_structure(text), GraphConfig())).n_links
 
     return sorted(some, key=edges)[-count:]
 

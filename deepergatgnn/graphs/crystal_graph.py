@@ -56,7 +56,7 @@ class GraphConfig:
 class CrystalGraph:
     """Directed edges sender → receiver, sorted by receiver; equivalent atoms may be merged into one node.
 
-    A graph as built has a node for each atom; `equivalence.merge_equivalent` makes a smaller one with the same answers.
+    A graph as built has a node for each atom; `equivalence.reduce_graph` makes a smaller one with the same answers.
 
     Shapes:
         atomic_numbers: int64 [n], of each node.

@@ -30,7 +30,7 @@ _MIXERS = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.ui
 _LAST_SHIFT = np.uint64(31)
 
 
-def merged_graphs(crystals: Sequence[HasCell], config: GraphConfig) -> list[CrystalGraph | StructureError]:
+def reduce_graphs(crystals: Sequence[HasCell], config: GraphConfig) -> list[CrystalGraph | StructureError]:
     """The graphs that networks compute: built, equivalent atoms merged; some crystals at once, which is faster.
 
     Args:
@@ -60,7 +60,7 @@ def _groups(crystals: Sequence[HasCell]) -> Iterator[Sequence[HasCell]]:
         yield crystals[start:]
 
 
-def merge_equivalent(graph: CrystalGraph) -> CrystalGraph:
+def reduce_graph(graph: CrystalGraph) -> CrystalGraph:
     """Merge the atoms that the network cannot tell apart.
 
     Args:
@@ -80,7 +80,7 @@ def merge_all(graphs: Sequence[CrystalGraph]) -> list[CrystalGraph]:
         graphs: any number, merged or not, of one featuriser; they are not changed.
 
     Returns:
-        In their order what `merge_equivalent` gives of each alone, to the bit. Arrays of a graph may be views into
+        In their order what `reduce_graph` gives of each alone, to the bit. Arrays of a graph may be views into
         those of all.
     """
     if not graphs:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 from deepergatgnn.checkpoints.manifest import Domain
 from deepergatgnn.element_features import element_symbol
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 
 
-class DomainJudgement(NamedTuple):
+class DomainAssessment(NamedTuple):
     """The verdict on one crystal.
 
     Attributes:
@@ -24,12 +24,12 @@ class DomainJudgement(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def judge(graph: CrystalGraph, distance: float, domain: Domain) -> DomainJudgement:
-    """Compare a crystal with the training set, see `judge_all`."""
-    return judge_all([graph], [distance], domain)[0]
+def judge(graph: CrystalGraph, distance: float, domain: Domain) -> DomainAssessment:
+    """Compare a crystal with the training set, see `assess_domain`."""
+    return assess_domain([graph], [distance], domain)[0]
 
 
-def judge_all(graphs: Sequence[CrystalGraph], distances: Iterable[float], domain: Domain) -> list[DomainJudgement]:
+def assess_domain(graphs: Sequence[CrystalGraph], distances: Iterable[float], domain: Domain) -> list[DomainAssessment]:
     """Compare crystals with the training set.
 
     Args:
@@ -41,7 +41,7 @@ def judge_all(graphs: Sequence[CrystalGraph], distances: Iterable[float], domain
     return [_judge(graph, far, domain, elements) for graph, far in zip(graphs, distances, strict=True)]
 
 
-def _judge(graph: CrystalGraph, distance: float, domain: Domain, elements: frozenset[int]) -> DomainJudgement:
+def _judge(graph: CrystalGraph, distance: float, domain: Domain, elements: frozenset[int]) -> DomainAssessment:
     reasons = []
     numbers = graph.atomic_numbers.tolist()
     if not elements >= set(numbers):
@@ -55,10 +55,10 @@ def _judge(graph: CrystalGraph, distance: float, domain: Domain, elements: froze
         fewest, most = domain.inequivalent_atoms
         count = graph.n_nodes
         if count > most or fewest > 1:  # else merging, which takes time, could not change the verdict
-            count = merge_equivalent(graph).n_nodes
+            count = reduce_graph(graph).n_nodes
         if not fewest <= count <= most:
             reasons.append(f"{count} inequivalent atoms are outside the training set's {fewest} to {most}")
     score = distance / domain.distance_limit
     if score > 1:
         reasons.append("the crystal vector is farther from the training set than those of 99 % of known crystals")
-    return DomainJudgement(in_domain=not reasons, score=score, reasons=tuple(reasons))
+    return DomainAssessment(in_domain=not reasons, score=score, reasons=tuple(reasons))

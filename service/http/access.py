@@ -124,7 +124,7 @@ class Keys:
             self._known[key.digest] = (key, bucket)
 
 
-class Door:
+class AccessControl:
     """ASGI middleware that lets a request in or answers with a problem; a route finds `request.state.caller`.
 
     Args:

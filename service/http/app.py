@@ -13,7 +13,7 @@ from deepergatgnn import __version__
 from deepergatgnn.errors import DeeperGATGNNError
 from deepergatgnn.model_store import open_models
 from deepergatgnn.service.errors import ServiceError, unforeseen
-from deepergatgnn.service.garbage_collector import tame_collector
+from deepergatgnn.service.garbage_collector import tune_garbage_collector
 from deepergatgnn.service.http.dependencies import PARTS, State
 from deepergatgnn.service.http.openapi import describe
 from deepergatgnn.service.http.predict_batch import PREDICT_BATCH
@@ -22,9 +22,9 @@ from deepergatgnn.service.http.routes import PREDICT, router
 from deepergatgnn.service.http.security_headers import DOCUMENTS
 from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.prediction.catalogue import Catalogue
-from deepergatgnn.service.prediction.pipeline import Oracle
+from deepergatgnn.service.prediction.pipeline import PredictionPipeline
 from deepergatgnn.service.prediction.result_cache import ResultCache
-from deepergatgnn.service.queue.client import Dispatcher
+from deepergatgnn.service.queue.client import InferenceClient
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.telemetry.tracing import Tracing, otlp_exporter
 
@@ -49,15 +49,15 @@ def create_app(settings: Settings, broker_url: str, *, keyed: bool = False) -> F
         pool = ParsePool(
             settings.parse_processes, settings.parse_timeout_s, settings.parse_memory_mib, named=cache.enabled
         )
-        dispatcher = Dispatcher(settings, broker_url)
+        dispatcher = InferenceClient(settings, broker_url)
         store = open_models(settings.model_store, settings.models)
         catalogue = Catalogue(store, lambda: dispatcher.loaded, lambda: dispatcher.failed)
         tracing = Tracing(otlp_exporter() if settings.tracing else None)
-        oracle = Oracle(catalogue, pool, dispatcher, cache)
+        oracle = PredictionPipeline(catalogue, pool, dispatcher, cache)
         try:
             await dispatcher.start()
             await pool.warm()
-            tame_collector()
+            tune_garbage_collector()
             yield {PARTS: State(settings, catalogue, dispatcher, pool, oracle, tracing)}
         finally:
             dispatcher.draining = True

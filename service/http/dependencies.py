@@ -8,8 +8,8 @@ from fastapi import Request
 from deepergatgnn.service.http.rate_limits import ANONYMOUS
 from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.prediction.catalogue import Catalogue
-from deepergatgnn.service.prediction.pipeline import Oracle
-from deepergatgnn.service.queue.client import Dispatcher
+from deepergatgnn.service.prediction.pipeline import PredictionPipeline
+from deepergatgnn.service.queue.client import InferenceClient
 from deepergatgnn.service.scheduling.fairness import Flow, flow_of
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.telemetry.tracing import Tracing
@@ -23,9 +23,9 @@ class State:
 
     settings: Settings
     catalogue: Catalogue
-    dispatcher: Dispatcher
+    dispatcher: InferenceClient
     pool: ParsePool
-    oracle: Oracle
+    oracle: PredictionPipeline
     tracing: Tracing
 
 

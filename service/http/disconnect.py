@@ -14,7 +14,7 @@ class ClientGoneError(Exception):
     """Nobody waits for the answer any more."""
 
 
-class Presence:
+class ClientPresence:
     """Of one client, as its connection tells it: a task for each request that waits for its end would cost more.
 
     Args:
@@ -43,7 +43,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientGoneError: the client left.
     """
-    presence: Presence = request.scope["state"][PRESENCE]
+    presence: ClientPresence = request.scope["state"][PRESENCE]
     if presence.gone:
         work.close()
         raise ClientGoneError

@@ -23,7 +23,7 @@ LANES: dict[str, Lane] = {"/predict": "interactive", "/predict/batch": "bulk"}
 log = structlog.get_logger("api")
 
 
-class Gate:
+class LoadShedding:
     """ASGI middleware around the whole application.
 
     Args:

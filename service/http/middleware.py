@@ -4,11 +4,11 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from deepergatgnn.service.http.access import Door, Keys
+from deepergatgnn.service.http.access import AccessControl, Keys
 from deepergatgnn.service.http.direct_route import HeadAsGet, Shortcut
-from deepergatgnn.service.http.load_shedding import Gate
+from deepergatgnn.service.http.load_shedding import LoadShedding
 from deepergatgnn.service.http.predict_batch import PREDICT_BATCH
-from deepergatgnn.service.http.request_context import Envelope
+from deepergatgnn.service.http.request_context import RequestContext
 from deepergatgnn.service.http.root_path import RootPath
 from deepergatgnn.service.http.routes import PREDICT
 from deepergatgnn.service.settings import Settings
@@ -16,7 +16,7 @@ from deepergatgnn.service.settings import Settings
 MIB = 1024 * 1024
 
 
-def in_front_of(app: FastAPI, keys: Keys, settings: Settings) -> ASGIApp:
+def build_middleware(app: FastAPI, keys: Keys, settings: Settings) -> ASGIApp:
     """The application behind its gate, envelope, CORS, door, HEAD and shortcut, in the order of a request.
 
     Args:
@@ -24,7 +24,7 @@ def in_front_of(app: FastAPI, keys: Keys, settings: Settings) -> ASGIApp:
         keys: that are let in.
         settings: of the service.
     """
-    inner: ASGIApp = Door(HeadAsGet(Shortcut(app, (PREDICT, PREDICT_BATCH))), keys, settings)
+    inner: ASGIApp = AccessControl(HeadAsGet(Shortcut(app, (PREDICT, PREDICT_BATCH))), keys, settings)
     if settings.cors_origins:
         inner = CORSMiddleware(
             inner,
@@ -34,12 +34,12 @@ def in_front_of(app: FastAPI, keys: Keys, settings: Settings) -> ASGIApp:
             expose_headers=["Retry-After", "Server-Timing", "X-Request-ID"],
         )
     limits = {"/predict/batch": settings.max_bulk_body_mib}
-    envelope = Envelope(
+    envelope = RequestContext(
         inner,
         max_body=int(settings.max_body_mib * MIB),
         others={path: int(limit * MIB) for path, limit in limits.items()},
         max_bodies=int(settings.max_bodies_mib * MIB),
         body_timeout_s=settings.body_timeout_s,
     )
-    gate = Gate(envelope)
+    gate = LoadShedding(envelope)
     return RootPath(gate, settings.root_path) if settings.root_path else gate

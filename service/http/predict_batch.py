@@ -25,7 +25,7 @@ from deepergatgnn.service.http.problems import counted
 from deepergatgnn.service.http.request_body import patience_s, read_documents
 from deepergatgnn.service.http.routes import CLIENT_GONE, ERRORS
 from deepergatgnn.service.parsing.json_bodies import Contents, Fields, source_of
-from deepergatgnn.service.prediction.pipeline import Posted
+from deepergatgnn.service.prediction.pipeline import PredictionInput
 from deepergatgnn.service.scheduling.admission import Ticket
 from deepergatgnn.service.scheduling.parse_cost import Size
 from deepergatgnn.service.schemas import BulkRequest, BulkResponse
@@ -261,7 +261,7 @@ async def _result(state: State, body: _Body, index: int, request: Request, deadl
         return index, _refusal(item["id"], ServiceError(*item["refused"]))
     try:
         source = source_of(item, body.contents[index])
-        posted = Posted(
+        posted = PredictionInput(
             source, item["format"], asked["models"], asked["attention"] != "none", asked["embedding"], item["id"]
         )
         answer = await state.oracle.answer(

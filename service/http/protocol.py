@@ -22,7 +22,7 @@ from uuid import uuid4
 import orjson
 from httptools import HttpParserError
 
-from deepergatgnn.service.http.disconnect import PRESENCE, Presence
+from deepergatgnn.service.http.disconnect import PRESENCE, ClientPresence
 from deepergatgnn.service.http.problems import PROBLEM_JSON, problem_document, status_of
 from deepergatgnn.service.http.progress import Progress
 from deepergatgnn.service.http.request_reader import RequestReader, TooLongError
@@ -233,7 +233,7 @@ class Connection(RequestReader):
         self._since = now  # nothing is being served since
         self.taken = Progress(self.guard.answer_patience_s, ANSWER_RATE, now)
         self._taken = 0  # bytes of answers that `taken` knows of
-        self._presence = Presence(self._wake)
+        self._presence = ClientPresence(self._wake)
         self._beside = 0  # bytes that are not of a body, less those that the framing of its chunks may take
         self._arrived = b""  # and not read yet
         self._pieces = 0  # read in this turn

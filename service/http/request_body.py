@@ -22,7 +22,7 @@ from deepergatgnn.service.parsing.json_bodies import (
     source_of,
     validated,
 )
-from deepergatgnn.service.prediction.pipeline import Posted
+from deepergatgnn.service.prediction.pipeline import PredictionInput
 from deepergatgnn.service.scheduling.admission import Demand
 from deepergatgnn.service.scheduling.parse_cost import Size
 from deepergatgnn.service.schemas import PredictOptions
@@ -50,7 +50,7 @@ def options_of(request: Request) -> PredictOptions:
     return validated(PredictOptions, given)
 
 
-async def read_posted(request: Request) -> Posted:
+async def read_posted(request: Request) -> PredictionInput:
     """The request in its one form, from any of the three it may be posted in.
 
     Raises:
@@ -66,7 +66,7 @@ async def read_posted(request: Request) -> Posted:
         options = {} if asked is NO_OPTIONS else asked.model_dump(exclude_none=True)
         body, [content] = await read_documents(request, "single", options)
         source = source_of(body, content)
-        return Posted(
+        return PredictionInput(
             source, body["format"], body["models"], body["attention"] != "none", body["embedding"], body["id"]
         )
     if media_type in PLAIN:
@@ -80,7 +80,7 @@ async def read_posted(request: Request) -> Posted:
         )
         raise ServiceError("unknown_media_type", detail)
     wanted = asked.attention != "none", bool(asked.embedding)
-    return Posted(source, asked.format or "auto", asked.models or [], *wanted, id=None)
+    return PredictionInput(source, asked.format or "auto", asked.models or [], *wanted, id=None)
 
 
 async def read_documents(request: Request, kind: Kind, options: Options) -> tuple[Fields, Contents]:

@@ -32,7 +32,7 @@ def request_id_of(scope: Scope) -> str:
     return given if given is not None and SAFE_ID.fullmatch(given) else token_hex(16)
 
 
-class Envelope:
+class RequestContext:
     """ASGI middleware.
 
     Args:
@@ -142,7 +142,7 @@ class _Body:
         progress: of the client that sends it.
     """
 
-    def __init__(self, envelope: Envelope, scope: Scope, source: Receive, most: int, declared: str) -> None:
+    def __init__(self, envelope: RequestContext, scope: Scope, source: Receive, most: int, declared: str) -> None:
         self._envelope, self._scope, self._source, self._most = envelope, scope, source, most
         self._declared = int(declared) if declared.isdecimal() else 0
         self.received, self.whole, self._evicted = 0, False, False

@@ -23,10 +23,10 @@ from deepergatgnn.errors import ConfigError
 from deepergatgnn.service.http.access import Keys
 from deepergatgnn.service.http.app import create_app
 from deepergatgnn.service.http.dependencies import PARTS, State
-from deepergatgnn.service.http.middleware import in_front_of
+from deepergatgnn.service.http.middleware import build_middleware
 from deepergatgnn.service.http.protocol import Guard
 from deepergatgnn.service.operations.broker import EmbeddedBroker, short_folder
-from deepergatgnn.service.queue.client import Dispatcher
+from deepergatgnn.service.queue.client import InferenceClient
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.settings import Settings, is_setting
 from deepergatgnn.service.tasks import lasting
@@ -100,7 +100,7 @@ class _Server(uvicorn.Server):
         self._leaving = False
 
     @property
-    def dispatcher(self) -> Dispatcher:
+    def dispatcher(self) -> InferenceClient:
         """Of the application, once it has started."""
         return cast("State", self.lifespan.state[PARTS]).dispatcher
 
@@ -117,7 +117,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests finish; those that cannot are told so before their connections are closed."""
         told_s = max(0.0, self._drain_s - TOLD_BEFORE_S)
-        cut = asyncio.get_running_loop().call_later(told_s, self.dispatcher.cut_short)
+        cut = asyncio.get_running_loop().call_later(told_s, self.dispatcher.abort_waiting)
         try:
             await super().shutdown(sockets)
         finally:
@@ -135,7 +135,7 @@ async def _serve(
     """Serve; whether a worker could work with the settings, where any was to."""
     keys, guard = Keys.of(settings), Guard.of(settings)
     config = uvicorn.Config(
-        in_front_of(create_app(settings, url, keyed=bool(keys)), keys, settings),
+        build_middleware(create_app(settings, url, keyed=bool(keys)), keys, settings),
         http=guard.protocol(),
         ws="none",
         log_level="warning",

@@ -43,7 +43,7 @@ BROKEN = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGTRAP}
 )
 UNKNOWN_EXIT = 255  # of multiprocessing, when the fork server is gone
-Answer = tuple[bytes, memoryview]  # JSON and bytes
+InferenceReply = tuple[bytes, memoryview]  # JSON and bytes
 
 
 class File:
@@ -71,7 +71,7 @@ class File:
     ) -> None:
         self.head, self.content, self.seconds, self.flow = head, content, seconds, flow
         self.alone = alone or self.is_large
-        self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[InferenceReply] = asyncio.get_running_loop().create_future()
         self.came = time.perf_counter()
         self.sent: float | None = None
         self.took_s = 0.0

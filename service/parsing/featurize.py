@@ -10,7 +10,7 @@ from deepergatgnn.errors import StructureError
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.graphs.fingerprint import crystal_digest, node_colours
 from deepergatgnn.graphs.serialization import pack_graph
-from deepergatgnn.graphs.symmetry_reduction import merged_graphs
+from deepergatgnn.graphs.symmetry_reduction import reduce_graphs
 from deepergatgnn.service.messages import PackedGraph
 from deepergatgnn.structures import Crystal, StructureFormat, read_structure
 
@@ -111,7 +111,7 @@ def with_graphs(files: Sequence[ReadFile]) -> list[Parsed | StructureError]:
     built: list[dict[GraphConfig, CrystalGraph | StructureError]] = [{} for _ in files]
     for config in dict.fromkeys(config for file in files for config in file.configs):
         rows = [row for row, file in enumerate(files) if config in file.configs]
-        for row, graph in zip(rows, merged_graphs([files[row].crystal for row in rows], config), strict=True):
+        for row, graph in zip(rows, reduce_graphs([files[row].crystal for row in rows], config), strict=True):
             built[row][config] = graph
     graph_ms = (time.perf_counter() - started) * 1000
     return [

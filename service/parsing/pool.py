@@ -19,7 +19,7 @@ from deepergatgnn.errors import DeeperGATGNNError, StructureError
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.service.errors import parsing_delayed
 from deepergatgnn.service.messages import Lane
-from deepergatgnn.service.parsing.channel import Answer, Channel, File, Started, start_process, stop_fork_server
+from deepergatgnn.service.parsing.channel import Channel, File, InferenceReply, Started, start_process, stop_fork_server
 from deepergatgnn.service.parsing.featurize import Parsed
 from deepergatgnn.service.parsing.json_bodies import Fields, Kind, Options
 from deepergatgnn.service.parsing.process import pack_reading, pack_task, unpack_reading, unpack_result
@@ -45,7 +45,7 @@ LAUNCHER = ThreadPoolExecutor(thread_name_prefix="parse-start")
 log = structlog.get_logger("parse_pool")
 
 
-class _LaneOfProcesses:
+class ParseLane:
     """The processes of one lane and the files that wait for them, in the order of fair queueing between clients.
 
     Large files leave one of several processes free, so that a small one never waits for all of them.
@@ -218,11 +218,11 @@ class ParsePool:
     def __init__(self, processes: int, timeout_s: float, memory_mib: int, *, named: bool = False) -> None:
         self.cost, self.processes = ParseCost(), processes
         self._named = named
-        self._lanes: dict[Lane, _LaneOfProcesses] = {
-            "interactive": _LaneOfProcesses(processes, timeout_s, memory_mib, SINGLE_NICENESS),
-            "bulk": _LaneOfProcesses(processes, timeout_s, memory_mib, BULK_NICENESS, patience=BULK_PATIENCE),
+        self._lanes: dict[Lane, ParseLane] = {
+            "interactive": ParseLane(processes, timeout_s, memory_mib, SINGLE_NICENESS),
+            "bulk": ParseLane(processes, timeout_s, memory_mib, BULK_NICENESS, patience=BULK_PATIENCE),
         }
-        self._bodies = _LaneOfProcesses(1, timeout_s, memory_mib, BODY_NICENESS, patience=BULK_PATIENCE)
+        self._bodies = ParseLane(1, timeout_s, memory_mib, BODY_NICENESS, patience=BULK_PATIENCE)
 
     async def warm(self) -> None:
         """Start the processes of single files and let each import what it needs.
@@ -230,7 +230,7 @@ class ParsePool:
         Raises:
             DeeperGATGNNError: if none can be started in two minutes; on a host with much else to do it may take long.
         """
-        first = _LaneOfProcesses(1, WARM_UP_S, 4096, patience=1 / GIVE_UP)  # the fork server imports for all
+        first = ParseLane(1, WARM_UP_S, 4096, patience=1 / GIVE_UP)  # the fork server imports for all
         try:
             await self._parse(WARM_UP, "json", (GraphConfig(),), first)
         finally:
@@ -238,7 +238,7 @@ class ParsePool:
         lane = self._lanes["interactive"]
         await asyncio.gather(*(self._warm(lane) for _ in range(lane.count)))
 
-    async def _warm(self, lane: _LaneOfProcesses) -> None:
+    async def _warm(self, lane: ParseLane) -> None:
         late = time.monotonic() + WARM_UP_S
         while True:
             try:
@@ -290,7 +290,7 @@ class ParsePool:
         source: bytes | str,
         file_format: StructureFormat,
         configs: Sequence[GraphConfig],
-        lane: _LaneOfProcesses,
+        lane: ParseLane,
         rounds: int = 0,
         *,
         sites: bool = False,
@@ -331,7 +331,7 @@ class ParsePool:
             del file
         return unpack_reading(*answer)
 
-    async def _answer(self, file: File, lane: _LaneOfProcesses) -> Answer:
+    async def _answer(self, file: File, lane: ParseLane) -> InferenceReply:
         lane.submit(file)
         try:
             async with asyncio.timeout(lane.give_up_s):

@@ -22,7 +22,7 @@ import orjson
 from deepergatgnn.errors import StructureError
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.service.errors import ServiceError
-from deepergatgnn.service.garbage_collector import tame_collector
+from deepergatgnn.service.garbage_collector import tune_garbage_collector
 from deepergatgnn.service.parsing.featurize import Parsed, ReadFile, from_document, read_file, to_document, with_graphs
 from deepergatgnn.service.parsing.frames import Frame, Frames, framed
 from deepergatgnn.service.parsing.json_bodies import Fields, Kind, Options, read_body
@@ -107,7 +107,7 @@ def serve(connection: socket.socket, progress: Progress, memory_mib: int, nicene
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole process group; the parent ends this process
         signal.signal(number, signal.SIG_IGN)
     _confine(memory_mib, niceness)
-    tame_collector()
+    tune_garbage_collector()
     with connection:
         connection.setblocking(True)  # noqa: FBT003 - the name of the method says it
         frames = Frames(connection)
@@ -130,7 +130,7 @@ def _may_grow(begun: Sequence[ReadFile | bytes], until: float) -> bool:
     return len(begun) < TOGETHER and atoms < TOGETHER_ATOMS and time.monotonic() < until
 
 
-class _Order(NamedTuple):
+class _TaskHeader(NamedTuple):
     """What the head of a frame asks for: to read a JSON body of some kind, or to parse a file."""
 
     reads: Kind | None = None
@@ -143,10 +143,10 @@ class _Order(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _order(head: bytes) -> _Order:
+def _order(head: bytes) -> _TaskHeader:
     asked: dict[str, Any] = orjson.loads(head)
     configs = tuple(GraphConfig(**config) for config in asked.pop("configs", ()))
-    return _Order(**asked, configs=configs)
+    return _TaskHeader(**asked, configs=configs)
 
 
 def _begun(frame: Frame, progress: Progress, timeout_s: float) -> ReadFile | bytes:
@@ -159,7 +159,7 @@ def _begun(frame: Frame, progress: Progress, timeout_s: float) -> ReadFile | byt
     return _unless_refused(partial(_read, _order(frame.head), frame.content))
 
 
-def _read(order: _Order, content: bytes) -> ReadFile | bytes:
+def _read(order: _TaskHeader, content: bytes) -> ReadFile | bytes:
     if order.reads is not None:
         fields, contents = read_body(order.reads, content, order.options)
         return _packed({"fields": fields}, contents)

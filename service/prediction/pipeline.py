@@ -12,12 +12,12 @@ import orjson
 
 from deepergatgnn.checkpoints.manifest import Manifest
 from deepergatgnn.service.errors import ServiceError
-from deepergatgnn.service.messages import Lane, ModelAnswer, PackedGraph
+from deepergatgnn.service.messages import Lane, ModelOutput, PackedGraph
 from deepergatgnn.service.parsing.featurize import Parsed
 from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.prediction.catalogue import Catalogue
-from deepergatgnn.service.prediction.result_cache import Flight, Part, ResultCache
-from deepergatgnn.service.queue.client import Dispatcher
+from deepergatgnn.service.prediction.result_cache import InFlight, Part, ResultCache
+from deepergatgnn.service.queue.client import InferenceClient
 from deepergatgnn.service.scheduling.admission import Demand, Ticket
 from deepergatgnn.service.scheduling.parse_cost import Size, size_of
 from deepergatgnn.service.telemetry import metrics
@@ -28,7 +28,7 @@ Document = dict[str, Any]
 
 
 @dataclass(eq=False)
-class Posted:
+class PredictionInput:
     """A crystal to predict in its one form, from whichever it was posted in.
 
     Attributes:
@@ -56,7 +56,7 @@ class Posted:
 
 
 @dataclass(eq=False)
-class _Asked:
+class _Pending:
     """A crystal on its way to its answers.
 
     Attributes:
@@ -77,15 +77,15 @@ class _Asked:
     lane: Lane
     ticket: Ticket
     follows: bool = True
-    said: dict[str, ModelAnswer] = field(default_factory=dict)
+    said: dict[str, ModelOutput] = field(default_factory=dict)
     inference_ms: float = 0.0
     held_ms: float = 0.0
 
 
-_Followed = list[tuple[Flight, PackedGraph, str]]
+_Followed = list[tuple[InFlight, PackedGraph, str]]
 
 
-class Oracle:
+class PredictionPipeline:
     """Answers crystals, one at a time.
 
     Args:
@@ -93,7 +93,7 @@ class Oracle:
         cache: of results.
     """
 
-    def __init__(self, catalogue: Catalogue, pool: ParsePool, dispatcher: Dispatcher, cache: ResultCache) -> None:
+    def __init__(self, catalogue: Catalogue, pool: ParsePool, dispatcher: InferenceClient, cache: ResultCache) -> None:
         self.catalogue, self._pool, self._dispatcher, self._cache = catalogue, pool, dispatcher, cache
 
     def demand(self, models: Sequence[str], size: Size) -> Demand:
@@ -107,7 +107,7 @@ class Oracle:
         return self._dispatcher.admission.demand([version.identity for version in wanted.versions], size, parsing)
 
     async def answer(
-        self, posted: Posted, *, request_id: str, started: float, deadline: float, lane: Lane, ticket: Ticket
+        self, posted: PredictionInput, *, request_id: str, started: float, deadline: float, lane: Lane, ticket: Ticket
     ) -> Document:
         """The answer for one crystal, as the JSON of `schemas.PredictResponse`.
 
@@ -129,11 +129,11 @@ class Oracle:
             raise ServiceError("deadline_passed", "the deadline passed before the crystal was computed") from None
 
     async def _answer(
-        self, posted: Posted, request_id: str, started: float, deadline: float, lane: Lane, ticket: Ticket
+        self, posted: PredictionInput, request_id: str, started: float, deadline: float, lane: Lane, ticket: Ticket
     ) -> Document:
         wanted = self.catalogue.resolve(posted.models)
         try:
-            self._dispatcher.go_on()
+            self._dispatcher.ensure_accepting()
             with ticket.parsing():
                 parsed = await self._pool.parse(
                     posted.source,
@@ -152,7 +152,7 @@ class Oracle:
         began = time.perf_counter()
         parts = list(zip(parsed.graphs, wanted.readers.values(), strict=True))
         attention = posted.attention or self._cache.enabled
-        asked = _Asked(parts, attention, posted.embedding, request_id, deadline, lane, ticket)
+        asked = _Pending(parts, attention, posted.embedding, request_id, deadline, lane, ticket)
         await self._ask(asked)
         now = time.perf_counter()
         waited_ms = (now - began) * 1000
@@ -180,7 +180,7 @@ class Oracle:
             "latency_ms": latency,
         }
 
-    async def _ask(self, asked: _Asked) -> None:
+    async def _ask(self, asked: _Pending) -> None:
         """Have each version say something: of the cache where it knows, of who asked before, of the workers."""
         wanted, followed = self._look_up(asked)
         price = self._price(wanted)
@@ -196,7 +196,7 @@ class Oracle:
             raise
         asked.ticket.answered(price)
 
-    def _look_up(self, asked: _Asked) -> tuple[list[Part], _Followed]:
+    def _look_up(self, asked: _Pending) -> tuple[list[Part], _Followed]:
         """Note what the cache knows; what of the rest nobody has asked for, and what somebody has.
 
         Before others have their turn `_compute` must begin with the former, lest two ask for it.
@@ -229,7 +229,7 @@ class Oracle:
         return sum(price(references, graph.n_links, graph.n_nodes) for graph, references in wanted)
 
     @contextmanager
-    def _costing(self, asked: _Asked, seconds: float) -> Iterator[None]:
+    def _costing(self, asked: _Pending, seconds: float) -> Iterator[None]:
         """Count the work of a crystal that was admitted as one that costs nothing, and has to be computed after all."""
         admission, done = self._dispatcher.admission, False
         admission.change(asked.lane, asked.ticket.flow, 0, Demand(0.0, seconds))
@@ -241,7 +241,7 @@ class Oracle:
             admission.change(asked.lane, asked.ticket.flow, 0, Demand(0.0, -seconds))
             admission.computing.end(seconds, done=done)
 
-    async def _compute(self, asked: _Asked, wanted: Sequence[Part]) -> None:
+    async def _compute(self, asked: _Pending, wanted: Sequence[Part]) -> None:
         """Ask the workers, and let others wait for the same."""
         if not wanted:
             return
@@ -262,7 +262,7 @@ class Oracle:
         asked.inference_ms += max(answer.inference_ms for answer in answers)
         asked.held_ms += max(answer.held_ms for answer in answers)
 
-    async def _follow(self, asked: _Asked, followed: _Followed) -> bool:
+    async def _follow(self, asked: _Pending, followed: _Followed) -> bool:
         """Wait for what others have asked for; whether all of it came.
 
         Where a leader gave up, who followed looks for another or becomes it. Where it was told an error, each asks by
@@ -277,7 +277,7 @@ class Oracle:
         return all(reference in asked.said for _, _, reference in followed)
 
 
-def _prediction(manifest: Manifest, answer: ModelAnswer, parsed: Parsed, posted: Posted) -> Document:
+def _prediction(manifest: Manifest, answer: ModelOutput, parsed: Parsed, posted: PredictionInput) -> Document:
     document: Document = {
         "model": manifest.name,
         "version": manifest.version,

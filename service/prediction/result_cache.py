@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from deepergatgnn.service.messages import Lane, ModelAnswer, PackedGraph
+from deepergatgnn.service.messages import Lane, ModelOutput, PackedGraph
 from deepergatgnn.service.telemetry import metrics
 
 PATIENCE = 0.5  # share of one's own time that a leader must have left: who soon gives up holds nobody back
@@ -27,17 +27,17 @@ class Result:
         weights: what an atom weighs times the number of atoms, by the colour of the atom: the same in every cell.
     """
 
-    answer: ModelAnswer
+    answer: ModelOutput
     weights: dict[str, float]
 
     @classmethod
-    def of(cls, graph: PackedGraph, answer: ModelAnswer) -> "Result":
+    def of(cls, graph: PackedGraph, answer: ModelOutput) -> "Result":
         """The result of an answer whose attention is in the order of the atoms posted with the graph."""
         n_atoms = len(graph.colours)
         weights = {colour: weight * n_atoms for colour, weight in zip(graph.colours, answer.attention, strict=True)}
         return cls(replace(answer, attention=()), weights)
 
-    def carried_to(self, graph: PackedGraph) -> ModelAnswer | None:
+    def for_cell(self, graph: PackedGraph) -> ModelOutput | None:
         """The answer for a cell, its attention in the order of the posted atoms; none if it has other atoms."""
         if not all(colour in self.weights for colour in graph.colours):
             return None
@@ -46,7 +46,7 @@ class Result:
 
 
 @dataclass(eq=False)
-class Flight:
+class InFlight:
     """What somebody, the leader, has asked the workers for, and others may wait for.
 
     Attributes:
@@ -64,11 +64,11 @@ class Flight:
     failed: bool = False
     landed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def result(self, graph: PackedGraph, reference: str) -> ModelAnswer | None:
+    async def result(self, graph: PackedGraph, reference: str) -> ModelOutput | None:
         """The answer of a version for a cell of the crystal, once the flight is over; none if it came to nothing."""
         await self.landed.wait()
         found = self.results.get((graph.digest, reference))
-        answer = None if found is None else found.carried_to(graph)
+        answer = None if found is None else found.for_cell(graph)
         if answer is not None:
             metrics.CACHE.labels("shared").inc()
         return answer
@@ -84,14 +84,14 @@ class ResultCache:
     def __init__(self, size: int) -> None:
         self._size = size
         self._kept: OrderedDict[Key, Result] = OrderedDict()
-        self._flights: dict[Key, Flight] = {}
+        self._flights: dict[Key, InFlight] = {}
 
     @property
     def enabled(self) -> bool:
         """Whether anything is kept."""
         return self._size > 0
 
-    def get(self, graph: PackedGraph, reference: str, *, embedding: bool = False) -> ModelAnswer | None:
+    def get(self, graph: PackedGraph, reference: str, *, embedding: bool = False) -> ModelOutput | None:
         """The answer of a version for a crystal, its attention in the order of the posted atoms.
 
         Args:
@@ -100,13 +100,13 @@ class ResultCache:
             embedding: whether an answer without the crystal vector is none.
         """
         found = self._kept.get((graph.digest, reference))
-        answer = None if found is None or (embedding and not found.answer.embedding) else found.carried_to(graph)
+        answer = None if found is None or (embedding and not found.answer.embedding) else found.for_cell(graph)
         if answer is not None:
             metrics.CACHE.labels("hit").inc()
             self._kept.move_to_end((graph.digest, reference))
         return answer
 
-    def put(self, graph: PackedGraph, answer: ModelAnswer, flight: Flight | None = None) -> None:
+    def put(self, graph: PackedGraph, answer: ModelOutput, flight: InFlight | None = None) -> None:
         """Keep an answer with attention, and have who waits for the flight told."""
         if not self._size or not answer.attention:
             return
@@ -122,7 +122,7 @@ class ResultCache:
 
     def under_way(
         self, graph: PackedGraph, reference: str, lane: Lane, deadline: float, *, embedding: bool = False
-    ) -> Flight | None:
+    ) -> InFlight | None:
         """The flight that brings the answer of a version for a crystal, if who wants it in that lane may wait for it.
 
         An interactive crystal does not wait behind bulk work, none for a leader who gives up long before itself, and
@@ -137,9 +137,9 @@ class ResultCache:
     @contextmanager
     def leading(
         self, parts: Sequence[Part], lane: Lane, deadline: float, *, embedding: bool = False
-    ) -> Iterator[Flight]:
+    ) -> Iterator[InFlight]:
         """Let others wait for what is asked for within the block, in that lane; the flight is over when it ends."""
-        flight = Flight(lane, deadline, embedding)
+        flight = InFlight(lane, deadline, embedding)
         keys = [(graph.digest, reference) for graph, references in parts for reference in references]
         if self._size:
             metrics.CACHE.labels("miss").inc(len(keys))

@@ -11,9 +11,9 @@ import structlog
 from redis.exceptions import RedisError
 
 from deepergatgnn.service.errors import ServiceError, broker_unavailable, draining
-from deepergatgnn.service.messages import LANES, Answer, Entry, Lane, PackedGraph
+from deepergatgnn.service.messages import LANES, InferenceReply, InferenceRequest, Lane, PackedGraph
 from deepergatgnn.service.queue.clock import BrokerClock
-from deepergatgnn.service.queue.producer import RequestQueue
+from deepergatgnn.service.queue.producer import RequestProducer
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.scheduling.admission import Admission
 from deepergatgnn.service.scheduling.cost import mean_cost
@@ -34,15 +34,15 @@ log = structlog.get_logger("dispatcher")
 class _Waiting:
     """An entry under way, until `deadline` of this host's monotonic clock."""
 
-    entry: Entry
-    future: "asyncio.Future[Answer]"
+    entry: InferenceRequest
+    future: "asyncio.Future[InferenceReply]"
     deadline: float
     stream_id: bytes = b""
     since: float = field(default_factory=time.monotonic)
     missed: int = 0
 
 
-class Dispatcher:
+class InferenceClient:
     """Sends entries and collects answers for one API process.
 
     Args:
@@ -55,8 +55,8 @@ class Dispatcher:
         self._client = connect(url)
         self._reader = connect(url)  # blocks on answers, so it has a connection of its own
         self._replica = uuid4().hex
-        self._queue = RequestQueue(self._client, self._replica)
-        self._answers = RequestQueue(self._reader, self._replica)
+        self._queue = RequestProducer(self._client, self._replica)
+        self._answers = RequestProducer(self._reader, self._replica)
         self._numbers = count()
         self._waiting: dict[str, _Waiting] = {}
         self._outbox: list[_Waiting] = []
@@ -103,14 +103,14 @@ class Dispatcher:
         if not self.workers:
             raise ServiceError("no_worker", "no worker is ready: retry soon", 2)
 
-    def cut_short(self) -> None:
+    def abort_waiting(self) -> None:
         """Tell everybody who still waits that the process ends; what comes later is told the same."""
         self.draining = True
         for each in self._waiting.values():
             if not each.future.done():
                 each.future.set_exception(draining())
 
-    def go_on(self) -> None:
+    def ensure_accepting(self) -> None:
         """Return if there is time to begin with a crystal, else raise the 503 of a process that ends."""
         if self.draining:
             raise draining()
@@ -139,7 +139,7 @@ class Dispatcher:
         lane: Lane,
         embedding: bool = False,
         more: bool = False,
-    ) -> list[Answer]:
+    ) -> list[InferenceReply]:
         """Have graphs computed.
 
         Args:
@@ -157,9 +157,9 @@ class Dispatcher:
         Raises:
             ServiceError: 503 broker gone, or what the worker said. The caller keeps the deadline.
         """
-        self.go_on()
+        self.ensure_accepting()
         entries = [
-            Entry(
+            InferenceRequest(
                 id=f"{self._replica}-{next(self._numbers)}",
                 replica=self._replica,
                 models=tuple(models),
@@ -248,7 +248,7 @@ class Dispatcher:
         while True:
             try:
                 async with asyncio.timeout(2 * POLL_S):
-                    await self._look_around()
+                    await self._poll_cluster()
                 self._broker_up = True
             except (RedisError, OSError) as error:
                 if self._broker_up is not False:
@@ -260,17 +260,17 @@ class Dispatcher:
             metrics.WORKERS.set(self.workers)
             await asyncio.sleep(REPORT_S)
 
-    async def _look_around(self) -> None:
+    async def _poll_cluster(self) -> None:
         await self._clock.measure(self._client)
         beats = await self._queue.workers()
         self.workers = len(beats)
         if beats:
-            loaded = frozenset.intersection(*(frozenset(beat["models"]) for beat in beats))
+            loaded = frozenset.intersection(*(frozenset(heartbeat["models"]) for heartbeat in beats))
             self.loaded = self.loaded if loaded == self.loaded else loaded
-            self.failed = {which: reason for beat in beats for which, reason in beat["failed"].items()}
+            self.failed = {which: reason for heartbeat in beats for which, reason in heartbeat["failed"].items()}
         reports = {report["name"]: report for report in await self._queue.replicas()}
         others = {name: report for name, report in reports.items() if name != self._replica}
-        self.admission.follow(mean_cost([beat["costs"] for beat in beats]), len(beats), others)
+        self.admission.follow(mean_cost([heartbeat["costs"] for heartbeat in beats]), len(beats), others)
         await self._queue.report({"name": self._replica, **self.admission.report}, 8 * REPORT_S)
         for lane in LANES:
             await self._look_after_overdue(lane)

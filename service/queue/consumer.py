@@ -10,7 +10,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from deepergatgnn.service.messages import LANES, Answer, Delivery, Entry, Lane, UnreadableError
+from deepergatgnn.service.messages import LANES, Delivery, InferenceReply, InferenceRequest, Lane, UnreadableError
 from deepergatgnn.service.queue.producer import ANSWERS, COUNTED, DEAD, GROUP, STREAMS, WITHDRAWN, WORKERS
 from deepergatgnn.service.telemetry import metrics
 
@@ -22,7 +22,7 @@ log = structlog.get_logger("worker")
 _LANES = {lane.encode(): lane for lane in LANES}
 
 
-class WorkQueue:
+class RequestConsumer:
     """The queue as one worker sees it.
 
     Args:
@@ -107,7 +107,7 @@ class WorkQueue:
         for lane, stream_ids in held.items():
             await self._client.xclaim(STREAMS[lane], GROUP, self._worker, 0, [*stream_ids], justid=True)
 
-    async def answer(self, answers: Sequence[tuple[Delivery, Answer | None]]) -> None:
+    async def answer(self, answers: Sequence[tuple[Delivery, InferenceReply | None]]) -> None:
         """Write answers, then acknowledge and delete their entries; None only acknowledges (nobody waits)."""
         if not answers:
             return
@@ -146,7 +146,7 @@ class WorkQueue:
                     for stream_id in stream_ids:
                         yield _LANES[name], stream_id
 
-    async def bury(self, delivery: Delivery, answer: Answer) -> None:
+    async def dead_letter(self, delivery: Delivery, answer: InferenceReply) -> None:
         """Move an entry to the dead-letter stream and tell its client."""
         entry = delivery.entry
         note: dict[Any, Any] = {
@@ -183,9 +183,9 @@ class WorkQueue:
             if waiter is not None:
                 name, replica = waiter
                 told = ("prediction_failed", "the crystal did not reach a worker whole: report the request id")
-                answer = Answer(name, worker=self._worker, error=told)
+                answer = InferenceReply(name, worker=self._worker, error=told)
                 await self.answer(
-                    [(Delivery(stream_id, Entry(name, replica, (), b"", 0.0, lane=lane), 1, 0.0), answer)]
+                    [(Delivery(stream_id, InferenceRequest(name, replica, (), b"", 0.0, lane=lane), 1, 0.0), answer)]
                 )
         await self._drop(lane, [stream_id for stream_id, _, _ in letters])
 
@@ -195,7 +195,7 @@ class WorkQueue:
             await self._client.xack(STREAMS[lane], GROUP, *stream_ids)
             await self._client.xdel(STREAMS[lane], *stream_ids)
 
-    async def beat(self, status: Mapping[str, object], counted: bytes, lifetime_s: float) -> None:
+    async def heartbeat(self, status: Mapping[str, object], counted: bytes, lifetime_s: float) -> None:
         """Say that this worker is alive, and what it has counted."""
         lifetime_ms = int(lifetime_s * 1000)
         async with self._client.pipeline(transaction=False) as pipe:
@@ -222,7 +222,7 @@ class WorkQueue:
                 gone.append(stream_id)
                 continue
             try:
-                deliveries.append(Delivery(stream_id, Entry.unpack(fields, lane), 1, now))
+                deliveries.append(Delivery(stream_id, InferenceRequest.unpack(fields, lane), 1, now))
             except Exception as error:  # noqa: BLE001 - whatever it is, it would end every worker that reads the entry
                 letters.append((stream_id, fields, error))
         await self._drop(lane, gone)

@@ -8,7 +8,7 @@ from deepergatgnn.service.messages import LANES, UnreadableError
 NUMBERS_OF_COST = 4  # of `cost.Cost`
 
 
-def beat_of(document: object) -> dict[str, Any]:
+def heartbeat_of(document: object) -> dict[str, Any]:
     """A heartbeat: name, models by identity, what failed to load, costs by identity.
 
     Raises:

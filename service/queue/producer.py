@@ -20,8 +20,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from deepergatgnn.service.messages import LANES, Answer, Entry, Lane, UnreadableError
-from deepergatgnn.service.queue.heartbeats import beat_of, report_of
+from deepergatgnn.service.messages import LANES, InferenceReply, InferenceRequest, Lane, UnreadableError
+from deepergatgnn.service.queue.heartbeats import heartbeat_of, report_of
 from deepergatgnn.service.telemetry import metrics
 
 STREAMS: dict[Lane, str] = {lane: f"deepergatgnn:requests:{lane}" for lane in LANES}
@@ -37,7 +37,7 @@ ANSWERS_AT_ONCE = 32  # all who waited for them go on in one turn of the event l
 log = structlog.get_logger("queue")
 
 
-class RequestQueue:
+class RequestProducer:
     """The API's side.
 
     Args:
@@ -49,7 +49,7 @@ class RequestQueue:
         self._client = client
         self._replica = replica
 
-    async def submit(self, entries: Sequence[Entry]) -> list[bytes]:
+    async def submit(self, entries: Sequence[InferenceRequest]) -> list[bytes]:
         """Add entries, all in one round trip; the stream id of each."""
         async with self._client.pipeline(transaction=False) as pipe:
             for entry in entries:
@@ -72,13 +72,13 @@ class RequestQueue:
             found = await pipe.execute()
         return [stream_id for stream_id, entries in zip(stream_ids, found, strict=True) if not entries]
 
-    async def answers(self, timeout_s: float, count: int = ANSWERS_AT_ONCE) -> list[Answer]:
+    async def answers(self, timeout_s: float, count: int = ANSWERS_AT_ONCE) -> list[InferenceReply]:
         """Answers that have come, after waiting at most `timeout_s` for the first."""
         reply: Any = await self._client.blmpop(timeout_s, 1, ANSWERS + self._replica, direction="LEFT", count=count)
         answers = []
         for content in reply[1] if reply else ():
             try:
-                answers.append(Answer.unpack(content))
+                answers.append(InferenceReply.unpack(content))
             except UnreadableError as error:  # of a worker of another release
                 metrics.UNREADABLE_REPORTS.labels("answer").inc()
                 log.warning("an answer cannot be read", error=str(error))
@@ -86,7 +86,7 @@ class RequestQueue:
 
     async def workers(self) -> list[dict[str, Any]]:
         """Heartbeats of the workers that are alive; what is none is counted and left out."""
-        return self._read("heartbeat", beat_of, await self._alive(WORKERS))
+        return self._read("heartbeat", heartbeat_of, await self._alive(WORKERS))
 
     async def worker_metrics(self) -> dict[str, str]:
         """What each worker that is alive has counted, by its name; nothing while the broker is out of reach."""
@@ -119,7 +119,7 @@ class RequestQueue:
     async def _alive(self, prefix: str) -> list[bytes]:
         keys = [key async for key in self._client.scan_iter(match=prefix + "*", count=1000)]
         beats: list[Any] = await self._client.mget(keys) if keys else []
-        return [beat for beat in beats if beat is not None]
+        return [heartbeat for heartbeat in beats if heartbeat is not None]
 
     @staticmethod
     def _read(kind: str, read: Callable[[object], dict[str, Any]], texts: Sequence[bytes]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from deepergatgnn.checkpoints.manifest import Golden, Manifest
 from deepergatgnn.errors import StructureError
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.scheduling.cost_model import CostModel
@@ -27,7 +27,7 @@ _CORNERS = np.array([(i, j, k) for i in range(2) for j in range(2) for k in rang
 def golden_graphs(manifest: Manifest) -> list[CrystalGraph]:
     """The golden set as graphs, equivalent atoms merged."""
     crystals = [crystal_from_arrays(g.lattice, g.species, g.frac_coords) for g in manifest.golden]
-    return [merge_equivalent(build_graph(crystal, manifest.graph)) for crystal in crystals]
+    return [reduce_graph(build_graph(crystal, manifest.graph)) for crystal in crystals]
 
 
 def calibrated(predictor: Predictor) -> CostModel:

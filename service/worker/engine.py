@@ -14,7 +14,7 @@ from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundE
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.predictor import Prediction, Predictor
-from deepergatgnn.service.messages import Answer, Entry, ModelAnswer
+from deepergatgnn.service.messages import InferenceReply, InferenceRequest, ModelOutput
 from deepergatgnn.service.scheduling.cost import Cost
 from deepergatgnn.service.scheduling.cost_model import CostModel
 from deepergatgnn.service.worker.cost_calibration import calibrated, edges_that_fit, golden_graphs
@@ -49,7 +49,7 @@ class Computed:
         too_many_edges: of the least part of several crystals that the device's memory did not hold; 0 if there is none.
     """
 
-    answers: list[Answer]
+    answers: list[InferenceReply]
     out_of_memory: bool
     too_many_edges: int
 
@@ -216,7 +216,7 @@ class Engine:
         """
         self._check_device()
 
-    def prepare(self, entries: Sequence[Entry]) -> Prepared:
+    def prepare(self, entries: Sequence[InferenceRequest]) -> Prepared:
         """Collate entries and bring them to the device, which may be computing others; nothing, if that fails."""
         prepared: Prepared = {}
         with contextlib.suppress(RuntimeError, ValueError, IndexError, MemoryError):  # `answer` finds whose fault it is
@@ -224,7 +224,7 @@ class Engine:
                 prepared[rows] = self._collated(entries, rows)
         return prepared
 
-    def answer(self, entries: Sequence[Entry], prepared: Prepared | None = None) -> Computed:
+    def answer(self, entries: Sequence[InferenceRequest], prepared: Prepared | None = None) -> Computed:
         """Answer entries, in their order; an entry that breaks its batch is found by halving and fails alone.
 
         Args:
@@ -235,7 +235,7 @@ class Engine:
         answers = self._answer(entries, dict(prepared or {}))
         return Computed(answers, self._out_of_memory, self._too_many_edges)
 
-    def _answer(self, entries: Sequence[Entry], prepared: Prepared) -> list[Answer]:
+    def _answer(self, entries: Sequence[InferenceRequest], prepared: Prepared) -> list[InferenceReply]:
         started = time.perf_counter()
         try:
             predictions = self._predict(entries, prepared)
@@ -259,7 +259,7 @@ class Engine:
             return [self._failure(entries[0], ("prediction_failed", detail))]
         elapsed = (time.perf_counter() - started) * 1000
         return [
-            Answer(entry.id, tuple(of_entry), elapsed, worker=self._worker)
+            InferenceReply(entry.id, tuple(of_entry), elapsed, worker=self._worker)
             for entry, of_entry in zip(entries, predictions, strict=True)
         ]
 
@@ -274,16 +274,16 @@ class Engine:
         except RuntimeError as error:
             raise DeviceLostError(f"{self._device} does not compute any more: {error}") from error
 
-    def _halves(self, entries: Sequence[Entry]) -> list[Answer]:
+    def _halves(self, entries: Sequence[InferenceRequest]) -> list[InferenceReply]:
         middle = len(entries) // 2
         return self._answer(entries[:middle], {}) + self._answer(entries[middle:], {})
 
-    def _failure(self, entry: Entry, error: tuple[int, str, str]) -> Answer:
-        return Answer(entry.id, worker=self._worker, error=error)
+    def _failure(self, entry: InferenceRequest, error: tuple[int, str, str]) -> InferenceReply:
+        return InferenceReply(entry.id, worker=self._worker, error=error)
 
-    def _predict(self, entries: Sequence[Entry], shared: Prepared) -> list[list[ModelAnswer]]:
+    def _predict(self, entries: Sequence[InferenceRequest], shared: Prepared) -> list[list[ModelOutput]]:
         """Every model once over the entries that want it; entries that share models share collated batches."""
-        answers: list[dict[str, ModelAnswer]] = [{} for _ in entries]
+        answers: list[dict[str, ModelOutput]] = [{} for _ in entries]
         for identity, rows in _wanted(entries).items():
             predictor = self._predictor(identity)
             if rows not in shared:
@@ -304,7 +304,7 @@ class Engine:
             [of_entry[identity] for identity in entry.models] for entry, of_entry in zip(entries, answers, strict=True)
         ]
 
-    def _collated(self, entries: Sequence[Entry], rows: Sequence[int]) -> list[Part]:
+    def _collated(self, entries: Sequence[InferenceRequest], rows: Sequence[int]) -> list[Part]:
         """Parts of the rows that suit one forward pass, each with its batch on the device."""
         parts, start = [], 0
         for graphs in cut([entries[row].graph for row in rows], edges_at_once(self._device)):
@@ -348,7 +348,7 @@ class Engine:
         self.load(reference)
 
 
-def _wanted(entries: Sequence[Entry]) -> dict[str, tuple[int, ...]]:
+def _wanted(entries: Sequence[InferenceRequest]) -> dict[str, tuple[int, ...]]:
     """The entries, by their places, that want each version."""
     if all(entry.models == entries[0].models for entry in entries):
         return dict.fromkeys(entries[0].models, tuple(range(len(entries)))) if entries else {}
@@ -362,7 +362,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _model_answer(identity: str, prediction: Prediction) -> ModelAnswer:
+def _model_answer(identity: str, prediction: Prediction) -> ModelOutput:
     numbers = (
         prediction.value,
         prediction.low,
@@ -372,7 +372,7 @@ def _model_answer(identity: str, prediction: Prediction) -> ModelAnswer:
     )
     if not all(math.isfinite(number) for number in numbers if number is not None):
         raise ValueError(f"{identity} gives numbers that are not finite: {numbers}")
-    return ModelAnswer(
+    return ModelOutput(
         model=identity,
         value=prediction.value,
         low=prediction.low,

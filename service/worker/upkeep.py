@@ -15,7 +15,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from deepergatgnn.errors import ArtifactError, ModelNotFoundError
-from deepergatgnn.service.messages import Answer
+from deepergatgnn.service.messages import InferenceReply
 from deepergatgnn.service.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ class Upkeep:
                 else:
                     hung = 0.0
                     await worker.clock.measure(worker.client)
-                    await worker.queue.beat(self._status(), metrics.worker_report(), 3 * self._settings.heartbeat_s)
+                    await worker.queue.heartbeat(
+                        self._status(), metrics.worker_report(), 3 * self._settings.heartbeat_s
+                    )
                     if time.monotonic() - renewed > self._settings.lease_s / 3:
                         await worker.queue.renew(list(worker.held.values()))
                         renewed = time.monotonic()
@@ -122,7 +124,9 @@ class Upkeep:
                     if delivery.times > self._settings.max_deliveries:
                         detail = "workers failed on this crystal several times: check the structure"
                         error = ("prediction_failed", detail)
-                        await worker.queue.bury(delivery, Answer(delivery.entry.id, worker=worker.name, error=error))
+                        await worker.queue.dead_letter(
+                            delivery, InferenceReply(delivery.entry.id, worker=worker.name, error=error)
+                        )
                         metrics.DEAD_LETTERS.inc()
                         log.error("dead letter", entry=delivery.entry.id, request_id=delivery.entry.request_id)
                         continue

@@ -23,10 +23,10 @@ from redis.exceptions import RedisError
 from deepergatgnn.device import device_named
 from deepergatgnn.errors import ArtifactError, ConfigError
 from deepergatgnn.model_store import open_models
-from deepergatgnn.service.garbage_collector import tame_collector
-from deepergatgnn.service.messages import LANES, Answer, Delivery, Lane
+from deepergatgnn.service.garbage_collector import tune_garbage_collector
+from deepergatgnn.service.messages import LANES, Delivery, InferenceReply, Lane
 from deepergatgnn.service.queue.clock import BrokerClock
-from deepergatgnn.service.queue.consumer import WorkQueue
+from deepergatgnn.service.queue.consumer import RequestConsumer
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.scheduling.batching import Backlog, Budget, EdgeLimit
 from deepergatgnn.service.scheduling.cost import Cost, once, price
@@ -66,7 +66,7 @@ class Worker:
         self.settings = settings
         self.client = connect(url)
         self.clock = BrokerClock()
-        self.queue = WorkQueue(self.client, self.name, settings.lease_s)
+        self.queue = RequestConsumer(self.client, self.name, settings.lease_s)
         self.store = open_models(settings.model_store, settings.models)
         self.device = device_named(settings.device)
         self.threads, self._most_threads = 0, torch_threads()
@@ -82,7 +82,7 @@ class Worker:
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._unwanted: set[tuple[Lane, bytes]] = set()
-        self._results: asyncio.Queue[list[tuple[Delivery, Answer | None]]] = asyncio.Queue()
+        self._results: asyncio.Queue[list[tuple[Delivery, InferenceReply | None]]] = asyncio.Queue()
         self._interactive_at = float("-inf")
         # One thread computes, always the same: torch keeps a team of threads for each thread that calls it.
         self._device_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
@@ -101,7 +101,7 @@ class Worker:
         await self.measure_memory()
         await patiently(self.queue.create_groups, self.stopping)
         await patiently(lambda: self.clock.measure(self.client), self.stopping)
-        tame_collector()
+        tune_garbage_collector()
         sys.setswitchinterval(SWITCH_S)
         log.info("ready", worker=self.name, device=str(self.device), models=self.engine.loaded)
         readers = [asyncio.create_task(self._read(lane)) for lane in LANES]

@@ -14,7 +14,7 @@ from deepergatgnn.checkpoints.manifest import Manifest
 from deepergatgnn.checkpoints.weights import load_artifact, pack_weights
 from deepergatgnn.commands.main import main
 from deepergatgnn.errors import ArtifactError
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.nn.network import NetworkOutput
@@ -129,7 +129,7 @@ def test_merged_atoms_and_small_passes_give_the_same(predictor: Predictor) -> No
     graphs = graphs_of(CRYSTALS)
     whole = predictor.predict_graphs(graphs)
     for others in (
-        predictor.predict_graphs([merge_equivalent(graph) for graph in graphs]),
+        predictor.predict_graphs([reduce_graph(graph) for graph in graphs]),
         predictor.predict_graphs(graphs, max_edges=300),
         predictor.predict_collated(graphs, collate(graphs)),
         predictor.predict_graphs(graphs[::-1])[::-1],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepergatgnn.errors import ArtifactError, StructureError
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import collate, cut
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.structures import Crystal, crystal_from_arrays
@@ -63,7 +63,7 @@ def test_a_batch_made_elsewhere_gives_the_same(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize("some", ["none", "every other", "all"])
 def test_attention_is_empty_where_it_is_not_wanted_and_nothing_else_changes(predictor: Predictor, some: str) -> None:
-    graphs = [merge_equivalent(graph) for graph in graphs_of(CRYSTALS)]
+    graphs = [reduce_graph(graph) for graph in graphs_of(CRYSTALS)]
     wanted = [some == "all" or (some == "every other" and index % 2 == 0) for index in range(len(graphs))]
     batch = collate(graphs, filled=True)
     for one, other, asked in zip(

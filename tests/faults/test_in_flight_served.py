@@ -95,7 +95,7 @@ def test_a_bulk_request_of_one_crystal_in_several_cells_is_computed_once(cached:
         assert len(weights(result)) == result["n_atoms"]
     assert {result["n_atoms"] for result in results} == {n := results[0]["n_atoms"], 2 * n}
     assert sorted(weights(results[1])) == pytest.approx(sorted(weight / 2 for weight in weights(results[0]) * 2))
-    until(lambda: cached.metric(names[0]) > before[0], "the worker's beat tells what it computed")
+    until(lambda: cached.metric(names[0]) > before[0], "the worker's heartbeat tells what it computed")
     time.sleep(1.5)  # and would tell of more
     computed, hits, misses, shared = (cached.metric(name) - old for name, old in zip(names, before, strict=True))
     assert (computed, misses, hits + shared) == (1, 1, 19)

@@ -7,7 +7,7 @@ import pytest
 import redis.asyncio
 
 from deepergatgnn.service.queue import client as dispatching
-from deepergatgnn.service.queue.client import Dispatcher
+from deepergatgnn.service.queue.client import InferenceClient
 from deepergatgnn.service.queue.clock import BrokerClock
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.settings import Settings
@@ -23,7 +23,7 @@ def test_what_a_flushed_broker_lost_is_answered_once(kind: str, monkeypatch: pyt
     async def scenario(server: str) -> None:
         client = connect(server)
         await client.flushall()
-        dispatcher = Dispatcher(Settings(), server)
+        dispatcher = InferenceClient(Settings(), server)
         await dispatcher.start()
         worker, other = HandWorker(client, "one"), HandWorker(client, "two")
         await worker.queue.create_groups()
@@ -67,7 +67,7 @@ def test_an_entry_that_expired_by_a_jump_of_the_brokers_clock_is_answered(monkey
     async def scenario(server: str) -> None:
         nonlocal jump
         client = connect(server)
-        dispatcher, worker = Dispatcher(Settings(), server), HandWorker(client, "one")
+        dispatcher, worker = InferenceClient(Settings(), server), HandWorker(client, "one")
         await dispatcher.start()
         await worker.queue.create_groups()
         [graph] = packed(1)

@@ -13,11 +13,11 @@ import redis
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
 from deepergatgnn.graphs.serialization import pack_graph
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.service.messages import Answer, Entry, Lane
-from deepergatgnn.service.queue.producer import DEAD, GROUP, STREAMS, RequestQueue
+from deepergatgnn.service.messages import InferenceReply, InferenceRequest, Lane
+from deepergatgnn.service.queue.producer import DEAD, GROUP, STREAMS, RequestProducer
 from deepergatgnn.service.queue.redis_client import connect
 from tests.conftest import until
 from tests.support.faulty_service import Stage
@@ -32,7 +32,7 @@ REPLICA = "poisoner"
 @pytest.fixture(scope="module")
 def graphs() -> list[CrystalGraph]:
     config = ModelStore().manifest(f"{MODEL}@{OLD}").graph
-    return [merge_equivalent(build_graph(crystal, config)) for crystal in some_crystals(GOOD)]
+    return [reduce_graph(build_graph(crystal, config)) for crystal in some_crystals(GOOD)]
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +42,23 @@ def values(graphs: Sequence[CrystalGraph]) -> list[float]:
     return [prediction.value for prediction in predictor.predict_graphs(graphs)]
 
 
-def entry(name: str, graph: CrystalGraph, lane: Lane) -> Entry:
+def entry(name: str, graph: CrystalGraph, lane: Lane) -> InferenceRequest:
     models = (ModelStore().version(f"{MODEL}@{OLD}").identity,)
-    return Entry(name, REPLICA, models, pack_graph(graph), time.time() + PATIENCE_S, request_id=name, lane=lane)
+    return InferenceRequest(
+        name, REPLICA, models, pack_graph(graph), time.time() + PATIENCE_S, request_id=name, lane=lane
+    )
 
 
 async def answered(
-    stage: Stage, entries: Sequence[Entry], meanwhile: Callable[[], None] = lambda: None
-) -> dict[str, Answer]:
+    stage: Stage, entries: Sequence[InferenceRequest], meanwhile: Callable[[], None] = lambda: None
+) -> dict[str, InferenceReply]:
     """Answers by entry; exactly one each."""
     client = connect(stage.broker.url)
-    queue = RequestQueue(client, REPLICA)
+    queue = RequestProducer(client, REPLICA)
     await queue.leave()
     await queue.submit(entries)
     busy = asyncio.create_task(asyncio.to_thread(meanwhile))
-    found: list[Answer] = []
+    found: list[InferenceReply] = []
     async with asyncio.timeout(PATIENCE_S):
         while len(found) < len(entries):
             found += await queue.answers(1)

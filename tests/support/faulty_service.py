@@ -48,7 +48,7 @@ class Stage:
 
     def workers(self) -> list[int]:
         """Process ids of the workers that have a heartbeat."""
-        return [int(beat["worker"].split("-")[-2]) for beat in beats(self.broker.url)]
+        return [int(heartbeat["worker"].split("-")[-2]) for heartbeat in beats(self.broker.url)]
 
     def pending(self) -> Counter[int]:
         """Entries in the hands of each worker."""

@@ -17,9 +17,9 @@ from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.graphs.serialization import pack_graph
 from deepergatgnn.service.errors import ServiceError
-from deepergatgnn.service.messages import Answer, Delivery, Entry, Lane, ModelAnswer, PackedGraph
-from deepergatgnn.service.queue.client import Dispatcher
-from deepergatgnn.service.queue.consumer import WorkQueue
+from deepergatgnn.service.messages import Delivery, InferenceReply, InferenceRequest, Lane, ModelOutput, PackedGraph
+from deepergatgnn.service.queue.client import InferenceClient
+from deepergatgnn.service.queue.consumer import RequestConsumer
 from deepergatgnn.service.scheduling.batching import Backlog
 from tests.support.fixtures import some_crystals
 
@@ -33,20 +33,20 @@ def packed(count: int) -> list[PackedGraph]:
     return [PackedGraph(pack_graph(graph), graph.n_nodes, graph.n_links, graph.n_edges) for graph in graphs]
 
 
-def answer_for(entry: Entry) -> Answer:
+def answer_for(entry: InferenceRequest) -> InferenceReply:
     """What says of which graph it is."""
-    said = [ModelAnswer(model, float(len(entry.packed)), 0, 0, True, 0, (), ()) for model in entry.models]  # noqa: FBT003
-    return Answer(entry.id, tuple(said))
+    said = [ModelOutput(model, float(len(entry.packed)), 0, 0, True, 0, (), ()) for model in entry.models]  # noqa: FBT003
+    return InferenceReply(entry.id, tuple(said))
 
 
 class HandWorker:
     """A worker that does one thing at a time."""
 
     def __init__(self, client: "Redis", name: str) -> None:
-        self.queue = WorkQueue(client, name, LEASE_S)
+        self.queue = RequestConsumer(client, name, LEASE_S)
         self.backlog = Backlog()
         self.held: dict[tuple[Lane, bytes], Delivery] = {}
-        self.computed: list[tuple[Delivery, Answer | None]] = []
+        self.computed: list[tuple[Delivery, InferenceReply | None]] = []
 
     def accept(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
@@ -80,7 +80,7 @@ class Asked:
 
     graph: PackedGraph
     poison: bool
-    task: "asyncio.Task[list[Answer]]"
+    task: "asyncio.Task[list[InferenceReply]]"
     down: bool = False
     withdrawn: bool = False
     alone: int = 0
@@ -107,8 +107,10 @@ class Asked:
             assert error.code == "deadline_passed"
 
 
-async def asked_until(dispatcher: Dispatcher, graph: PackedGraph, request_id: str, lane: Lane, deadline: float) -> Any:
-    """As `Oracle.answer` does: the deadline ends the wait."""
+async def asked_until(
+    dispatcher: InferenceClient, graph: PackedGraph, request_id: str, lane: Lane, deadline: float
+) -> Any:
+    """As `PredictionPipeline.answer` does: the deadline ends the wait."""
     try:
         async with asyncio.timeout(deadline - time.time()):
             return await dispatcher.ask(

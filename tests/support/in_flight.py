@@ -13,13 +13,13 @@ import pytest
 from prometheus_client import REGISTRY
 
 from deepergatgnn.model_store import ModelStore
-from deepergatgnn.service.messages import Answer, Lane, ModelAnswer, PackedGraph
+from deepergatgnn.service.messages import InferenceReply, Lane, ModelOutput, PackedGraph
 from deepergatgnn.service.parsing.featurize import Parsed, parse
 from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.prediction.catalogue import Catalogue
-from deepergatgnn.service.prediction.pipeline import Document, Oracle, Posted
+from deepergatgnn.service.prediction.pipeline import Document, PredictionInput, PredictionPipeline
 from deepergatgnn.service.prediction.result_cache import ResultCache
-from deepergatgnn.service.queue.client import Dispatcher
+from deepergatgnn.service.queue.client import InferenceClient
 from deepergatgnn.service.scheduling.admission import Admission, Demand
 from deepergatgnn.service.scheduling.fairness import NOBODY, Flow
 from deepergatgnn.service.settings import Settings
@@ -41,10 +41,10 @@ class Workers:
         self.admission = Admission(Settings())
         self.asked: list[tuple[Lane, tuple[str, ...], asyncio.Future[Exception | None]]] = []
 
-    def go_on(self) -> None:
+    def ensure_accepting(self) -> None:
         """There is time."""
 
-    async def ask(self, parts: Sequence[tuple[PackedGraph, Sequence[str]]], **wanted: Any) -> list[Answer]:
+    async def ask(self, parts: Sequence[tuple[PackedGraph, Sequence[str]]], **wanted: Any) -> list[InferenceReply]:
         """What the worker says, once it does."""
         told: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self.asked.append((wanted["lane"], tuple(name for _, names in parts for name in names), told))
@@ -52,15 +52,15 @@ class Workers:
         if error is not None:
             raise error
         return [
-            Answer("", tuple(self._say(graph, name, len(self.asked)) for name in names), inference_ms=1.0)
+            InferenceReply("", tuple(self._say(graph, name, len(self.asked)) for name in names), inference_ms=1.0)
             for graph, names in parts
         ]
 
-    def _say(self, graph: PackedGraph, name: str, value: int) -> ModelAnswer:
+    def _say(self, graph: PackedGraph, name: str, value: int) -> ModelOutput:
         kinds = sorted(set(graph.colours))
         weights = [1.0 + kinds.index(colour) for colour in graph.colours]
         shares = tuple(weight / sum(weights) for weight in weights)
-        return ModelAnswer(name, float(value), 0.0, 9.0, in_domain=True, score=0.1, reasons=(), attention=shares)
+        return ModelOutput(name, float(value), 0.0, 9.0, in_domain=True, score=0.1, reasons=(), attention=shares)
 
     def tell(self, number: int, error: Exception | None = None) -> None:
         """Answer who asked as the number-th."""
@@ -87,7 +87,7 @@ class Desk:
 
     workers: Workers
     cache: ResultCache
-    oracle: Oracle
+    oracle: PredictionPipeline
 
     def post(
         self,
@@ -101,7 +101,7 @@ class Desk:
         async def answer() -> Document:
             with self.workers.admission.admit(lane, NOBODY, Demand(0.001, 0.001)) as ticket:
                 return await self.oracle.answer(
-                    Posted(source, "poscar", models, attention=True, embedding=False, id=None),
+                    PredictionInput(source, "poscar", models, attention=True, embedding=False, id=None),
                     request_id="r",
                     started=time.perf_counter(),
                     deadline=time.monotonic() + seconds,
@@ -122,7 +122,9 @@ class Desk:
 async def desk(size: int = 100) -> AsyncIterator[Desk]:
     """Set one up; in the end nothing may be left of what was under way."""
     workers, results = Workers(), ResultCache(size)
-    oracle = Oracle(Catalogue(ModelStore()), cast("ParsePool", Parser()), cast("Dispatcher", workers), results)
+    oracle = PredictionPipeline(
+        Catalogue(ModelStore()), cast("ParsePool", Parser()), cast("InferenceClient", workers), results
+    )
     made = Desk(workers, results, oracle)
     yield made
     assert results._flights == {}

@@ -47,7 +47,7 @@ def beats(url: str) -> list[dict[str, Any]]:
     """What the workers of a broker say of themselves."""
     with redis.Redis.from_url(url) as client:
         found = [client.get(key) for key in client.scan_iter(match=WORKERS + "*")]
-        return [json.loads(beat) for beat in found if isinstance(beat, bytes)]
+        return [json.loads(heartbeat) for heartbeat in found if isinstance(heartbeat, bytes)]
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def worker(url: str, store: Path, seen_at: str = "", **environment: str) -> Iter
 def is_seen(process: "subprocess.Popen[str]", url: str) -> bool:
     """Whether the broker has the heartbeat of a worker."""
     assert process.poll() is None, "the worker ended"
-    return any(f"-{process.pid}-" in beat["worker"] for beat in beats(url))
+    return any(f"-{process.pid}-" in heartbeat["worker"] for heartbeat in beats(url))
 
 
 def ready(address: str) -> bool:

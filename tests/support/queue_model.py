@@ -1,6 +1,6 @@
 """What clients and workers do, in any order, and what must become of every request.
 
-The API's side is the real `Dispatcher`, twice; a worker is the real `WorkQueue` and `Backlog` with its hands in sight.
+The API side is the real `InferenceClient`, twice; a worker is the real `RequestConsumer` and `Backlog`.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
 
-from deepergatgnn.service.messages import LANES, Answer, Lane, PackedGraph
-from deepergatgnn.service.queue.client import Dispatcher
+from deepergatgnn.service.messages import LANES, InferenceReply, Lane, PackedGraph
+from deepergatgnn.service.queue.client import InferenceClient
 from deepergatgnn.service.queue.producer import DEAD, GROUP, STREAMS
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.scheduling.batching import Budget
@@ -57,7 +57,7 @@ class Machine(RuleBasedStateMachine):
     async def start(self) -> None:
         self.client = connect(self.url)
         await self.client.flushall()
-        self.replicas = [Dispatcher(Settings(), self.url) for _ in range(2)]
+        self.replicas = [InferenceClient(Settings(), self.url) for _ in range(2)]
         for replica in self.replicas:
             await replica.start()
 
@@ -161,7 +161,7 @@ class Machine(RuleBasedStateMachine):
                 continue
             if delivery.times > DELIVERIES:
                 self.buried += 1
-                await worker.queue.bury(delivery, Answer(delivery.entry.id, error=REFUSED))
+                await worker.queue.dead_letter(delivery, InferenceReply(delivery.entry.id, error=REFUSED))
             else:
                 worker.accept([delivery])
 

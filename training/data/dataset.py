@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.training.data.graph_arrays import Cell, Selected
+from deepergatgnn.training.data.graph_arrays import Cell, Subset
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,6 @@ class PreparedDataset:
             formulas=[self.formulas[row] for row in rows],
             columns={key: column[rows] for key, column in self.columns.items()},
             fields={name: [column[row] for row in rows] for name, column in self.fields.items()},
-            graphs=Selected([self.graphs], rows),
-            cells=Selected([self.cells], rows),
+            graphs=Subset([self.graphs], rows),
+            cells=Subset([self.cells], rows),
         )

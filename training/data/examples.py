@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
-from deepergatgnn.training.data.graph_arrays import Selected, graph_sizes
+from deepergatgnn.training.data.graph_arrays import Subset, graph_sizes
 
 ATOM_WORK = 4  # an atom costs about as much as this many edges
 
@@ -29,9 +29,9 @@ class Examples:
     def without(self, rows: Sequence[int]) -> "Examples":
         """All but some of them."""
         kept = np.setdiff1d(np.arange(len(self.graphs)), rows)
-        return Examples(Selected([self.graphs], kept), self.targets[kept]) if len(rows) else self
+        return Examples(Subset([self.graphs], kept), self.targets[kept]) if len(rows) else self
 
     def part(self, rank: int, ranks: int) -> "Examples":
         """Every `ranks`-th of them."""
         rows = np.arange(rank, len(self.graphs), ranks)
-        return self if ranks == 1 else Examples(Selected([self.graphs], rows), self.targets[rows])
+        return self if ranks == 1 else Examples(Subset([self.graphs], rows), self.targets[rows])

@@ -11,7 +11,7 @@ from typing import Any
 
 from deepergatgnn.errors import DeeperGATGNNError, StructureError
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.graphs.symmetry_reduction import merged_graphs
+from deepergatgnn.graphs.symmetry_reduction import reduce_graphs
 from deepergatgnn.training.data.dataset import Refusal
 from deepergatgnn.training.data.graph_arrays import Arrays, pack
 from deepergatgnn.training.data.readers.rows import Row, number
@@ -77,7 +77,7 @@ def featurise_chunk(rows: Sequence[Row], config: GraphConfig) -> Chunk:
     kept: list[Row] = []
     graphs: list[CrystalGraph] = []
     refused: list[Refusal] = []
-    for row, found in zip(rows, merged_graphs([row.crystal for row in rows], config), strict=True):
+    for row, found in zip(rows, reduce_graphs([row.crystal for row in rows], config), strict=True):
         if isinstance(found, StructureError):
             refused.append(Refusal(row.id, found.code, found.detail))
         else:

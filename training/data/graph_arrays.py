@@ -124,7 +124,7 @@ class PackedCells(_Lazy[Cell]):
         )
 
 
-class Selected(_Lazy[T]):
+class Subset(_Lazy[T]):
     """Some items of several sequences, as if these were one after the other.
 
     Args:
@@ -150,7 +150,7 @@ def graph_sizes(graphs: Sequence[CrystalGraph]) -> tuple[NDArray[np.int64], NDAr
     """Nodes and edges of each graph, int64 [n] both; of packed graphs without making any."""
     if isinstance(graphs, PackedGraphs):
         return graphs.n_nodes, graphs.n_links
-    if isinstance(graphs, Selected):
+    if isinstance(graphs, Subset):
         sizes = [graph_sizes(()), *(graph_sizes(part) for part in graphs.parts)]
         nodes, links = (np.concatenate(each) for each in zip(*sizes, strict=True))
         return nodes[graphs.rows], links[graphs.rows]

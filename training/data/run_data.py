@@ -18,7 +18,7 @@ from deepergatgnn.training.data.cache import prepared_dataset
 from deepergatgnn.training.data.classes import classes_of, one_hot, target_values
 from deepergatgnn.training.data.dataset import PreparedDataset
 from deepergatgnn.training.data.examples import Examples
-from deepergatgnn.training.data.graph_arrays import Selected
+from deepergatgnn.training.data.graph_arrays import Subset
 from deepergatgnn.training.data.row_counts import EXAMPLES, missing_groups, refusal_groups, sentence, transformed
 from deepergatgnn.training.data.row_warnings import joined
 from deepergatgnn.training.data.splits import Split, describe_split, split_rows
@@ -30,7 +30,7 @@ SAME = 1e-12  # of the largest magnitude: a smaller standard deviation is roundi
 
 
 @dataclass(frozen=True, eq=False)
-class Assembly:
+class RunData:
     """All that training and publication need of the data.
 
     Attributes:
@@ -71,7 +71,7 @@ class Assembly:
 
     def examples(self, rows: NDArray[np.int64]) -> Examples:
         """Some rows for the loop."""
-        return Examples(Selected([self.dataset.graphs], rows), self.scaled[rows])
+        return Examples(Subset([self.dataset.graphs], rows), self.scaled[rows])
 
     def fingerprint(self, config: TrainingConfig, member: int) -> str:
         """Of all that decides the weights of a member: a state is taken up only by the same.
@@ -88,7 +88,7 @@ class Assembly:
         return digest(json.dumps(whole, sort_keys=True).encode())
 
 
-def assemble(config: TrainingConfig) -> Assembly:
+def assemble_run_data(config: TrainingConfig) -> RunData:
     """Read, part, join and standardise.
 
     Raises:
@@ -136,7 +136,7 @@ def assemble(config: TrainingConfig) -> Assembly:
         folds = tuple(np.sort(part) for part in np.array_split(order, config.members))
         notes["cross_conformal_folds"] = len(folds)
     notes |= describe_split(dataset, split)
-    return Assembly(dataset, split, truth, scalers, scaled.astype(np.float32), notes, folds, classes)
+    return RunData(dataset, split, truth, scalers, scaled.astype(np.float32), notes, folds, classes)
 
 
 def known_truth(
@@ -147,7 +147,7 @@ def known_truth(
     return np.where(np.isfinite(scaled[:, firsts]), truth, np.nan)
 
 
-def interval_sentences(assembly: Assembly, targets: Sequence[TargetConfig]) -> list[str]:
+def interval_sentences(assembly: RunData, targets: Sequence[TargetConfig]) -> list[str]:
     """For each target that cannot be calibrated as it should, why, and what would help; before a training."""
     found = []
     for index, target in enumerate(targets):
@@ -216,8 +216,8 @@ def _joined(main: PreparedDataset, extras: Sequence[PreparedDataset]) -> Prepare
         formulas=[part.formulas[row] for part, rows in parts for row in rows],
         columns={key: np.concatenate([part.values([key])[rows, 0] for part, rows in parts]) for key in keys},
         fields={name: [_cell(part, name, row) for part, rows in parts for row in rows] for name in names},
-        graphs=Selected([part.graphs for part in sets], places),
-        cells=Selected([part.cells for part in sets], places),
+        graphs=Subset([part.graphs for part in sets], places),
+        cells=Subset([part.cells for part in sets], places),
         refused=tuple(refusal for part in sets for refusal in part.refused),
         warnings=joined((part.warnings, [part.ids[row] for row in rows]) for part, rows in parts),
     )

@@ -15,7 +15,7 @@ from deepergatgnn.errors import ConfigError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.matbench import TASKS, fold_predictions, record, write_record
-from deepergatgnn.training.data.run_data import Assembly, assemble
+from deepergatgnn.training.data.run_data import RunData, assemble_run_data
 from deepergatgnn.training.evaluation.classification import MAIN as OF_CLASSES
 from deepergatgnn.training.experiments.fold_results import (
     SUMMARY,
@@ -73,17 +73,17 @@ def cross_validate(
     """
     require_writable(runs, "the folder of runs")
     folder = runs / config.name
-    first: list[Assembly] = []
+    first: list[RunData] = []
 
-    def assembled() -> Assembly:
-        first[:] = first or [assemble(config)]
+    def assembled() -> RunData:
+        first[:] = first or [assemble_run_data(config)]
         return first[0]
 
     # Of several processes that train together the first one writes; the others find what it wrote.
     with held(folder) if rank() == 0 else nullcontext():
         results = []
         for fold in plan_folds(config, assembled):
-            assembly = first.pop() if first and fold.config.split == config.split else assemble(fold.config)
+            assembly = first.pop() if first and fold.config.split == config.split else assemble_run_data(fold.config)
             fingerprint = _fingerprint(fold.config, assembly)
             if rank() == 0:
                 announce(fold.config, assembly)
@@ -127,7 +127,7 @@ def summarise_folds(config: TrainingConfig, results: Sequence[dict[str, Any]]) -
     }
 
 
-def _fingerprint(config: TrainingConfig, assembly: Assembly) -> str:
+def _fingerprint(config: TrainingConfig, assembly: RunData) -> str:
     targets = [target.model_dump(mode="json") for target in config.targets]
     members = [assembly.fingerprint(config, member) for member in range(config.members)]
     return digest(json.dumps([members, targets], sort_keys=True).encode())
@@ -147,7 +147,7 @@ def _finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 
 def _train_fold(
     fold: Fold,
-    assembly: Assembly,
+    assembly: RunData,
     store: ModelStore,
     folder: Path,
     fingerprint: str,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.config.split import SplitConfig
-from deepergatgnn.training.data.run_data import Assembly
+from deepergatgnn.training.data.run_data import RunData
 from deepergatgnn.training.data.splits import fold_fields
 
 FOLDS = 5
@@ -20,7 +20,7 @@ class Fold:
     config: TrainingConfig
 
 
-def plan_folds(config: TrainingConfig, assembled: Callable[[], Assembly]) -> list[Fold]:
+def plan_folds(config: TrainingConfig, assembled: Callable[[], RunData]) -> list[Fold]:
     """The trainings of a cross-validation.
 
     With official folds one for each value of their columns; with `split.seeds` one for each seed; else one for each
@@ -55,7 +55,7 @@ def _fold(config: TrainingConfig, name: str, split: SplitConfig, seed: int) -> F
     return Fold(name, config.model_copy(update={"name": name, "split": split, "seed": seed}))
 
 
-def _fold_values(assembly: Assembly, fields: Sequence[str]) -> list[int | str]:
+def _fold_values(assembly: RunData, fields: Sequence[str]) -> list[int | str]:
     """The values of the columns of official folds, in order."""
     found = [value for field in fields for value in assembly.dataset.fields[field] if value is not None]
     place = f"split.test_field {', '.join(fields)}"

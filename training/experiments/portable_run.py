@@ -29,7 +29,7 @@ from deepergatgnn.nn.config import NetworkConfig
 from deepergatgnn.training.config.optimization import OptimizationConfig
 from deepergatgnn.training.data.dataset import PreparedDataset
 from deepergatgnn.training.data.examples import Examples
-from deepergatgnn.training.data.graph_arrays import Selected
+from deepergatgnn.training.data.graph_arrays import Subset
 from deepergatgnn.training.data.storage import DamagedFolderError, map_file, read_prepared, write_prepared
 from deepergatgnn.training.fit.distributed import joined, speaks
 from deepergatgnn.training.fit.ensemble_member import TrainingTask, train_member
@@ -92,7 +92,7 @@ def read_run(folder: Path) -> CachedRun:
         scaled = map_file(folder, SCALED, "<f4", (len(dataset), network.targets))
         parts = {part: map_file(folder, _part_file(part), "<i8", (-1,)) for part in document["parts"]}
         training, validation = (
-            Examples(Selected([dataset.graphs], parts[part]), scaled[parts[part]]) for part in ("train", "validation")
+            Examples(Subset([dataset.graphs], parts[part]), scaled[parts[part]]) for part in ("train", "validation")
         )
         task = TrainingTask(
             name=document["name"],

@@ -10,7 +10,7 @@ from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.network import DeeperGATGNN
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.training.config.run import TrainingConfig
-from deepergatgnn.training.data.run_data import Assembly, assemble
+from deepergatgnn.training.data.run_data import RunData, assemble_run_data
 from deepergatgnn.training.evaluation.predictions import predictions_file, write_predictions
 from deepergatgnn.training.experiments.fold_results import cross_validated_figures
 from deepergatgnn.training.experiments.portable_run import chosen
@@ -23,7 +23,7 @@ from deepergatgnn.training.fit.loop import Epoch
 from deepergatgnn.training.fit.start import differences, start_record, write_record
 from deepergatgnn.training.publication.publish import publish, published_before, score_test_part
 
-Announce = Callable[[TrainingConfig, Assembly], None]
+Announce = Callable[[TrainingConfig, RunData], None]
 
 
 def run(
@@ -67,7 +67,7 @@ def run(
     require_writable(runs, "the folder of runs")
     if member is None:
         require_writable(store.root, "the store")
-    assembly = assemble(config) if prepared is None else load_run(config, prepared)
+    assembly = assemble_run_data(config) if prepared is None else load_run(config, prepared)
     announce(config, assembly)
     trained = train_members(config, assembly, store, runs, device=device, report=report, track=track, member=member)
     if rank() or member is not None:
@@ -104,7 +104,7 @@ def run(
 
 def train_members(
     config: TrainingConfig,
-    assembly: Assembly,
+    assembly: RunData,
     store: ModelStore,
     runs: Path,
     *,

@@ -15,7 +15,7 @@ from deepergatgnn.errors import ConfigError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.config.sweep import Choices, Range, SweepConfig, with_parameters
-from deepergatgnn.training.data.run_data import Assembly, assemble
+from deepergatgnn.training.data.run_data import RunData, assemble_run_data
 from deepergatgnn.training.experiments.run import train_members
 from deepergatgnn.training.files import held, write_whole
 from deepergatgnn.training.fit.checkpoint import TrainingError
@@ -75,7 +75,7 @@ def sweep(
     name = config.name or f"{training.name}-sweep"
     folder = runs / name
     with held(folder):
-        assembly = assemble(training)
+        assembly = assemble_run_data(training)
         study = _open_study(config, training, assembly, folder)
         while (number := len(study.get_trials(states=FINISHED))) < config.trials:
             # A sampler of its own for each trial: a search that was interrupted proposes what an undisturbed one does.
@@ -89,7 +89,7 @@ def sweep(
         return _conclude(study, base, name, folder)
 
 
-def _open_study(config: SweepConfig, training: TrainingConfig, assembly: Assembly, folder: Path) -> optuna.Study:
+def _open_study(config: SweepConfig, training: TrainingConfig, assembly: RunData, folder: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if config.pruner == "median":
@@ -129,7 +129,7 @@ def _suggest(trial: optuna.Trial, place: str, values: Range | Choices) -> Any:
 def _try(
     trial: optuna.Trial,
     document: Mapping[str, Any],
-    assembly: Assembly,
+    assembly: RunData,
     store: ModelStore,
     folder: Path,
     device: torch.device,

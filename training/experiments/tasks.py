@@ -12,14 +12,14 @@ from deepergatgnn.errors import ConfigError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.classes import target_values
-from deepergatgnn.training.data.run_data import Assembly, known_truth
+from deepergatgnn.training.data.run_data import RunData, known_truth
 from deepergatgnn.training.data.splits import PARTS, Split
 from deepergatgnn.training.experiments.portable_run import TASK, CachedRun, read_run, write_run
 from deepergatgnn.training.fit.ensemble_member import TrainingTask
 from deepergatgnn.training.fit.start import starting_weights
 
 
-def training_task(config: TrainingConfig, assembly: Assembly, store: ModelStore) -> TrainingTask:
+def training_task(config: TrainingConfig, assembly: RunData, store: ModelStore) -> TrainingTask:
     """All that decides the weights of the members.
 
     Args:
@@ -46,7 +46,7 @@ def training_task(config: TrainingConfig, assembly: Assembly, store: ModelStore)
     )
 
 
-def save_run(config: TrainingConfig, assembly: Assembly, store: ModelStore, folder: Path) -> None:
+def save_run(config: TrainingConfig, assembly: RunData, store: ModelStore, folder: Path) -> None:
     """Write a folder to train from, whole or not at all; one written before is replaced.
 
     Raises:
@@ -74,7 +74,7 @@ def save_run(config: TrainingConfig, assembly: Assembly, store: ModelStore, fold
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load_run(config: TrainingConfig, folder: Path) -> Assembly:
+def load_run(config: TrainingConfig, folder: Path) -> RunData:
     """The data of a run from a folder that was prepared for it.
 
     Raises:
@@ -82,7 +82,7 @@ def load_run(config: TrainingConfig, folder: Path) -> Assembly:
     """
     found = read_run(folder)
     classes = tuple(tuple(each) for each in found.record.get("classes", [[] for _ in config.targets]))
-    assembly = Assembly(
+    assembly = RunData(
         dataset=found.dataset,
         split=Split(**found.parts),
         truth=known_truth(target_values(found.dataset, config.targets), found.scaled, classes),

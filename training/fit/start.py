@@ -19,7 +19,7 @@ from deepergatgnn.nn.config import NetworkConfig
 from deepergatgnn.nn.network import DeeperGATGNN
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.graph_arrays import Cell
-from deepergatgnn.training.data.run_data import Assembly, assemble
+from deepergatgnn.training.data.run_data import RunData, assemble_run_data
 from deepergatgnn.training.files import write_whole
 from deepergatgnn.training.fit.checkpoint import STATE, best_weights
 
@@ -100,13 +100,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def write_record(folder: Path, config: TrainingConfig, assembly: Assembly) -> None:
+def write_record(folder: Path, config: TrainingConfig, assembly: RunData) -> None:
     """Keep what a run is trained with beside its states."""
     record = {"config": config.model_dump(mode="json"), "dataset_sha256": assembly.dataset.sha256}
     write_whole(folder / RUN, json.dumps(record, indent=2).encode() + b"\n")
 
 
-def differences(folder: Path, config: TrainingConfig, assembly: Assembly) -> str:
+def differences(folder: Path, config: TrainingConfig, assembly: RunData) -> str:
     """Options in which a run differs from the one whose states are in a folder, for people."""
     record = read_record(folder)
     if not isinstance(record.get("config"), dict):
@@ -155,7 +155,7 @@ def _learned_targets(config: TrainingConfig) -> list[tuple[Any, ...]]:
     return [(target.key, target.transform, target.kind, target.classes) for target in config.targets]
 
 
-def start_record(config: TrainingConfig, assembly: Assembly, store: ModelStore) -> StartRecord | None:
+def start_record(config: TrainingConfig, assembly: RunData, store: ModelStore) -> StartRecord | None:
     """What a run begins with, and how much of its test part that has learned from; None if it begins at random.
 
     With any, a warning is logged: the errors of the test part then are too small.
@@ -179,7 +179,7 @@ def start_record(config: TrainingConfig, assembly: Assembly, store: ModelStore) 
     return StartRecord(reference=start.reference, sha256=start.sha256, test_rows=len(rows), test_formulas=formulas)
 
 
-def _learned(start: Start, store: ModelStore) -> list[Assembly]:
+def _learned(start: Start, store: ModelStore) -> list[RunData]:
     """The data that a start was trained on, and those of its own start, as its configuration parts them again.
 
     Raises:
@@ -187,14 +187,14 @@ def _learned(start: Start, store: ModelStore) -> list[Assembly]:
     """
     if start.config is None:
         raise ConfigError("its configuration is not known to this version of the package")
-    assembly = assemble(start.config)
+    assembly = assemble_run_data(start.config)
     if assembly.dataset.sha256 != start.dataset_sha256:
         raise ConfigError(f"the data set {assembly.dataset.name} has changed since")
     before = [] if start.config.start is None else _learned(read_start(start.config.start, store), store)
     return [assembly, *before]
 
 
-def _overlap(assembly: Assembly, learned: Sequence[Assembly]) -> tuple[list[int], int]:
+def _overlap(assembly: RunData, learned: Sequence[RunData]) -> tuple[list[int], int]:
     """Rows of the test part whose crystal is one that was learned, and the number of those whose formula is."""
     test = assembly.split.test.tolist()
     formulas = {assembly.dataset.formulas[row] for row in test}

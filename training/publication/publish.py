@@ -26,7 +26,7 @@ from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.network import DeeperGATGNN, NetworkOutput
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.training.config.run import TrainingConfig
-from deepergatgnn.training.data.run_data import Assembly
+from deepergatgnn.training.data.run_data import RunData
 from deepergatgnn.training.evaluation.applicability_domain import distances, fit_domain
 from deepergatgnn.training.evaluation.classification import ScoredClasses, class_errors, figures_of, fit_temperature
 from deepergatgnn.training.evaluation.conformal import Said, fit_cross_intervals, fit_intervals
@@ -83,7 +83,7 @@ class Version:
 
 def publish(
     config: TrainingConfig,
-    assembly: Assembly,
+    assembly: RunData,
     networks: Sequence[DeeperGATGNN],
     progress: Sequence[Progress],
     index: int,
@@ -125,7 +125,7 @@ def publish(
 
 def published_before(
     config: TrainingConfig,
-    assembly: Assembly,
+    assembly: RunData,
     networks: Sequence[DeeperGATGNN],
     index: int,
     store: ModelStore,
@@ -165,7 +165,7 @@ def _same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
 
 def build_version(
     config: TrainingConfig,
-    assembly: Assembly,
+    assembly: RunData,
     networks: Sequence[DeeperGATGNN],
     progress: Sequence[Progress],
     index: int,
@@ -280,7 +280,7 @@ def seal(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Manifest, dict
 
 
 def score_test_part(
-    config: TrainingConfig, assembly: Assembly, index: int, predictor: Predictor
+    config: TrainingConfig, assembly: RunData, index: int, predictor: Predictor
 ) -> tuple[NDArray[np.int64], Scored]:
     """Rows of the test part that score a target, and what a version says of them."""
     rows = scoring_rows(config, assembly, index)
@@ -289,7 +289,7 @@ def score_test_part(
     return rows, kind(graphs, predictor.predict_graphs(graphs), assembly.truth[rows, index])
 
 
-def scoring_rows(config: TrainingConfig, assembly: Assembly, index: int) -> NDArray[np.int64]:
+def scoring_rows(config: TrainingConfig, assembly: RunData, index: int) -> NDArray[np.int64]:
     """Rows of the test part that score a target."""
     rows: NDArray[np.int64] = assembly.split.test[np.isfinite(assembly.truth[assembly.split.test, index])]
     if (field := config.targets[index].test_field) is None:
@@ -298,12 +298,12 @@ def scoring_rows(config: TrainingConfig, assembly: Assembly, index: int) -> NDAr
     return np.array([row for row in rows if folds[row] == config.split.test_fold], dtype=np.int64)
 
 
-def classes_at(assembly: Assembly, index: int) -> tuple[str, ...]:
+def classes_at(assembly: RunData, index: int) -> tuple[str, ...]:
     """The classes of a target; none for a number."""
     return assembly.classes[index] if assembly.classes else ()
 
 
-def _part_for(network: DeeperGATGNN, assembly: Assembly, index: int) -> DeeperGATGNN:
+def _part_for(network: DeeperGATGNN, assembly: RunData, index: int) -> DeeperGATGNN:
     return single_target(network, assembly.columns(index).start, assembly.outputs[index])
 
 
@@ -333,7 +333,7 @@ def single_target(network: DeeperGATGNN, first: int, count: int = 1) -> DeeperGA
     return single.eval()
 
 
-def _golden(assembly: Assembly, predictor: Predictor) -> tuple[Golden, ...]:
+def _golden(assembly: RunData, predictor: Predictor) -> tuple[Golden, ...]:
     """The smallest crystals of the validation part, with the values just computed."""
     dataset = assembly.dataset
     rows = sorted(assembly.split.validation, key=lambda row: (dataset.graphs[row].n_atoms, row))[:GOLDEN_CRYSTALS]
@@ -344,7 +344,7 @@ def _golden(assembly: Assembly, predictor: Predictor) -> tuple[Golden, ...]:
 
 
 def _provenance(
-    config: TrainingConfig, assembly: Assembly, progress: Sequence[Progress], device: torch.device
+    config: TrainingConfig, assembly: RunData, progress: Sequence[Progress], device: torch.device
 ) -> Provenance:
     dataset = assembly.dataset
     refused: dict[str, int] = {}

@@ -13,7 +13,7 @@ from scipy.special import eval_legendre
 from deepergatgnn.graphs.angular_features import REACHES, angular_surroundings, surroundings_size
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import GraphConfig
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.structures import Crystal, crystal_from_pymatgen, crystal_to_pymatgen
 from tests.support.fixtures import SODIUM, seeded_network, some_crystals, supercell
@@ -89,13 +89,13 @@ def test_every_posting_of_a_crystal_has_the_same(crystal: Crystal) -> None:
     with torch.inference_mode():
         whole = float(network(collate([build_graph(crystal, CONFIG)])).values)
         for posted in [crystal, *postings]:
-            merged = merge_equivalent(build_graph(posted, CONFIG))
+            merged = reduce_graph(build_graph(posted, CONFIG))
             assert float(network(collate([merged])).values) == pytest.approx(whole, abs=2e-5)
 
 
 def test_angles_hardly_keep_atoms_from_merging() -> None:
-    with_angles = sum(merge_equivalent(build_graph(c, CONFIG)).n_nodes for c in some_crystals(60))
-    without = sum(merge_equivalent(build_graph(c, GraphConfig())).n_nodes for c in some_crystals(60))
+    with_angles = sum(reduce_graph(build_graph(c, CONFIG)).n_nodes for c in some_crystals(60))
+    without = sum(reduce_graph(build_graph(c, GraphConfig())).n_nodes for c in some_crystals(60))
     assert without <= with_angles <= 1.1 * without
 
 

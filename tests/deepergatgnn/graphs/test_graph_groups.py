@@ -12,7 +12,7 @@ from deepergatgnn.graphs import neighbours
 from deepergatgnn.graphs import symmetry_reduction as equivalence
 from deepergatgnn.graphs.build import build_graph, build_graphs
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.graphs.symmetry_reduction import merge_all, merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import merge_all, reduce_graph
 from deepergatgnn.structures import Crystal
 from tests.support.fixtures import SODIUM, graphs_of, one_atom_cells, some_crystals, supercell
 
@@ -50,7 +50,7 @@ def groups(count: int, sizes: Sequence[int], seed: int) -> list[NDArray[np.int64
 @pytest.mark.parametrize("sizes", [[1], [2], [4], [8], [1, 7, 3, 20]])
 def test_a_crystal_has_the_same_graph_in_any_group(config: GraphConfig, sizes: list[int]) -> None:
     alone = graphs_of(CRYSTALS, config)
-    merged = [merge_equivalent(graph) for graph in alone]
+    merged = [reduce_graph(graph) for graph in alone]
     for group in groups(len(CRYSTALS), sizes, seed=len(sizes)):
         built = build_graphs([CRYSTALS[index] for index in group], config)
         graphs = [graph for graph in built if isinstance(graph, CrystalGraph)]

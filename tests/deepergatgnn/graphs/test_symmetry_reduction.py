@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.nn.network import DeeperGATGNN
 from deepergatgnn.structures import crystal_from_pymatgen, crystal_to_pymatgen
@@ -39,7 +39,7 @@ def run(network: DeeperGATGNN, graphs: list[CrystalGraph]) -> dict[str, Tensor]:
 def test_answers_gradients_and_statistics_are_those_of_the_whole_graph(training: bool) -> None:
     whole = graphs_of(CRYSTALS)
     expected = run(seeded_network(layers=4).double().train(training), whole)
-    found = run(seeded_network(layers=4).double().train(training), [merge_equivalent(graph) for graph in whole])
+    found = run(seeded_network(layers=4).double().train(training), [reduce_graph(graph) for graph in whole])
     assert found.keys() == expected.keys()
     largest = max(float(t.abs().max()) for name, t in expected.items() if name.startswith("gradient"))
     for name, tensor in expected.items():
@@ -49,7 +49,7 @@ def test_answers_gradients_and_statistics_are_those_of_the_whole_graph(training:
 
 def test_the_crystal_keeps_its_atoms_and_edges_and_the_graph_gets_smaller() -> None:
     whole = graphs_of(CRYSTALS)
-    merged = [merge_equivalent(graph) for graph in whole]
+    merged = [reduce_graph(graph) for graph in whole]
     for small, large in zip(merged, whole, strict=True):
         assert (small.n_atoms, small.n_edges, small.volume) == (large.n_atoms, large.n_edges, large.volume)
         np.testing.assert_array_equal(small.atomic_numbers[small.classes], large.atomic_numbers)
@@ -59,7 +59,7 @@ def test_the_crystal_keeps_its_atoms_and_edges_and_the_graph_gets_smaller() -> N
 
 def test_every_atom_of_a_class_has_the_neighbourhood_of_its_class() -> None:
     for whole in graphs_of(CRYSTALS):
-        merged = merge_equivalent(whole)
+        merged = reduce_graph(whole)
         of_class: list[Counter[tuple[int, float]]] = [Counter() for _ in range(merged.n_nodes)]
         for receiver, sender, distance, count in zip(
             merged.receivers, merged.senders, merged.distances, merged.counts, strict=True
@@ -75,14 +75,14 @@ def test_atoms_of_one_symmetry_orbit_are_merged() -> None:
     for crystal in CRYSTALS:
         refined = SpacegroupAnalyzer(crystal_to_pymatgen(crystal), 1e-3).get_refined_structure()
         orbits = SpacegroupAnalyzer(refined, 1e-3).get_symmetry_dataset().crystallographic_orbits
-        merged = merge_equivalent(build_graph(crystal_from_pymatgen(refined), GraphConfig()))
+        merged = reduce_graph(build_graph(crystal_from_pymatgen(refined), GraphConfig()))
         assert len(set(zip(orbits, merged.classes, strict=True))) == len(set(orbits))
 
 
 def test_a_supercell_becomes_the_graph_of_its_cell() -> None:
     for crystal in CRYSTALS[:20]:
         small, large = (
-            merge_equivalent(build_graph(cell, GraphConfig())) for cell in (crystal, supercell(crystal, (2, 1, 3)))
+            reduce_graph(build_graph(cell, GraphConfig())) for cell in (crystal, supercell(crystal, (2, 1, 3)))
         )
         np.testing.assert_array_equal(large.multiplicities, 6 * small.multiplicities)
         np.testing.assert_array_equal(large.atomic_numbers, small.atomic_numbers)
@@ -93,8 +93,8 @@ def test_a_supercell_becomes_the_graph_of_its_cell() -> None:
 def test_merging_again_changes_nothing_and_the_graph_given_is_not_changed() -> None:
     for graph in graphs_of(CRYSTALS[:10]):
         before = {field.name: np.copy(getattr(graph, field.name)) for field in fields(graph)}
-        merged = merge_equivalent(graph)
-        again = merge_equivalent(merged)
+        merged = reduce_graph(graph)
+        again = reduce_graph(merged)
         for field in fields(graph):
             np.testing.assert_array_equal(getattr(again, field.name), getattr(merged, field.name))
             np.testing.assert_array_equal(getattr(graph, field.name), before[field.name])

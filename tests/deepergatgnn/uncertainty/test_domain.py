@@ -7,11 +7,11 @@ import pytest
 
 from deepergatgnn.checkpoints.manifest import Domain
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.structures import Crystal
 from deepergatgnn.training.data.cache import prepare
 from deepergatgnn.training.data.splits import split_rows
-from deepergatgnn.uncertainty.domain import judge, judge_all
+from deepergatgnn.uncertainty.domain import assess_domain, judge
 from tests.support.fixtures import SODIUM, Published, bundled, graphs_of, some_crystals, supercell
 
 
@@ -67,7 +67,7 @@ def crystal_of_many_atoms() -> Crystal:
 
 
 def merged(crystal: Crystal) -> CrystalGraph:
-    return merge_equivalent(graphs_of([crystal])[0])
+    return reduce_graph(graphs_of([crystal])[0])
 
 
 def test_more_inequivalent_atoms_than_training_saw_are_named_with_the_range(domain: Domain) -> None:
@@ -95,7 +95,7 @@ def test_inequivalent_atoms_are_those_of_the_crystal_not_of_its_cell_or_graph(
     for crystal in [SODIUM, *some_crystals(8), crystal_of_many_atoms()]:
         expected = judge(merged(crystal), 1.0, known)
         [plain, large] = graphs_of([crystal, supercell(crystal, (2, 1, 2))])
-        for graph in (plain, large, merge_equivalent(large)):
+        for graph in (plain, large, reduce_graph(large)):
             assert judge(graph, 1.0, known) == expected
 
 
@@ -108,8 +108,8 @@ def test_crystals_judged_together_have_the_verdicts_they_have_alone(domain: Doma
     graphs = [sodium(), sodium(1.7), sodium(atomic_numbers=np.array([10])), *graphs_of(some_crystals(4))]
     distances = [2.0 * index for index in range(len(graphs))]
     alone = [judge(graph, distance, domain) for graph, distance in zip(graphs, distances, strict=True)]
-    assert judge_all(graphs, distances, domain) == alone
-    assert judge_all([], [], domain) == []
+    assert assess_domain(graphs, distances, domain) == alone
+    assert assess_domain([], [], domain) == []
 
 
 def test_the_cell_does_not_matter(domain: Domain) -> None:

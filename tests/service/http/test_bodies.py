@@ -11,7 +11,7 @@ from deepergatgnn.service.errors import ServiceError
 from deepergatgnn.service.http.problems import status_of
 from deepergatgnn.service.http.progress import Progress
 from deepergatgnn.service.http.protocol import Guard
-from deepergatgnn.service.http.request_context import PAUSE_S, Envelope
+from deepergatgnn.service.http.request_context import PAUSE_S, RequestContext
 from tests.support.in_process import Recorder, listening
 from tests.support.strangers import Crowd, exchange, statuses
 
@@ -33,7 +33,7 @@ def in_envelope(client: Callable[[], str] | None = None, patience_s: float = PAT
             await send(head)
             await send({"type": "http.response.body", "body": b""})
 
-    envelope = Envelope(answer, 8 * MIB, {}, max_bodies=32 * MIB, body_timeout_s=patience_s)
+    envelope = RequestContext(answer, 8 * MIB, {}, max_bodies=32 * MIB, body_timeout_s=patience_s)
 
     async def named(scope: Scope, receive: Receive, send: Send) -> None:
         if client is not None:

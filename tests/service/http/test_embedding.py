@@ -11,7 +11,7 @@ import pytest
 
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.service.messages import Answer, Entry, ModelAnswer
+from deepergatgnn.service.messages import InferenceReply, InferenceRequest, ModelOutput
 from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.prediction.result_cache import ResultCache
 from deepergatgnn.structures import crystal_to_pymatgen, read_structure
@@ -21,8 +21,8 @@ from tests.support.processes import MODEL, OLD, small_store
 
 CIF = Path("examples/ZrO2.cif").read_text("utf-8")
 POSCAR = Path("examples/ZnO.POSCAR").read_text("utf-8")
-SHORT = ModelAnswer("m@1.0.0", 1.0, 0.5, 1.5, in_domain=True, score=0.1, reasons=(), attention=(0.5, 0.5))
-LONG = ModelAnswer(**vars(SHORT) | {"embedding": (1.0, 2.0)})
+SHORT = ModelOutput("m@1.0.0", 1.0, 0.5, 1.5, in_domain=True, score=0.1, reasons=(), attention=(0.5, 0.5))
+LONG = ModelOutput(**vars(SHORT) | {"embedding": (1.0, 2.0)})
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_the_documents_say_so(cached: httpx.Client) -> None:
 def test_a_result_without_a_vector_is_none_for_who_wants_it() -> None:
     [graph] = parse(POSCAR, "poscar", [GraphConfig()], rounds=3).graphs
     even = tuple(1 / len(graph.colours) for _ in graph.colours)
-    short, long = (ModelAnswer(**vars(answer) | {"attention": even}) for answer in (SHORT, LONG))
+    short, long = (ModelOutput(**vars(answer) | {"attention": even}) for answer in (SHORT, LONG))
     cache = ResultCache(8)
     cache.put(graph, short)
     assert cache.get(graph, "m@1.0.0") is not None
@@ -137,8 +137,8 @@ def test_who_wants_a_vector_waits_for_nobody_who_does_not() -> None:
 def test_it_travels_through_the_broker() -> None:
     [graph] = packed(1)
     for embedding in (False, True):
-        entry = Entry("1", "r", ("m@1.0.0",), graph.content, 1e12, embedding=embedding)
+        entry = InferenceRequest("1", "r", ("m@1.0.0",), graph.content, 1e12, embedding=embedding)
         field, content = entry.pack()
-        assert Entry.unpack({field.encode(): content}, "interactive").embedding is embedding
-    answer = Answer("1", (SHORT, LONG))
-    assert Answer.unpack(answer.pack()) == answer
+        assert InferenceRequest.unpack({field.encode(): content}, "interactive").embedding is embedding
+    answer = InferenceReply("1", (SHORT, LONG))
+    assert InferenceReply.unpack(answer.pack()) == answer

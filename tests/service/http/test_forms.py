@@ -11,7 +11,7 @@ from fastapi import Request
 
 from deepergatgnn.service.errors import ServiceError
 from deepergatgnn.service.http.request_body import read_posted
-from deepergatgnn.service.prediction.pipeline import Posted
+from deepergatgnn.service.prediction.pipeline import PredictionInput
 
 KIB = 1 << 10
 TYPE = b"multipart/form-data; boundary=x"
@@ -30,7 +30,7 @@ def request(content_type: bytes, body: bytes) -> Request:
     return Request(scope, receive)
 
 
-def read(content_type: bytes, body: bytes) -> Posted | ServiceError:
+def read(content_type: bytes, body: bytes) -> PredictionInput | ServiceError:
     """What a form is understood as."""
     try:
         return asyncio.run(read_posted(request(content_type, body)))
@@ -95,7 +95,7 @@ HOSTILE = {
 def test_the_file_is_found(case: str) -> None:
     content_type, body, content = GOOD[case]
     found = read(content_type, body)
-    assert isinstance(found, Posted), found
+    assert isinstance(found, PredictionInput), found
     assert found.source == content
 
 

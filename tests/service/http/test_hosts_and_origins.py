@@ -11,12 +11,12 @@ from deepergatgnn.model_store import ModelStore
 from deepergatgnn.service.http.access import Keys
 from deepergatgnn.service.http.app import create_app
 from deepergatgnn.service.http.dependencies import PARTS, State
-from deepergatgnn.service.http.middleware import in_front_of
+from deepergatgnn.service.http.middleware import build_middleware
 from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.prediction.catalogue import Catalogue
-from deepergatgnn.service.prediction.pipeline import Oracle
+from deepergatgnn.service.prediction.pipeline import PredictionPipeline
 from deepergatgnn.service.prediction.result_cache import ResultCache
-from deepergatgnn.service.queue.client import Dispatcher
+from deepergatgnn.service.queue.client import InferenceClient
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.telemetry.tracing import Tracing
 
@@ -27,11 +27,11 @@ def asked_of(settings: Settings, path: str, **headers: str) -> int:
     """Status of one request to the application of these settings, whose broker is out of reach."""
 
     async def ask() -> int:
-        keys, dispatcher = Keys.of(settings), Dispatcher(settings, NOWHERE)
-        app = in_front_of(create_app(settings, NOWHERE), keys, settings)
+        keys, dispatcher = Keys.of(settings), InferenceClient(settings, NOWHERE)
+        app = build_middleware(create_app(settings, NOWHERE), keys, settings)
         catalogue = Catalogue(ModelStore(), lambda: dispatcher.loaded)
         pool = ParsePool(1, 1.0, 512)
-        oracle = Oracle(catalogue, pool, dispatcher, ResultCache(0))
+        oracle = PredictionPipeline(catalogue, pool, dispatcher, ResultCache(0))
         parts = State(settings, catalogue, dispatcher, pool, oracle, Tracing(None))
 
         async def started(scope: Scope, receive: Receive, send: Send) -> None:

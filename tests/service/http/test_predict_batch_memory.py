@@ -16,7 +16,7 @@ from fastapi import Request
 from deepergatgnn.service.http import predict_batch as bulk
 from deepergatgnn.service.http.dependencies import State
 from deepergatgnn.service.http.rate_limits import ANONYMOUS
-from deepergatgnn.service.prediction.pipeline import Posted
+from deepergatgnn.service.prediction.pipeline import PredictionInput
 from deepergatgnn.service.scheduling.admission import Admission, Demand, Ticket
 from deepergatgnn.service.scheduling.parse_cost import Size
 from deepergatgnn.service.settings import Settings
@@ -44,7 +44,7 @@ Si1 Si 0.07 0.16 0.27
 """  # 192 of them
 
 
-class Oracle:
+class PredictionPipeline:
     """Answers of a given size, every seventh of which takes longer; it knows how many were asked for."""
 
     def __init__(self, size: int) -> None:
@@ -54,7 +54,7 @@ class Oracle:
         """Foretell the seconds of each."""
         return Demand(0.0, 0.001)
 
-    async def answer(self, posted: Posted, *, ticket: Ticket, **_: Any) -> dict[str, Any]:
+    async def answer(self, posted: PredictionInput, *, ticket: Ticket, **_: Any) -> dict[str, Any]:
         """Answer one."""
         self.begun += 1
         for _ in range(50 if self.begun % 7 == 0 else 1):
@@ -64,7 +64,7 @@ class Oracle:
         return {"id": posted.id, "text": "x" * self.size}
 
 
-def results(oracle: Oracle, *, in_order: bool) -> AsyncGenerator[tuple[int, bytes]]:
+def results(oracle: PredictionPipeline, *, in_order: bool) -> AsyncGenerator[tuple[int, bytes]]:
     """Of a request for many crystals."""
     dispatcher = SimpleNamespace(admission=Admission(Settings()))
     state = SimpleNamespace(dispatcher=dispatcher, oracle=oracle, tracing=SimpleNamespace(wanted=False))
@@ -80,7 +80,7 @@ def results(oracle: Oracle, *, in_order: bool) -> AsyncGenerator[tuple[int, byte
 @pytest.mark.parametrize("size", [100, 100_000, MIB])
 def test_no_more_is_begun_than_may_be_kept(size: int, in_order: bool) -> None:
     async def run() -> tuple[list[int], int]:
-        oracle = Oracle(size)
+        oracle = PredictionPipeline(size)
         given: list[int] = []
         ahead = 0
         async with aclosing(results(oracle, in_order=in_order)) as found:
@@ -100,7 +100,7 @@ def test_no_more_is_begun_than_may_be_kept(size: int, in_order: bool) -> None:
 
 def test_who_leaves_keeps_nothing() -> None:
     async def run() -> None:
-        async with aclosing(results(Oracle(100_000), in_order=True)) as found:
+        async with aclosing(results(PredictionPipeline(100_000), in_order=True)) as found:
             async for index, _ in found:
                 if index == 20:
                     break

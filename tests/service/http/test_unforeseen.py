@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from deepergatgnn.service.http.access import Keys
 from deepergatgnn.service.http.app import create_app
 from deepergatgnn.service.http.dependencies import PARTS, State
-from deepergatgnn.service.http.middleware import in_front_of
+from deepergatgnn.service.http.middleware import build_middleware
 from deepergatgnn.service.scheduling.admission import Admission
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.telemetry.tracing import Tracing
@@ -31,7 +31,7 @@ def broken() -> State:
 
 def answer_to(method: str, path: str, **options: Any) -> httpx.Response:
     async def ask() -> httpx.Response:
-        app = in_front_of(create_app(SETTINGS, "unix:///nowhere"), Keys.of(SETTINGS), SETTINGS)
+        app = build_middleware(create_app(SETTINGS, "unix:///nowhere"), Keys.of(SETTINGS), SETTINGS)
         parts = broken()
 
         async def started(scope: Scope, receive: Receive, send: Send) -> None:

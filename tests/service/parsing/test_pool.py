@@ -22,7 +22,7 @@ from deepergatgnn.errors import StructureError
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.graphs.serialization import pack_graph, unpack_graph
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.service.parsing import channel as parse_channel
 from deepergatgnn.service.parsing import pool as parse_pool
 from deepergatgnn.service.parsing.featurize import parse
@@ -66,7 +66,7 @@ FIELDS = set(CrystalGraph.__dataclass_fields__)
 @pytest.mark.parametrize("graph", graphs_of(some_crystals(20), GraphConfig(angles=8)))
 def test_a_graph_survives_its_bytes(graph: CrystalGraph) -> None:
     assert same(graph, unpack_graph(pack_graph(graph)))
-    assert same(merge_equivalent(graph), unpack_graph(pack_graph(merge_equivalent(graph))))
+    assert same(reduce_graph(graph), unpack_graph(pack_graph(reduce_graph(graph))))
 
 
 def test_bytes_of_something_else_are_no_graph() -> None:
@@ -138,7 +138,7 @@ def test_what_comes_back_is_what_was_built() -> None:
     bare = with_pool(lambda pool: pool.parse(CIF, "cif", CONFIGS, sites=False))
     assert (bare.n_atoms, bare.symbols, bare.frac_coords, bare.cell) == (parsed.n_atoms, [], [], parsed.cell)
     for packed, config in zip(parsed.graphs, CONFIGS, strict=True):
-        built = merge_equivalent(build_graph(crystal, config))
+        built = reduce_graph(build_graph(crystal, config))
         assert same(unpack_graph(packed.content), built)
         assert (packed.n_nodes, packed.n_links, packed.n_edges) == (built.n_nodes, built.n_links, built.n_edges)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from deepergatgnn.graphs.crystal_graph import GraphConfig
-from deepergatgnn.service.messages import ModelAnswer, PackedGraph
+from deepergatgnn.service.messages import ModelOutput, PackedGraph
 from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.prediction.result_cache import ResultCache
 from deepergatgnn.structures import Crystal, crystal_from_pymatgen, crystal_to_pymatgen
@@ -17,7 +17,7 @@ from tests.support.fixtures import some_crystals
 
 CONFIG = GraphConfig(angles=8)
 LAYERS = 5
-ANSWER = ModelAnswer("m@1.0.0", 1.0, 0.5, 1.5, in_domain=True, score=0.1, reasons=(), attention=())
+ANSWER = ModelOutput("m@1.0.0", 1.0, 0.5, 1.5, in_domain=True, score=0.1, reasons=(), attention=())
 
 
 def packed(crystal: Crystal) -> PackedGraph:
@@ -74,7 +74,7 @@ def test_an_answer_carries_over_to_a_supercell() -> None:
     weights = np.array([1.0 + kinds.index(colour) for colour in small.colours])
     weights /= weights.sum()
     cache = ResultCache(8)
-    cache.put(small, ModelAnswer(**vars(ANSWER) | {"attention": tuple(weights.tolist())}))
+    cache.put(small, ModelOutput(**vars(ANSWER) | {"attention": tuple(weights.tolist())}))
     found = cache.get(large, "m@1.0.0")
     assert found is not None
     assert sum(found.attention) == pytest.approx(1)
@@ -88,7 +88,7 @@ def test_never_more_than_its_size_and_the_last_ones(asked: list[int], size: int)
     cache = ResultCache(size)
     for number in asked:
         graph = PackedGraph(b"", 1, 1, 1, digest=str(number), colours=("c",))
-        cache.put(graph, ModelAnswer(**vars(ANSWER) | {"attention": (1.0,)}))
+        cache.put(graph, ModelOutput(**vars(ANSWER) | {"attention": (1.0,)}))
     last = list(dict.fromkeys(reversed(asked)))
     for number in range(10):
         graph = PackedGraph(b"", 1, 1, 1, digest=str(number), colours=("c",))

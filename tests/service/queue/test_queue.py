@@ -13,11 +13,11 @@ import redis
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.graphs.serialization import pack_graph
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
-from deepergatgnn.service.messages import LANES, Answer, Entry, ModelAnswer
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
+from deepergatgnn.service.messages import LANES, InferenceReply, InferenceRequest, ModelOutput
 from deepergatgnn.service.operations.broker import embedded_broker
-from deepergatgnn.service.queue.consumer import WorkQueue
-from deepergatgnn.service.queue.producer import ANSWERS, DEAD, GROUP, STREAMS, RequestQueue
+from deepergatgnn.service.queue.consumer import RequestConsumer
+from deepergatgnn.service.queue.producer import ANSWERS, DEAD, GROUP, STREAMS, RequestProducer
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.training.data.catalogue import Row
 from tests.support.brokers import BROKERS, broker
@@ -31,7 +31,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-Work = Callable[[RequestQueue, Callable[[str], WorkQueue], "redis.asyncio.Redis"], Awaitable[None]]
+Work = Callable[[RequestProducer, Callable[[str], RequestConsumer], "redis.asyncio.Redis"], Awaitable[None]]
 
 
 @pytest.fixture
@@ -43,7 +43,9 @@ def on_broker(server: str) -> Callable[[Work], None]:
             client = connect(server)
             await client.flushall()
             try:
-                await scenario(RequestQueue(client, "api"), lambda name: WorkQueue(client, name, lease_s), client)
+                await scenario(
+                    RequestProducer(client, "api"), lambda name: RequestConsumer(client, name, lease_s), client
+                )
             finally:
                 await client.aclose()
 
@@ -53,38 +55,42 @@ def on_broker(server: str) -> Callable[[Work], None]:
 
 
 @pytest.fixture(scope="module")
-def entries(rows: tuple[Row, ...]) -> list[Entry]:
-    graphs = [pack_graph(merge_equivalent(build_graph(row.crystal, GraphConfig()))) for row in rows[:12]]
+def entries(rows: tuple[Row, ...]) -> list[InferenceRequest]:
+    graphs = [pack_graph(reduce_graph(build_graph(row.crystal, GraphConfig()))) for row in rows[:12]]
     models = ("bulk-modulus@1.0.0",)
     return [
-        Entry(row.id, "api", models, graph, time.time() + 60, request_id=f"r-{row.id}")
+        InferenceRequest(row.id, "api", models, graph, time.time() + 60, request_id=f"r-{row.id}")
         for row, graph in zip(rows, graphs, strict=False)
     ]
 
 
-def answer_for(entry: Entry) -> Answer:
-    said = ModelAnswer("bulk-modulus@1.0.0", 2.0, 1.9, 2.1, True, 0.5, (), (0.25, 0.75))  # noqa: FBT003
-    return Answer(entry.id, (said,), 1.5, 0.5, "w")
+def answer_for(entry: InferenceRequest) -> InferenceReply:
+    said = ModelOutput("bulk-modulus@1.0.0", 2.0, 1.9, 2.1, True, 0.5, (), (0.25, 0.75))  # noqa: FBT003
+    return InferenceReply(entry.id, (said,), 1.5, 0.5, "w")
 
 
-def test_entries_and_answers_survive_packing(entries: list[Entry]) -> None:
+def test_entries_and_answers_survive_packing(entries: list[InferenceRequest]) -> None:
     for entry in entries:
         name, content = entry.pack()
         fields = {name.encode(): content}
         for lane in LANES:
-            back = Entry.unpack(fields, lane)
+            back = InferenceRequest.unpack(fields, lane)
             assert vars(back) | {"lane": entry.lane, "graph": None} == vars(entry) | {"graph": None}
             assert back.lane == lane
             assert back.graph.volume == entry.graph.volume
             for part in ("atomic_numbers", "senders", "degrees", "distances", "counts", "classes", "surroundings"):
                 np.testing.assert_array_equal(getattr(back.graph, part), getattr(entry.graph, part))
-        assert Answer.unpack(answer_for(entry).pack()) == answer_for(entry)
-    error = Answer("x", error=("prediction_failed", "no"))
-    assert Answer.unpack(error.pack()) == error
+        assert InferenceReply.unpack(answer_for(entry).pack()) == answer_for(entry)
+    error = InferenceReply("x", error=("prediction_failed", "no"))
+    assert InferenceReply.unpack(error.pack()) == error
 
 
-def test_entries_sent_before_the_first_worker_are_read(on_broker: Callable[[Work], None], entries: list[Entry]) -> None:
-    async def scenario(api: RequestQueue, worker: Callable[[str], WorkQueue], client: "redis.asyncio.Redis") -> None:
+def test_entries_sent_before_the_first_worker_are_read(
+    on_broker: Callable[[Work], None], entries: list[InferenceRequest]
+) -> None:
+    async def scenario(
+        api: RequestProducer, worker: Callable[[str], RequestConsumer], client: "redis.asyncio.Redis"
+    ) -> None:
         await api.submit(entries)
         one = worker("one")
         await one.create_groups()
@@ -101,9 +107,11 @@ def test_entries_sent_before_the_first_worker_are_read(on_broker: Callable[[Work
 
 
 def test_entries_of_a_dead_worker_are_taken_over_and_renewed_ones_are_not(
-    on_broker: Callable[..., None], entries: list[Entry]
+    on_broker: Callable[..., None], entries: list[InferenceRequest]
 ) -> None:
-    async def scenario(api: RequestQueue, worker: Callable[[str], WorkQueue], _client: "redis.asyncio.Redis") -> None:
+    async def scenario(
+        api: RequestProducer, worker: Callable[[str], RequestConsumer], _client: "redis.asyncio.Redis"
+    ) -> None:
         dead, slow, other = worker("dead"), worker("slow"), worker("other")
         await dead.create_groups()
         await api.submit(entries[:6])
@@ -118,10 +126,12 @@ def test_entries_of_a_dead_worker_are_taken_over_and_renewed_ones_are_not(
     on_broker(scenario, 1.0)
 
 
-def test_only_attempts_count(on_broker: Callable[[Work], None], entries: list[Entry]) -> None:
+def test_only_attempts_count(on_broker: Callable[[Work], None], entries: list[InferenceRequest]) -> None:
     """What waits in the hands of a worker that dies is as innocent as before; what it computed is not."""
 
-    async def scenario(api: RequestQueue, worker: Callable[[str], WorkQueue], _client: "redis.asyncio.Redis") -> None:
+    async def scenario(
+        api: RequestProducer, worker: Callable[[str], RequestConsumer], _client: "redis.asyncio.Redis"
+    ) -> None:
         first = worker("w0")
         await first.create_groups()
         await api.submit(entries[:3])
@@ -138,13 +148,17 @@ def test_only_attempts_count(on_broker: Callable[[Work], None], entries: list[En
     on_broker(scenario)
 
 
-def test_poison_is_buried_and_its_client_told(on_broker: Callable[[Work], None], entries: list[Entry]) -> None:
-    async def scenario(api: RequestQueue, worker: Callable[[str], WorkQueue], client: "redis.asyncio.Redis") -> None:
+def test_poison_is_buried_and_its_client_told(
+    on_broker: Callable[[Work], None], entries: list[InferenceRequest]
+) -> None:
+    async def scenario(
+        api: RequestProducer, worker: Callable[[str], RequestConsumer], client: "redis.asyncio.Redis"
+    ) -> None:
         one = worker("one")
         await one.create_groups()
         await api.submit(entries[:1])
         [delivery] = await one.read("interactive", 1, 1)
-        await one.bury(delivery, Answer(delivery.entry.id, error=("prediction_failed", "no")))
+        await one.dead_letter(delivery, InferenceReply(delivery.entry.id, error=("prediction_failed", "no")))
         (answer,) = await api.answers(1)
         assert answer.error == ("prediction_failed", "no")
         buried: Any = await client.xrange(DEAD)
@@ -155,10 +169,14 @@ def test_poison_is_buried_and_its_client_told(on_broker: Callable[[Work], None],
     on_broker(scenario)
 
 
-def test_withdrawn_entries_leave_nothing_behind(on_broker: Callable[[Work], None], entries: list[Entry]) -> None:
+def test_withdrawn_entries_leave_nothing_behind(
+    on_broker: Callable[[Work], None], entries: list[InferenceRequest]
+) -> None:
     """One not read yet, and one in the hands of a worker that then dies."""
 
-    async def scenario(api: RequestQueue, worker: Callable[[str], WorkQueue], client: "redis.asyncio.Redis") -> None:
+    async def scenario(
+        api: RequestProducer, worker: Callable[[str], RequestConsumer], client: "redis.asyncio.Redis"
+    ) -> None:
         one = worker("one")
         await one.create_groups()
         added = await api.submit(entries[:3])
@@ -177,9 +195,11 @@ def test_withdrawn_entries_leave_nothing_behind(on_broker: Callable[[Work], None
 
 
 def test_foreign_entries_are_dropped_and_a_flushed_broker_is_survived(
-    on_broker: Callable[[Work], None], entries: list[Entry]
+    on_broker: Callable[[Work], None], entries: list[InferenceRequest]
 ) -> None:
-    async def scenario(api: RequestQueue, worker: Callable[[str], WorkQueue], client: "redis.asyncio.Redis") -> None:
+    async def scenario(
+        api: RequestProducer, worker: Callable[[str], RequestConsumer], client: "redis.asyncio.Redis"
+    ) -> None:
         one = worker("one")
         await one.create_groups()
         await client.xadd(STREAM, {"hello": "world"})
@@ -196,9 +216,11 @@ def test_foreign_entries_are_dropped_and_a_flushed_broker_is_survived(
 
 
 def test_an_answer_of_another_release_does_not_stop_the_others(
-    on_broker: Callable[[Work], None], entries: list[Entry]
+    on_broker: Callable[[Work], None], entries: list[InferenceRequest]
 ) -> None:
-    async def scenario(api: RequestQueue, _worker: Callable[[str], WorkQueue], client: "redis.asyncio.Redis") -> None:
+    async def scenario(
+        api: RequestProducer, _worker: Callable[[str], RequestConsumer], client: "redis.asyncio.Redis"
+    ) -> None:
         known = answer_for(entries[0])
         await client.rpush(ANSWERS + "api", b"{}", b"?", b'{"id": 1, "error": null, "predictions": [1]}', known.pack())
         assert await api.answers(1) == [known]
@@ -207,15 +229,17 @@ def test_an_answer_of_another_release_does_not_stop_the_others(
 
 
 def test_heartbeats_fade(on_broker: Callable[[Work], None]) -> None:
-    async def scenario(api: RequestQueue, worker: Callable[[str], WorkQueue], _client: "redis.asyncio.Redis") -> None:
+    async def scenario(
+        api: RequestProducer, worker: Callable[[str], RequestConsumer], _client: "redis.asyncio.Redis"
+    ) -> None:
         await worker("one").create_groups()
-        await worker("one").beat({"worker": "one", "models": [], "costs": {}}, b"", 0.2)
-        await worker("two").beat({"worker": "two", "models": [], "costs": {}}, b"counted", 60)
+        await worker("one").heartbeat({"worker": "one", "models": [], "costs": {}}, b"", 0.2)
+        await worker("two").heartbeat({"worker": "two", "models": [], "costs": {}}, b"counted", 60)
         await api.report({"name": "api", "seconds": {}}, 60)
-        assert {str(beat["worker"]) for beat in await api.workers()} == {"one", "two"}
+        assert {str(heartbeat["worker"]) for heartbeat in await api.workers()} == {"one", "two"}
         assert await api.worker_metrics() == {"one": "", "two": "counted"}
         await asyncio.sleep(0.4)
-        assert [beat["worker"] for beat in await api.workers()] == ["two"]
+        assert [heartbeat["worker"] for heartbeat in await api.workers()] == ["two"]
         await worker("two").leave()
         assert await api.workers() == []
         assert await api.worker_metrics() == {}
@@ -226,8 +250,12 @@ def test_heartbeats_fade(on_broker: Callable[[Work], None]) -> None:
     on_broker(scenario)
 
 
-def test_a_worker_that_leaves_takes_nothing_along(on_broker: Callable[[Work], None], entries: list[Entry]) -> None:
-    async def scenario(api: RequestQueue, worker: Callable[[str], WorkQueue], client: "redis.asyncio.Redis") -> None:
+def test_a_worker_that_leaves_takes_nothing_along(
+    on_broker: Callable[[Work], None], entries: list[InferenceRequest]
+) -> None:
+    async def scenario(
+        api: RequestProducer, worker: Callable[[str], RequestConsumer], client: "redis.asyncio.Redis"
+    ) -> None:
         one, two = worker("one"), worker("two")
         await one.create_groups()
         await api.submit(entries[:2])

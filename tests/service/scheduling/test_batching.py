@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.graphs.serialization import pack_graph
-from deepergatgnn.service.messages import Delivery, Entry, Lane
+from deepergatgnn.service.messages import Delivery, InferenceRequest, Lane
 from deepergatgnn.service.scheduling.batching import BULK_LINGER_S, PASSED_OVER, Backlog, Budget, EdgeLimit
 from deepergatgnn.service.scheduling.cost import Cost
 from tests.support.fixtures import graphs_of, some_crystals
@@ -16,7 +16,9 @@ PACKED = [pack_graph(graph) for graph in graphs_of(some_crystals(12), GraphConfi
 
 
 def delivery(number: int, lane: Lane, times: int = 1, *, more: bool = False) -> Delivery:
-    entry = Entry(str(number), "r", ("m@1.0.0",), PACKED[number % len(PACKED)], time.time() + 60, lane=lane, more=more)
+    entry = InferenceRequest(
+        str(number), "r", ("m@1.0.0",), PACKED[number % len(PACKED)], time.time() + 60, lane=lane, more=more
+    )
     return Delivery(str(number).encode(), entry, times, time.monotonic())
 
 

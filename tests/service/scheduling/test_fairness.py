@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deepergatgnn.service.errors import ServiceError
 from deepergatgnn.service.parsing.channel import File
-from deepergatgnn.service.parsing.pool import _LaneOfProcesses
+from deepergatgnn.service.parsing.pool import ParseLane
 from deepergatgnn.service.scheduling.admission import FEW_S, Admission, Demand, Ticket
 from deepergatgnn.service.scheduling.cost import Cost
 from deepergatgnn.service.scheduling.fairness import FairLine, Flow, flow_of
@@ -294,7 +294,7 @@ def following(
     """
 
     async def scenario() -> tuple[float | None, int | None]:
-        lane = _LaneOfProcesses(len(loads), 1.5, 2048)
+        lane = ParseLane(len(loads), 1.5, 2048)
         processes: list[Any] = [Process(load) for load in loads]
         lane._channels = set(processes)
         for number, seconds in enumerate(waiting):

@@ -92,7 +92,7 @@ def test_the_processes_serve_what_the_table_says_and_count_what_happens() -> Non
         bad = httpx.post(f"{address}/predict", json={"structure": "x"}, timeout=60)
         assert bad.status_code == 422
         worker = scraped("http://127.0.0.1:39100")
-        until(lambda: batches(scraped(address)) == batches(worker) == 3, "the worker's beat has told the API", 10)
+        until(lambda: batches(scraped(address)) == batches(worker) == 3, "the worker's heartbeat has told the API", 10)
         api = scraped(address)
     assert {name for name in worker if not name.startswith("process_") and not name.endswith("_created")} <= api.keys()
     for name, (process, _, _) in documented().items():

@@ -19,7 +19,7 @@ from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.serialization import pack_graph
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.service.messages import Entry
+from deepergatgnn.service.messages import InferenceRequest
 from deepergatgnn.service.prediction.catalogue import Catalogue
 from deepergatgnn.service.worker import engine as engines
 from deepergatgnn.service.worker.engine import Engine
@@ -132,8 +132,8 @@ def test_a_bad_version_that_is_asked_for_is_an_error_of_its_entry_alone(store: M
     late = time.time() + 60
     bad = [f"{name}@1.0.0:{'0' * 32}" for name in FAULTS] + [f"{GOOD}@1.0.0", f"{GOOD}@1.0.0:{'0' * 32}", "no model"]
     bad += [store.version(f"{name}@1.0.0").identity for name in ("golden-other-value", "weights-missing")]
-    entries = [Entry(str(number), "api", (identity,), graph, late) for number, identity in enumerate(bad)]
-    answers = engine.answer([*entries, Entry("good", "api", (good.identity,), graph, late)]).answers
+    entries = [InferenceRequest(str(number), "api", (identity,), graph, late) for number, identity in enumerate(bad)]
+    answers = engine.answer([*entries, InferenceRequest("good", "api", (good.identity,), graph, late)]).answers
     assert answers.pop().error is None
     assert {answer.error and answer.error[0] for answer in answers} == {"model_unavailable"}
 

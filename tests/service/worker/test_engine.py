@@ -16,10 +16,10 @@ from structlog.testing import capture_logs
 from deepergatgnn.errors import ArtifactError
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.serialization import pack_graph
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.service.messages import Entry
+from deepergatgnn.service.messages import InferenceRequest
 from deepergatgnn.service.worker.engine import LOADED_AT_MOST, Engine, Prepared
 from deepergatgnn.training.data.catalogue import Row
 from tests.support.fixtures import Published, pair
@@ -29,13 +29,13 @@ __all__ = ["pair"]
 
 
 @pytest.fixture(scope="module")
-def entries(rows: tuple[Row, ...]) -> list[Entry]:
+def entries(rows: tuple[Row, ...]) -> list[InferenceRequest]:
     store = ModelStore()
     models = tuple(store.version(name).identity for name in store.names())
     config = store.manifest("bulk-modulus").graph  # has angles; networks without them do not look
-    graphs = [merge_equivalent(build_graph(row.crystal, config)) for row in rows[:40]]
+    graphs = [reduce_graph(build_graph(row.crystal, config)) for row in rows[:40]]
     return [
-        Entry(row.id, "api", models, pack_graph(graph), time.time() + 60)
+        InferenceRequest(row.id, "api", models, pack_graph(graph), time.time() + 60)
         for row, graph in zip(rows, graphs, strict=False)
     ]
 
@@ -47,7 +47,7 @@ def engine() -> Engine:
     return made
 
 
-def test_an_entry_that_breaks_its_batch_fails_alone(engine: Engine, entries: list[Entry]) -> None:
+def test_an_entry_that_breaks_its_batch_fails_alone(engine: Engine, entries: list[InferenceRequest]) -> None:
     good = engine.answer(entries[:8]).answers
     graph = entries[3].graph
     poison = replace(
@@ -64,7 +64,7 @@ def test_an_entry_that_breaks_its_batch_fails_alone(engine: Engine, entries: lis
         assert [p.value for p in ours.predictions] == pytest.approx([p.value for p in theirs.predictions], abs=1e-5)
 
 
-def test_attention_is_for_the_entries_of_a_batch_that_want_it(engine: Engine, entries: list[Entry]) -> None:
+def test_attention_is_for_the_entries_of_a_batch_that_want_it(engine: Engine, entries: list[InferenceRequest]) -> None:
     """Even where they want other models than their neighbours do."""
     few = entries[0].models[:1]
     asked = [
@@ -80,13 +80,13 @@ def test_attention_is_for_the_entries_of_a_batch_that_want_it(engine: Engine, en
 
 
 def test_a_batch_that_does_not_fit_is_split_and_answered(
-    engine: Engine, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, entries: list[InferenceRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The device says so of any batch above three crystals; the answers are the same, and the worker is told."""
     whole = engine.answer(entries[:8])
     predict: Callable[..., object] = engine._predict
 
-    def predict_few(few: list[Entry], prepared: Prepared) -> object:
+    def predict_few(few: list[InferenceRequest], prepared: Prepared) -> object:
         if len(few) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return predict(few, prepared)
@@ -118,7 +118,7 @@ def test_the_last_sound_version_is_loaded_where_that_in_production_is_not(tmp_pa
     assert engine.loaded == [store.version(f"{MODEL}@{OLD}").identity]
 
 
-def test_versions_that_are_not_kept_make_room(tmp_path: Path, entries: list[Entry]) -> None:
+def test_versions_that_are_not_kept_make_room(tmp_path: Path, entries: list[InferenceRequest]) -> None:
     store = ModelStore(small_store(tmp_path / "store", OLD, NEW))
     engine = Engine(store, torch.device("cpu"), "test")
     wanted = [engine.load(f"{MODEL}@{version}") for version in (OLD, NEW)]
@@ -144,7 +144,7 @@ def has_compiler() -> bool:
 
 
 def test_an_ensemble_is_answered_for_like_a_single_network_compiled_or_not(
-    pair: Published, entries: list[Entry]
+    pair: Published, entries: list[InferenceRequest]
 ) -> None:
     reference = pair.store.version(f"{pair.manifest.name}@{pair.manifest.version}").identity
     asked = [replace(entry, models=(reference,)) for entry in entries]
@@ -171,6 +171,6 @@ def test_an_ensemble_with_a_damaged_member_is_not_served(pair: Published, tmp_pa
         Engine(store, torch.device("cpu"), "test").load_production()
 
 
-def test_a_model_that_is_gone_is_an_error_of_its_entry_alone(engine: Engine, entries: list[Entry]) -> None:
+def test_a_model_that_is_gone_is_an_error_of_its_entry_alone(engine: Engine, entries: list[InferenceRequest]) -> None:
     answers = engine.answer([entries[0], replace(entries[1], models=("hardness@1.0.0",)), entries[2]]).answers
     assert [answer.error and answer.error[0] for answer in answers] == [None, "model_unavailable", None]

@@ -13,10 +13,10 @@ from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.graphs.serialization import pack_graph
 from deepergatgnn.model_store import ModelStore
-from deepergatgnn.service.messages import Entry
+from deepergatgnn.service.messages import InferenceRequest
 from deepergatgnn.service.operations.broker import embedded_broker
-from deepergatgnn.service.queue.consumer import WorkQueue
-from deepergatgnn.service.queue.producer import STREAMS, RequestQueue
+from deepergatgnn.service.queue.consumer import RequestConsumer
+from deepergatgnn.service.queue.producer import STREAMS, RequestProducer
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.tasks import ended
@@ -43,21 +43,21 @@ def made(settings: Settings) -> Worker:
     return Worker(settings, settings.redis_url.get_secret_value())
 
 
-def entries(count: int) -> list[Entry]:
+def entries(count: int) -> list[InferenceRequest]:
     config = ModelStore().manifest(f"{MODEL}@{OLD}").graph
     assert isinstance(config, GraphConfig)
     graphs = [pack_graph(build_graph(crystal, config)) for crystal in some_crystals(count)]
     models = (ModelStore().version(f"{MODEL}@{OLD}").identity,)
-    return [Entry(str(n), "api", models, graph, time.time() + 60) for n, graph in enumerate(graphs)]
+    return [InferenceRequest(str(n), "api", models, graph, time.time() + 60) for n, graph in enumerate(graphs)]
 
 
 def test_a_hung_worker_is_silent_and_takes_nothing_over(settings: Settings) -> None:
     async def scenario() -> None:
         worker = made(settings)
-        api = RequestQueue(worker.client, "api")
+        api = RequestProducer(worker.client, "api")
         await worker.queue.create_groups()
         await api.submit(entries(4))
-        assert len(await WorkQueue(worker.client, "dead", LEASE_S).read("interactive", 4, 1)) == 4
+        assert len(await RequestConsumer(worker.client, "dead", LEASE_S).read("interactive", 4, 1)) == 4
         worker.computing_since = time.monotonic() - 10
         tasks = Upkeep(worker).start()
         await asyncio.sleep(3 * LEASE_S)
@@ -77,7 +77,7 @@ def test_a_hung_worker_is_silent_and_takes_nothing_over(settings: Settings) -> N
 def test_what_nobody_waits_for_any_more_is_dropped_before_the_device(settings: Settings) -> None:
     async def scenario() -> None:
         worker = made(settings)
-        api = RequestQueue(worker.client, "api")
+        api = RequestProducer(worker.client, "api")
         await worker.queue.create_groups()
         added = await api.submit(entries(4))
         worker.accept(await worker.queue.read("interactive", 10, 1))
@@ -145,7 +145,7 @@ def test_a_worker_whose_idle_device_is_lost_ends(settings: Settings, monkeypatch
     async def beats() -> int:
         client = connect(url)
         async with contextlib.aclosing(client):
-            return len(await RequestQueue(client, "api").workers())
+            return len(await RequestProducer(client, "api").workers())
 
     assert asyncio.run(beats()) == 0
 
@@ -164,16 +164,16 @@ def test_a_worker_whose_idle_device_hangs_is_silent_and_ends(
 
     async def scenario() -> None:
         worker = made(settings)
-        api = RequestQueue(worker.client, "api")
+        api = RequestProducer(worker.client, "api")
         monkeypatch.setattr(worker.engine, "canary", released.wait)
         monkeypatch.setattr("deepergatgnn.service.worker.upkeep.os._exit", leave)
         worker.answered_at = time.monotonic() - 60
-        beat, *others = Upkeep(worker).start()
+        heartbeat, *others = Upkeep(worker).start()
         async with asyncio.timeout(30):
             await asyncio.sleep(10 * settings.heartbeat_s)
             assert await api.workers() == []
             with pytest.raises(LeftError):
-                await beat
+                await heartbeat
         released.set()
         await ended(others)
         await worker.client.aclose()

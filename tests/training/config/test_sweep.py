@@ -18,7 +18,7 @@ from deepergatgnn.errors import ConfigError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.training.config.run import TrainingConfig, read_config
 from deepergatgnn.training.config.sweep import SweepConfig, read_sweep, with_parameters
-from deepergatgnn.training.data.run_data import assemble
+from deepergatgnn.training.data.run_data import assemble_run_data
 from deepergatgnn.training.experiments.sweep import BEST, RESULT, STORAGE, Trial, sweep
 from deepergatgnn.training.fit.checkpoint import TrainingError
 from deepergatgnn.training.fit.loop import Epoch
@@ -157,7 +157,7 @@ def test_another_search_of_the_same_name_is_refused(searched: Searched) -> None:
 
 def test_the_test_part_decides_nothing(searched: Searched, tmp_path: Path) -> None:
     """With nonsense for the truth of every test row, the search comes to the same."""
-    test = set(assemble(TrainingConfig.model_validate(searched.base)).split.test.tolist())
+    test = set(assemble_run_data(TrainingConfig.model_validate(searched.base)).split.test.tolist())
     lines = Path(searched.data).read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     for row in test:

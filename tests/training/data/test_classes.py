@@ -33,7 +33,7 @@ from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.catalogue import Row, read_dataset
 from deepergatgnn.training.data.readers.json_lines import lines_of
 from deepergatgnn.training.data.row_counts import row_counts
-from deepergatgnn.training.data.run_data import FEWEST, Assembly, assemble
+from deepergatgnn.training.data.run_data import FEWEST, RunData, assemble_run_data
 from deepergatgnn.training.evaluation.classification import brier, class_errors, fit_temperature, log_loss, roc_auc
 from deepergatgnn.training.experiments.cross_validation import cross_validate
 from deepergatgnn.training.experiments.run import run
@@ -88,7 +88,7 @@ class Trained:
     """Two members that learned classes, found and listed, and a number at once."""
 
     config: TrainingConfig
-    assembly: Assembly
+    assembly: RunData
     store: ModelStore
     runs: Path
     manifests: list[Manifest]
@@ -101,7 +101,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     store, runs = ModelStore(folder / "store"), folder / "runs"
     with single_thread():
         manifests = run(config, store, runs, device=CPU, report=lambda _: None, plots=False)
-    return Trained(config, assemble(config), store, runs, manifests)
+    return Trained(config, assemble_run_data(config), store, runs, manifests)
 
 
 def test_classes_are_those_of_the_data_or_of_the_configuration(trained: Trained, data: Path) -> None:
@@ -119,7 +119,7 @@ def test_classes_are_those_of_the_data_or_of_the_configuration(trained: Trained,
     [without] = [group for group in groups if group.name == "without a class for system"]
     assert without.count == int(np.isnan(assembly.truth[:, 1]).sum()) > 0
     whole = TrainingConfig.model_validate(configuration(data, CUBIC | {"key": "of_seven", "classes": [6, 5]}))
-    assert assemble(whole).classes == (("6", "5"),)
+    assert assemble_run_data(whole).classes == (("6", "5"),)
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "id_prop.csv"])
@@ -382,7 +382,7 @@ def test_a_column_without_such_classes_is_refused_before_training(
     data: Path, target: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
-        assemble(TrainingConfig.model_validate(configuration(data, CUBIC | target)))
+        assemble_run_data(TrainingConfig.model_validate(configuration(data, CUBIC | target)))
 
 
 def test_a_manifest_whose_parts_do_not_fit_is_refused(trained: Trained) -> None:

@@ -9,7 +9,7 @@ from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.nn.batch import cut
 from deepergatgnn.training.data.cache import prepare
 from deepergatgnn.training.data.catalogue import Dataset
-from deepergatgnn.training.data.graph_arrays import PackedGraphs, Selected, graph_sizes
+from deepergatgnn.training.data.graph_arrays import PackedGraphs, Subset, graph_sizes
 from tests.support.fixtures import some_rows
 from tests.support.same_graphs import assert_same_graph
 
@@ -18,10 +18,10 @@ PREPARED = prepare(Dataset("some", "", some_rows(12), ()), GraphConfig(angles=4)
 
 @given(st.lists(st.lists(st.integers(0, 11), max_size=8), max_size=4), st.data())
 def test_a_selection_is_the_list_of_what_it_selects(parts: list[list[int]], data: st.DataObject) -> None:
-    chosen = [Selected([PREPARED.graphs], np.array(part, dtype=np.int64)) for part in parts]
+    chosen = [Subset([PREPARED.graphs], np.array(part, dtype=np.int64)) for part in parts]
     flat = [PREPARED.graphs[row] for part in parts for row in part]
     rows = data.draw(st.lists(st.integers(0, len(flat) - 1))) if flat else []
-    selected = Selected(chosen, np.array(rows, dtype=np.int64))
+    selected = Subset(chosen, np.array(rows, dtype=np.int64))
     assert len(selected) == len(rows)
     for found, row in zip(selected, rows, strict=True):
         assert_same_graph(found, flat[row])

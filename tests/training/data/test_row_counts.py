@@ -12,7 +12,7 @@ from deepergatgnn.commands.main import app
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.row_counts import RowGroup, row_counts
-from deepergatgnn.training.data.run_data import assemble
+from deepergatgnn.training.data.run_data import assemble_run_data
 from tests.training.data.test_catalogue import real_documents, written
 from tests.training.experiments.test_run import changed
 
@@ -40,7 +40,7 @@ def configured(folder: Path, rows: Documents, **changes: Any) -> TrainingConfig:
 def test_each_row_is_counted_with_its_reason(tmp_path: Path) -> None:
     rows = documents(80, refused=10, empty=7, negative=20)
     config = configured(tmp_path, rows, targets=LOG)
-    assembly = assemble(config)
+    assembly = assemble_run_data(config)
     groups = {group.name: group for group in row_counts(assembly.dataset, assembly.split, config.targets)}
     ids = [row["id"] for row in rows]
     assert groups["read"].count == 80
@@ -94,7 +94,7 @@ NOTHING = {
 def test_where_nothing_is_left_the_error_names_the_reason(tmp_path: Path, name: str) -> None:
     rows, changes, reason = NOTHING[name]
     with pytest.raises(ConfigError, match=reason):
-        assemble(configured(tmp_path, rows, **changes))
+        assemble_run_data(configured(tmp_path, rows, **changes))
 
 
 @pytest.mark.parametrize("value", [1e300, -1e300, 1e31])
@@ -102,7 +102,7 @@ def test_a_number_beyond_all_reason_is_named_with_its_row(tmp_path: Path, value:
     rows = documents(40)
     rows[5]["targets"][KEY] = value
     with pytest.raises(ConfigError, match=rf"1 numbers beyond .*, {rows[5]['id']} \({value:g}\)".replace("+", r"\+")):
-        assemble(configured(tmp_path, rows))
+        assemble_run_data(configured(tmp_path, rows))
 
 
 @pytest.mark.parametrize("value", [0.1, 0.0, -3.7, 1e-300])
@@ -111,4 +111,4 @@ def test_a_target_without_variance_is_refused_whatever_the_rounding(tmp_path: Pa
     for row in rows:
         row["targets"][KEY] = value
     with pytest.raises(ConfigError, match="is the same in the whole training part"):
-        assemble(configured(tmp_path, rows))
+        assemble_run_data(configured(tmp_path, rows))

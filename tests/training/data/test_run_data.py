@@ -9,7 +9,7 @@ import pytest
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.cache import prepared_dataset
-from deepergatgnn.training.data.run_data import assemble
+from deepergatgnn.training.data.run_data import assemble_run_data
 from deepergatgnn.training.data.splits import PARTS
 from deepergatgnn.uncertainty.intervals import unscale
 from tests.support.fixtures import TINY
@@ -32,7 +32,10 @@ def test_extra_rows_join_the_training_part_unless_a_set_before_has_their_formula
         written(tmp_path, part, name)
         for name, part in (("a.jsonl", rows[:90]), ("b.jsonl", rows[80:120]), ("c.jsonl", rows[100:]))
     )
-    alone, assembly = assemble(changed(data=main)), assemble(changed(data=main, extra_data=[more, last]))
+    alone, assembly = (
+        assemble_run_data(changed(data=main)),
+        assemble_run_data(changed(data=main, extra_data=[more, last])),
+    )
     names = formulas(rows, tmp_path)
     first, second = set(names[:90]), set(names[80:120])
     expected = [index for index in range(80, 120) if names[index] not in first]
@@ -62,13 +65,13 @@ def test_formulas_of_excluded_rows_are_in_no_training_row(tmp_path: Path) -> Non
     names = formulas(rows, tmp_path)
     for field, kept_out in ((None, set(names)), ("fold", {name for i, name in enumerate(names) if i % 3 == 1})):
         exclude = [{"data": other} if field is None else {"data": other, "field": field, "value": 1}]
-        assembly = assemble(changed(exclude=exclude))
+        assembly = assemble_run_data(changed(exclude=exclude))
         assert kept_out.isdisjoint({assembly.dataset.formulas[row] for row in assembly.split.train})
-        before = assemble(changed()).split
+        before = assemble_run_data(changed()).split
         assert assembly.notes["excluded_from_train"] == len(before.train) - len(assembly.split.train) > 0
         np.testing.assert_array_equal(assembly.split.test, before.test)
     with pytest.raises(ConfigError, match="has no field 'nothing'"):
-        assemble(changed(exclude=[{"data": other, "field": "nothing", "value": 1}]))
+        assemble_run_data(changed(exclude=[{"data": other, "field": "nothing", "value": 1}]))
 
 
 def test_targets_are_standardised_by_the_training_part(tmp_path: Path) -> None:
@@ -81,7 +84,7 @@ def test_targets_are_standardised_by_the_training_part(tmp_path: Path) -> None:
         {"model": "k", "key": "log10_K_VRH", "unit": "log10(GPa)"},
         {"model": "decades", "key": "decades", "unit": "GPa", "transform": "log10"},
     ]
-    assembly = assemble(changed(data=written(tmp_path, rows), targets=targets))
+    assembly = assemble_run_data(changed(data=written(tmp_path, rows), targets=targets))
     train = assembly.scaled[assembly.split.train].astype(np.float64)
     np.testing.assert_allclose(np.nanmean(train, axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(np.nanstd(train, axis=0), 1, atol=1e-6)
@@ -100,7 +103,10 @@ def test_rows_without_any_target_are_not_learned(tmp_path: Path) -> None:
         row["targets"]["log10_G_VRH"] = None if number % 2 == 0 else row["targets"]["log10_G_VRH"]
     data = written(tmp_path, rows)
     targets = [{"model": key[6].lower(), "key": key, "unit": "log10(GPa)"} for key in ("log10_K_VRH", "log10_G_VRH")]
-    both, one = assemble(changed(data=data, targets=targets)), assemble(changed(data=data, targets=targets[:1]))
+    both, one = (
+        assemble_run_data(changed(data=data, targets=targets)),
+        assemble_run_data(changed(data=data, targets=targets[:1])),
+    )
     assert np.isfinite(both.truth[both.split.train]).any(axis=1).all()
     assert np.isnan(both.truth[both.split.train]).any()
     assert np.isfinite(one.truth[one.split.train]).all()
@@ -110,7 +116,7 @@ def test_rows_without_any_target_are_not_learned(tmp_path: Path) -> None:
 
 
 def test_what_the_split_shares_is_counted_for_every_pair_of_parts() -> None:
-    assembly = assemble(changed())
+    assembly = assemble_run_data(changed())
     parts = {part: {assembly.dataset.formulas[row] for row in getattr(assembly.split, part)} for part in PARTS}
     for index, one in enumerate(PARTS):
         for other in PARTS[index + 1 :]:
@@ -118,7 +124,7 @@ def test_what_the_split_shares_is_counted_for_every_pair_of_parts() -> None:
 
 
 def test_only_what_decides_the_weights_is_in_the_fingerprint() -> None:
-    assembly = assemble(changed())
+    assembly = assemble_run_data(changed())
     own = assembly.fingerprint(TINY, 0)
     said = {"name": "other", "source": "elsewhere", "licence": "none", "version": "3.0.0", "members": 4}
     assert assembly.fingerprint(TINY.model_copy(update=said), 0) == own
@@ -129,6 +135,6 @@ def test_only_what_decides_the_weights_is_in_the_fingerprint() -> None:
         assembly.fingerprint(changed(seed=1), 0),
         assembly.fingerprint(changed(optimization={"epochs": 2}), 0),
         assembly.fingerprint(changed(targets=[{"model": "k", "key": "log10_G_VRH", "unit": "GPa"}]), 0),
-        assemble(changed(extra_data=["elastic_tensor_2015"])).fingerprint(TINY, 0),
+        assemble_run_data(changed(extra_data=["elastic_tensor_2015"])).fingerprint(TINY, 0),
     ]
     assert len({own, *others}) == 6

@@ -17,7 +17,7 @@ from deepergatgnn.service.parsing.featurize import Parsed
 from deepergatgnn.service.prediction.pipeline import Posted, _missing_intervals, _prediction
 from deepergatgnn.service.worker.engine import _model_answer
 from deepergatgnn.training.config.run import TrainingConfig
-from deepergatgnn.training.data.run_data import assemble, interval_sentences
+from deepergatgnn.training.data.run_data import assemble_run_data, interval_sentences
 from deepergatgnn.training.data.splits import PARTS
 from deepergatgnn.training.experiments.run import run
 from deepergatgnn.training.experiments.tasks import load_run, save_run
@@ -42,7 +42,7 @@ def published(config: TrainingConfig, folder: Path, **options: Any) -> tuple[Man
 
 def test_four_calibration_crystals_give_no_interval_and_card_answer_and_log_say_so(tmp_path: Path) -> None:
     config = small(tmp_path)
-    [sentence] = interval_sentences(assemble(config), config.targets)
+    [sentence] = interval_sentences(assemble_run_data(config), config.targets)
     assert "no 90 % interval: it takes 9 calibration crystals, there are 4" in sentence
     manifest, store = published(config, tmp_path)
     assert manifest.calibration.levels == ("0.5", "0.8")
@@ -78,7 +78,7 @@ def test_a_finished_small_run_is_scored_and_predicts_on_the_command_line(tmp_pat
 
 def test_an_ensemble_of_a_small_set_is_calibrated_on_each_others_folds(tmp_path: Path) -> None:
     config = small(tmp_path, members=3)
-    assembly = assemble(config)
+    assembly = assemble_run_data(config)
     assert len(assembly.split.calibration) == 0
     assert sorted(np.concatenate(assembly.folds)) == assembly.split.train.tolist()
     manifest, store = published(config, tmp_path)
@@ -104,7 +104,7 @@ def test_an_ensemble_of_a_small_set_is_calibrated_on_each_others_folds(tmp_path:
 
 def test_a_prepared_folder_trains_the_same_folds(tmp_path: Path) -> None:
     config = small(tmp_path, members=2)
-    assembly, store = assemble(config), ModelStore(tmp_path / "store")
+    assembly, store = assemble_run_data(config), ModelStore(tmp_path / "store")
     save_run(config, assembly, store, tmp_path / "prepared")
     loaded = load_run(config, tmp_path / "prepared")
     assert [fold.tolist() for fold in loaded.folds] == [fold.tolist() for fold in assembly.folds]
@@ -116,7 +116,7 @@ def test_a_prepared_folder_trains_the_same_folds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [60, 100, 300])
 def test_without_a_fraction_small_sets_calibrate_a_90_percent_interval(tmp_path: Path, rows: int) -> None:
-    split = assemble(changed(data=str(written(tmp_path, real_documents(rows))), split={})).split
+    split = assemble_run_data(changed(data=str(written(tmp_path, real_documents(rows))), split={})).split
     assert len(split.calibration) >= 9
     assert all(len(getattr(split, part)) for part in PARTS)
     assert len(split.train) > rows / 2

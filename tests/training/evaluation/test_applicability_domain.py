@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.training.evaluation.applicability_domain import distances, fit_domain
@@ -21,7 +21,7 @@ COUNT = 600
 
 @pytest.fixture(scope="module")
 def graphs() -> list[CrystalGraph]:
-    return [merge_equivalent(graph) for graph in graphs_of([row.crystal for row in bundled().rows[:COUNT]])]
+    return [reduce_graph(graph) for graph in graphs_of([row.crystal for row in bundled().rows[:COUNT]])]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 
 from deepergatgnn.checkpoints import manifest
 from deepergatgnn.checkpoints.manifest import Calibration, Scaler, Spread, crystals_needed
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.training.evaluation.conformal import (
@@ -63,7 +63,7 @@ class Real:
 def real(pair: Published) -> Real:
     predictor = Predictor.load(pair.folder)
     order = np.random.default_rng(0).permutation(len(bundled().rows))
-    graphs = [merge_equivalent(graph) for graph in graphs_of([bundled().rows[row].crystal for row in order])]
+    graphs = [reduce_graph(graph) for graph in graphs_of([bundled().rows[row].crystal for row in order])]
     with torch.inference_mode():
         said = [network(collate(graphs)) for network in predictor.networks]
     return Real(

@@ -14,7 +14,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from deepergatgnn.element_features import element_symbol
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import GraphConfig
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.training.evaluation.metrics import (
     SIZES,
@@ -30,7 +30,7 @@ from deepergatgnn.training.evaluation.metrics import (
     summarise,
 )
 from deepergatgnn.training.evaluation.scoring import score
-from deepergatgnn.uncertainty.domain import DomainJudgement
+from deepergatgnn.uncertainty.domain import DomainAssessment
 from tests.support.fixtures import BUNDLED, Published, bundled, some_rows, supercell
 
 LEVELS = {"0.5": 0.4, "0.8": 0.8, "0.9": 1.0, "0.95": 1.2}
@@ -48,12 +48,12 @@ def part_of(scored: Scored, rows: np.ndarray) -> Scored:
 
 def answer(value: float, *, half: float = 1.0, in_domain: bool = True, distance: float = 0.0) -> Prediction:
     ends = {level: (value - half * share, value + half * share) for level, share in LEVELS.items()}
-    judgement = DomainJudgement(in_domain, distance, ())
+    judgement = DomainAssessment(in_domain, distance, ())
     return Prediction(value, *ends["0.9"], ends, half, judgement, np.ones(1, np.float32), np.ones(1, np.float32))
 
 
 def scored_by_hand(answers: list[Prediction], truth: list[float]) -> Scored:
-    graphs = [merge_equivalent(build_graph(row.crystal, GraphConfig())) for row in some_rows(len(answers))]
+    graphs = [reduce_graph(build_graph(row.crystal, GraphConfig())) for row in some_rows(len(answers))]
     return Scored(graphs, answers, np.array(truth))
 
 
@@ -166,7 +166,7 @@ def test_a_supercell_is_in_the_bin_of_its_cell(scored: Scored) -> None:
     graph = partial(build_graph, config=GraphConfig())
     some = part_of(scored, np.arange(6))
     small, large = (
-        by_size(replace(some, graphs=[merge_equivalent(graph(crystal)) for crystal in each]))
+        by_size(replace(some, graphs=[reduce_graph(graph(crystal)) for crystal in each]))
         for each in (crystals, [supercell(crystal, (2, 1, 1)) for crystal in crystals])
     )
     assert small == large

@@ -6,7 +6,7 @@ import pytest
 
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.training.config.run import TrainingConfig
-from deepergatgnn.training.data.run_data import assemble
+from deepergatgnn.training.data.run_data import assemble_run_data
 from deepergatgnn.training.experiments.fold_results import configuration_digest
 from deepergatgnn.training.experiments.folds import plan_folds
 from tests.support.cross_validated import Validated, configuration
@@ -14,7 +14,7 @@ from tests.support.cross_validated import Validated, configuration
 
 def planned(data: str, **split: Any) -> list[tuple[str, TrainingConfig]]:
     config = configuration(data, split=split, seed=7)
-    return [(fold.name, fold.config) for fold in plan_folds(config, lambda: assemble(config))]
+    return [(fold.name, fold.config) for fold in plan_folds(config, lambda: assemble_run_data(config))]
 
 
 def test_official_folds_are_all_values_of_their_columns(validated: Validated) -> None:
@@ -30,13 +30,13 @@ def test_official_folds_are_all_values_of_their_columns(validated: Validated) ->
 def test_seeds_draw_other_splits_and_begin_with_the_runs_own(validated: Validated) -> None:
     folds = planned(validated.data, seeds=3)
     assert [(name, config.seed) for name, config in folds] == [("seed-7", 7), ("seed-8", 8), ("seed-9", 9)]
-    tests = [tuple(assemble(config).split.test) for _, config in folds]
+    tests = [tuple(assemble_run_data(config).split.test) for _, config in folds]
     assert len(set(tests)) == 3
 
 
 def test_members_of_one_seed_are_not_those_of_the_next(validated: Validated) -> None:
     config = configuration(validated.data, split={"seeds": 2}, members=3)
-    assert [fold.config.seed for fold in plan_folds(config, lambda: assemble(config))] == [0, 3]
+    assert [fold.config.seed for fold in plan_folds(config, lambda: assemble_run_data(config))] == [0, 3]
 
 
 def test_five_folds_if_nothing_is_said(validated: Validated) -> None:

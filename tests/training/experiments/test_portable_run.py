@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.training.config.run import TrainingConfig
-from deepergatgnn.training.data.run_data import Assembly, assemble
+from deepergatgnn.training.data.run_data import RunData, assemble_run_data
 from deepergatgnn.training.data.splits import PARTS
 from deepergatgnn.training.experiments.portable_run import main, read_run
 from deepergatgnn.training.experiments.run import run, train_members
@@ -64,7 +64,7 @@ class Prepared:
     """A run of two members in a folder."""
 
     config: TrainingConfig
-    assembly: Assembly
+    assembly: RunData
     folder: Path
 
 
@@ -72,7 +72,7 @@ class Prepared:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("prepared") / "new" / "run"
     config = changed(name="pair", members=2, optimization={"epochs": 2})
-    assembly = assemble(config)
+    assembly = assemble_run_data(config)
     save_run(config, assembly, ModelStore(folder.parent / "store"), folder)
     return Prepared(config, assembly, folder)
 
@@ -112,7 +112,7 @@ def test_a_bare_machine_trains_the_very_weights_and_the_full_one_publishes_them(
         assert_same_state(state(away, config, member), state(home, config, member))
 
     epochs: list[object] = []
-    announced: list[tuple[TrainingConfig, Assembly]] = []
+    announced: list[tuple[TrainingConfig, RunData]] = []
     [manifest] = run(
         config,
         store,
@@ -182,7 +182,7 @@ def test_rows_of_other_sets_and_missing_targets_travel_too(tmp_path: Path) -> No
     config = changed(
         data=written(tmp_path, rows[:80]), extra_data=[written(tmp_path, rows[60:], "more.jsonl")], targets=targets
     )
-    assembly = assemble(config)
+    assembly = assemble_run_data(config)
     assert assembly.notes["extra_rows"] > 20
     save_run(config, assembly, ModelStore(tmp_path / "store"), tmp_path / "run")
     loaded = load_run(config, tmp_path / "run")
@@ -198,7 +198,7 @@ def test_rows_of_other_sets_and_missing_targets_travel_too(tmp_path: Path) -> No
 @pytest.mark.usefixtures("_one_thread")
 def test_weights_to_begin_with_travel_too(tiny: Published, tmp_path: Path) -> None:
     config = changed(name="tuned", start="tiny-bulk-modulus", optimization={"epochs": 1, "frozen_layers": 1})
-    assembly = assemble(config)
+    assembly = assemble_run_data(config)
     save_run(config, assembly, tiny.store, tmp_path / "run")
     train_member(read_run(tmp_path / "run").task, 0, tmp_path / "away", device=CPU, report=quietly)
     train_members(config, assembly, tiny.store, tmp_path / "home", device=CPU, report=quietly)
@@ -212,7 +212,7 @@ def test_weights_to_begin_with_travel_too(tiny: Published, tmp_path: Path) -> No
 def test_a_start_of_another_size_is_refused(tiny: Published, tmp_path: Path) -> None:
     config = changed(start="tiny-bulk-modulus", network={"layers": 2, "channels": 16, "heads": 2, "groups": 4})
     with pytest.raises(ConfigError, match="1 layers of 16 channels"):
-        save_run(config, assemble(config), tiny.store, tmp_path / "run")
+        save_run(config, assemble_run_data(config), tiny.store, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ import yaml
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.training.config.run import TrainingConfig, read_config
 from deepergatgnn.training.config.sweep import read_sweep
-from deepergatgnn.training.data.run_data import assemble
+from deepergatgnn.training.data.run_data import assemble_run_data
 from deepergatgnn.training.data.splits import split_rows
 from deepergatgnn.training.experiments.cross_validation import cross_validate
 from deepergatgnn.training.experiments.folds import plan_folds
@@ -71,7 +71,7 @@ def test_the_protocol_of_deepergatgnn_is_the_papers() -> None:
     assert (loop.plateau_factor, loop.plateau_patience, loop.plateau_floor) == (0.8, 10, 1e-5)
     assert (loop.loss, loop.patience >= loop.epochs, loop.ema) == ("l1", True, 0.0)
     assert config.split.folds == 5
-    assert [fold.config.split.fold for fold in plan_folds(config, lambda: assemble(config))] == [0, 1, 2, 3, 4]
+    assert [fold.config.split.fold for fold in plan_folds(config, lambda: assemble_run_data(config))] == [0, 1, 2, 3, 4]
 
 
 def test_the_protocol_of_gatgnn_is_the_papers() -> None:
@@ -87,7 +87,7 @@ def test_the_protocol_of_gatgnn_is_the_papers() -> None:
 def test_the_protocol_of_the_pooling_study_is_its_own() -> None:
     config = read_config(POOLING)
     assert (config.optimization.batch_size, config.optimization.epochs, config.network.layers) == (100, 200, 4)
-    folds = plan_folds(config, lambda: assemble(config))
+    folds = plan_folds(config, lambda: assemble_run_data(config))
     assert len({fold.config.seed for fold in folds}) == 5
     for fold in folds:
         np.testing.assert_allclose(shares(fold.config), [0.8, 0.05, 0.15], atol=0.002)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepergatgnn.graphs.symmetry_reduction import merge_equivalent
+from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import GraphBatch, collate
 from deepergatgnn.nn.network import DeeperGATGNN
 from deepergatgnn.training.config.optimization import OptimizationConfig
@@ -17,7 +17,7 @@ from tests.support.fixtures import SODIUM, graphs_of, seeded_network, some_cryst
 @pytest.fixture
 def batch() -> GraphBatch:
     """Merged crystals of several nodes, and sodium, which has one."""
-    merged = [merge_equivalent(graph) for graph in graphs_of([*some_crystals(40), SODIUM])]
+    merged = [reduce_graph(graph) for graph in graphs_of([*some_crystals(40), SODIUM])]
     return collate(merged)
 
 

@@ -19,7 +19,7 @@ from deepergatgnn.commands.main import app
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.training.config.run import TrainingConfig
-from deepergatgnn.training.data.run_data import assemble
+from deepergatgnn.training.data.run_data import assemble_run_data
 from deepergatgnn.training.experiments.run import run
 from deepergatgnn.training.fit.checkpoint import STATE
 from deepergatgnn.training.fit.start import starting_weights
@@ -105,8 +105,8 @@ def test_a_card_names_its_start_and_the_test_rows_that_it_had_learned_from(
     assert "their errors will be too small" not in caplog.text
 
     other = first.model_copy(update={"name": "other", "start": one.reference, "seed": 1})
-    learned = set(assemble(first).split.train.tolist())
-    shared = [row for row in assemble(other).split.test.tolist() if row in learned]
+    learned = set(assemble_run_data(first).split.train.tolist())
+    shared = [row for row in assemble_run_data(other).split.test.tolist() if row in learned]
     assert shared
     manifest = trained(other, tmp_path)
     start = manifest.provenance.start
@@ -115,7 +115,8 @@ def test_a_card_names_its_start_and_the_test_rows_that_it_had_learned_from(
     assert start.test_formulas is not None
     assert start.test_formulas >= len(shared)
     assert (
-        f"has learned from {len(shared)} of the {len(assemble(other).split.test)} rows of this test part" in caplog.text
+        f"has learned from {len(shared)} of the {len(assemble_run_data(other).split.test)} rows of this test part"
+        in caplog.text
     )
     card = (folder / manifest.version / "card.md").read_text("utf-8")
     assert f"The weights began as those of {one.reference} (sha256 {start.sha256})" in card
@@ -177,7 +178,7 @@ def assert_figures(lines: Sequence[dict[str, str]], figures: dict[str, float]) -
 
 def test_test_predictions_lie_beside_the_run_row_by_row(tmp_path: Path) -> None:
     config = configured(tmp_path / "data")
-    manifest, assembly = trained(config, tmp_path), assemble(config)
+    manifest, assembly = trained(config, tmp_path), assemble_run_data(config)
     file = tmp_path / "runs" / config.name / "predictions.csv"
     lines = read_lines(file)
     assert [line["id"] for line in lines] == [assembly.dataset.ids[row] for row in assembly.split.test]
