@@ -61,7 +61,7 @@ class Name:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Statements:
     """Everything that a data block states about the crystal beside its cell and the rows of its atoms.
 
