@@ -77,6 +77,8 @@ class Operators:
         rows = np.array(sorted(self.key))
         if (rows[:, 9:] % _FINE).any():  # what is not on the grid may drift off while it is composed
             return self if _is_closed(rows) else None
+        if np.array_equal(_composed(rows, rows), _in_order(rows)):
+            return self
         found = rows
         while True:
             more = np.unique(np.concatenate([found, _composed(found, rows)]), axis=0)
@@ -248,10 +250,14 @@ def _composed(some: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.
     moved = (rotations @ others[None, :, 9:, None])[..., 0] + steps
     moved %= _DENOMINATOR * _FINE
     composed = np.concatenate([products.reshape(-1, 9), moved.reshape(-1, 3)], axis=1)
-    # A pass through integers: unique rows of integers are found faster than those of twelve columns.
-    codes = (composed[:, :9] + 2) @ 5 ** np.arange(9) * _DENOMINATOR**3
-    codes += composed[:, 9:] // _FINE @ _DENOMINATOR ** np.arange(3)
-    return np.asarray(composed[np.unique(codes, return_index=True)[1]])
+    return _in_order(composed)
+
+
+def _in_order(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Distinct rows in one order, by an integer for each: found faster than those of twelve columns."""
+    codes = (rows[:, :9] + 2) @ 5 ** np.arange(9) * _DENOMINATOR**3
+    codes += rows[:, 9:] // _FINE @ _DENOMINATOR ** np.arange(3)
+    return np.asarray(rows[np.unique(codes, return_index=True)[1]])
 
 
 def _is_closed(rows: NDArray[np.int64]) -> bool:

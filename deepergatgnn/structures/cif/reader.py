@@ -187,7 +187,10 @@ def _unlisted(symmetry: Symmetry, statements: Statements) -> str:
 def _crystal(reading: Reading, lattice: NDArray[np.float64], said: list[str], limits: StructureLimits) -> Crystal:
     sites, copies = reading.sites, reading.copies
     copy_of = "a copy of " if reading.symmetry.operators.n_operators > 1 else ""
-    places = _for_each_copy([f"{copy_of}{label[:20]}" for label in sites.labels], copies.counts)
+
+    def places() -> list[str]:
+        return _for_each_copy([f"{copy_of}{label[:20]}" for label in sites.labels], copies.counts)
+
     return crystal_in_cell(
         lattice, reading.atomic_numbers, copies.frac_coords, warnings=said, limits=limits, places=places
     )
