@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import httpx
 import redis
 
 from deepergatgnn.model_store import ModelStore
-from deepergatgnn.service.messages import WorkerHeartbeat
+from deepergatgnn.service.messages import UnreadableError, WorkerHeartbeat
 from tests.conftest import running, until
 
 CIF = Path("examples/ZrO2.cif").read_bytes()
@@ -47,7 +47,11 @@ def heartbeats(url: str) -> list[WorkerHeartbeat]:
         seconds, _ = client.time()
         names = client.zrangebyscore("deepergatgnn:workers", seconds, "+inf")
         found = client.hmget("deepergatgnn:workers:heartbeats", names) if names else []
-    return [WorkerHeartbeat.unpack(content) for content in found if content is not None]
+    readable = []
+    for content in found:
+        with suppress(UnreadableError):
+            readable.append(WorkerHeartbeat.unpack(content or b""))
+    return readable
 
 
 @contextmanager
