@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from deepergatgnn.errors import ConfigError
+from deepergatgnn.service.lanes import BULK, INTERACTIVE, Lane
 
 PREFIX = "DEEPERGATGNN_"
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -122,12 +123,12 @@ class Settings(BaseSettings):
     max_answers_mib: float = Field(default=256.0, gt=0, le=1_048_576)
     max_head_kib: int = Field(default=64, ge=1, le=65_536)
     max_connections: int = Field(default=4096, ge=1, le=1_000_000)
-    max_wait_s: float = Field(default=0.25, gt=0, le=DAY_S)
-    max_bulk_wait_s: float = Field(default=20.0, gt=0, le=DAY_S)
+    max_wait_s: float = Field(default=INTERACTIVE.max_wait_s, gt=0, le=DAY_S)
+    max_bulk_wait_s: float = Field(default=BULK.max_wait_s, gt=0, le=DAY_S)
     max_bulk: int = Field(default=1024, ge=1, le=1_000_000)
     max_bulk_body_mib: float = Field(default=16.0, gt=0, le=4_096)
-    deadline_s: float = Field(default=30.0, gt=0, le=DAY_S)
-    bulk_deadline_s: float = Field(default=300.0, gt=0, le=DAY_S)
+    deadline_s: float = Field(default=INTERACTIVE.deadline_s, gt=0, le=DAY_S)
+    bulk_deadline_s: float = Field(default=BULK.deadline_s, gt=0, le=DAY_S)
     batch_s: float = Field(default=0.1, gt=0, le=DAY_S)
     batch_edges: int = Field(default=60_000, ge=1, le=1_000_000_000)
     prefetch: Literal["auto", "on", "off"] = "auto"
@@ -231,6 +232,14 @@ class Settings(BaseSettings):
                 "or listen on 127.0.0.1"
             )
         return self
+
+    def max_wait_of(self, lane: Lane) -> float:
+        """Return the predicted seconds of queued work above which requests of a lane are refused."""
+        return {INTERACTIVE: self.max_wait_s, BULK: self.max_bulk_wait_s}.get(lane, lane.max_wait_s)
+
+    def deadline_of(self, lane: Lane) -> float:
+        """Return the seconds until a request of a lane fails."""
+        return {INTERACTIVE: self.deadline_s, BULK: self.bulk_deadline_s}.get(lane, lane.deadline_s)
 
     def environment(self) -> dict[str, str]:
         """The variables from which another process gets these very settings; what is unset has none."""

@@ -25,6 +25,8 @@ from deepergatgnn.service.prediction.catalogue import Catalogue
 from deepergatgnn.service.prediction.pipeline import PredictionPipeline
 from deepergatgnn.service.prediction.result_cache import ResultCache
 from deepergatgnn.service.queue.client import InferenceClient
+from deepergatgnn.service.queue.cluster import ClusterState
+from deepergatgnn.service.scheduling.admission import Admission
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.telemetry.tracing import Tracing, otlp_exporter
 
@@ -49,18 +51,21 @@ def create_app(settings: Settings, broker_url: str, *, keyed: bool = False) -> F
         pool = ParsePool(
             settings.parse_processes, settings.parse_timeout_s, settings.parse_memory_mib, named=cache.enabled
         )
-        dispatcher = InferenceClient(settings, broker_url)
+        admission, dispatcher = Admission(settings), InferenceClient(broker_url)
+        cluster = ClusterState(dispatcher, admission, settings)
         store = open_models(settings.model_store, settings.models)
-        catalogue = Catalogue(store, lambda: dispatcher.loaded, lambda: dispatcher.failed)
+        catalogue = Catalogue(store, lambda: cluster.loaded, lambda: cluster.failed)
         tracing = Tracing(otlp_exporter() if settings.tracing else None)
-        oracle = PredictionPipeline(catalogue, pool, dispatcher, cache)
+        oracle = PredictionPipeline(catalogue, pool, dispatcher, admission, cache)
         try:
             await dispatcher.start()
+            await cluster.start()
             await pool.warm()
             tune_garbage_collector()
-            yield {PARTS: State(settings, catalogue, dispatcher, pool, oracle, tracing)}
+            yield {PARTS: State(settings, catalogue, dispatcher, cluster, admission, pool, oracle, tracing)}
         finally:
             dispatcher.draining = True
+            await cluster.stop()
             await dispatcher.stop()
             pool.close()
             tracing.close()

@@ -10,6 +10,8 @@ from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.prediction.catalogue import Catalogue
 from deepergatgnn.service.prediction.pipeline import PredictionPipeline
 from deepergatgnn.service.queue.client import InferenceClient
+from deepergatgnn.service.queue.cluster import ClusterState
+from deepergatgnn.service.scheduling.admission import Admission
 from deepergatgnn.service.scheduling.fairness import Flow, flow_of
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.telemetry.tracing import Tracing
@@ -24,6 +26,8 @@ class State:
     settings: Settings
     catalogue: Catalogue
     dispatcher: InferenceClient
+    cluster: ClusterState
+    admission: Admission
     pool: ParsePool
     oracle: PredictionPipeline
     tracing: Tracing

@@ -14,12 +14,12 @@ from deepergatgnn.service.http.dependencies import PARTS
 from deepergatgnn.service.http.problems import PROBLEM_JSON, counted, problem_document, problem_headers, status_of
 from deepergatgnn.service.http.request_context import request_id_of
 from deepergatgnn.service.http.security_headers import raw_headers_for
-from deepergatgnn.service.messages import Lane
+from deepergatgnn.service.lanes import BULK, INTERACTIVE
 from deepergatgnn.service.scheduling.fairness import connection_of
 from deepergatgnn.service.telemetry import metrics
 from deepergatgnn.service.telemetry.logs import LineLimit
 
-LANES: dict[str, Lane] = {"/predict": "interactive", "/predict/batch": "bulk"}
+LANES = {"/predict": INTERACTIVE, "/predict/batch": BULK}
 log = structlog.get_logger("api")
 
 
@@ -39,7 +39,9 @@ class LoadShedding:
         lane = LANES.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if lane is not None:
             try:
-                scope["state"][PARTS].dispatcher.check(lane, connection_of(scope))
+                state = scope["state"][PARTS]
+                state.cluster.ensure_available()
+                state.admission.check(lane, connection_of(scope))
             except ServiceError as error:
                 await _refuse(scope, send, counted(error), logged=self._lines.worth_a_line(int(time.monotonic())))
                 return

@@ -24,6 +24,7 @@ from deepergatgnn.service.http.openapi import DEADLINE, refer
 from deepergatgnn.service.http.problems import counted
 from deepergatgnn.service.http.request_body import patience_s, read_documents
 from deepergatgnn.service.http.routes import CLIENT_GONE, ERRORS
+from deepergatgnn.service.lanes import BULK
 from deepergatgnn.service.parsing.json_bodies import Contents, Fields, source_of
 from deepergatgnn.service.prediction.pipeline import PredictionInput
 from deepergatgnn.service.scheduling.admission import Ticket
@@ -215,13 +216,13 @@ async def _results(
         deadline: of all crystals.
         in_order: as they were posted; else as they are ready.
     """
-    admission = state.dispatcher.admission
+    admission = state.admission
     least, most = WINDOW
     count, begun, given = len(body.contents), 0, 0
     at_once = int(min(most, max(least, WINDOW_S / max(admission.typical, 1e-6))))
     count = len(body.contents)
     demand = state.oracle.demand(body.fields["models"], Size.roughly(sum(map(len, body.contents)) // max(1, count)))
-    with admission.admit("bulk", flow_of_request(request), demand, count) as ticket:
+    with admission.admit(BULK, flow_of_request(request), demand, count) as ticket:
         ready: asyncio.Queue[asyncio.Task[Result]] = asyncio.Queue()
         under_way: set[asyncio.Task[Result]] = set()
         kept = _Kept()
@@ -269,7 +270,7 @@ async def _result(state: State, body: _Body, index: int, request: Request, deadl
             request_id=request.state.request_id,
             started=time.perf_counter(),
             deadline=deadline,
-            lane="bulk",
+            lane=BULK,
             ticket=ticket,
         )
         if state.tracing.wanted:

@@ -12,7 +12,7 @@ from deepergatgnn.service.http.dependencies import flow_of_request, state_of
 from deepergatgnn.service.http.disconnect import unless_gone
 from deepergatgnn.service.http.forms import read_form
 from deepergatgnn.service.http.security_headers import header
-from deepergatgnn.service.messages import Lane
+from deepergatgnn.service.lanes import BULK, INTERACTIVE, Lane
 from deepergatgnn.service.parsing.json_bodies import (
     Contents,
     Fields,
@@ -30,7 +30,7 @@ from deepergatgnn.service.schemas import PredictOptions
 PLAIN = frozenset({"chemical/x-cif", "text/plain", "application/octet-stream"})
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 LEAST_MS = 0.001
-LANE_OF: Mapping[Kind, Lane] = {"single": "interactive", "bulk": "bulk"}
+LANE_OF: Mapping[Kind, Lane] = {"single": INTERACTIVE, "bulk": BULK}
 SHORT_JSON = 128 * 1024  # bytes that the event loop reads itself, in a few milliseconds
 NO_OPTIONS = PredictOptions()
 
@@ -95,7 +95,7 @@ async def read_documents(request: Request, kind: Kind, options: Options) -> tupl
         return await read_body_in_turns(kind, b"".join(pieces), options)
     state, lane, flow = state_of(request), LANE_OF[kind], flow_of_request(request)
     demand = Demand(state.pool.cost.seconds(Size(sum(map(len, pieces)), 0, 0), 0), 0.0)
-    with state.dispatcher.admission.admit(lane, flow, demand) as ticket, ticket.parsing():
+    with state.admission.admit(lane, flow, demand) as ticket, ticket.crystal() as crystal, crystal.parsing():
         return await unless_gone(request, state.pool.read(kind, pieces, options, flow))
 
 

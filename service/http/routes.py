@@ -21,6 +21,7 @@ from deepergatgnn.service.http.openapi import DEADLINE, TIMING, query_parameters
 from deepergatgnn.service.http.page import page_beneath
 from deepergatgnn.service.http.problems import counted, service_error
 from deepergatgnn.service.http.request_body import patience_s, read_posted
+from deepergatgnn.service.lanes import INTERACTIVE
 from deepergatgnn.service.prediction.catalogue import Catalogue
 from deepergatgnn.service.schemas import (
     Health,
@@ -91,13 +92,13 @@ async def _predict(request: Request, state: State, started: float) -> dict[str, 
     deadline = time.monotonic() + patience_s(request, state.settings.deadline_s)
     posted = await read_posted(request)  # who is slow to send it takes nobody's place
     demand = state.oracle.demand(posted.models, posted.size)
-    with state.dispatcher.admission.admit("interactive", flow_of_request(request), demand) as ticket:
+    with state.admission.admit(INTERACTIVE, flow_of_request(request), demand) as ticket:
         work = state.oracle.answer(
             posted,
             request_id=request.state.request_id,
             started=started,
             deadline=deadline,
-            lane="interactive",
+            lane=INTERACTIVE,
             ticket=ticket,
         )
         return await unless_gone(request, work)
@@ -161,7 +162,7 @@ async def readyz(request: Request) -> Readiness:
     `models` says which versions answer, and why others that are in production do not.
     """
     state = state_of(request)
-    state.dispatcher.readiness()
+    state.cluster.ensure_ready()
     offer = state.catalogue.offer()
     keyed = state.settings.api_keys or state.settings.api_keys_file  # the probe is open without a key
     failed = dict.fromkeys(offer.failed, "see the log") if keyed else dict(offer.failed)
@@ -169,13 +170,13 @@ async def readyz(request: Request) -> Readiness:
         reasons = "; ".join(f"{which}: {reason}" for which, reason in failed.items()) or "none is in production"
         raise ServiceError("no_model", f"no model can answer: {reasons}", 5)
     models = ReadyModels(ready=[*offer.ready], failed=failed)
-    return Readiness(workers=state.dispatcher.workers, models=models)
+    return Readiness(workers=state.cluster.workers, models=models)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, summary="What Prometheus reads")
 async def show_metrics(request: Request) -> Response:
     """Prometheus text: of this API process, and of the workers by name."""
-    reports = await state_of(request).dispatcher.worker_metrics()
+    reports = await state_of(request).cluster.worker_metrics()
     return Response(metrics.with_workers(reports), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from deepergatgnn.environment import read_env_file
 from deepergatgnn.errors import ConfigError
-from deepergatgnn.service.queue.producer import RequestProducer
+from deepergatgnn.service.queue.heartbeats import worker_heartbeats
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.settings import Settings, read_settings
 
@@ -54,10 +54,10 @@ async def check_worker(settings: Settings) -> None:
     client = connect(settings.redis_url.get_secret_value())
     try:
         async with asyncio.timeout(PATIENCE_S):
-            beats = await RequestProducer(client, "health").workers()
+            heartbeats = await worker_heartbeats(client).alive()
     finally:
         await client.aclose()
-    if not any(str(heartbeat["worker"]).startswith(f"{socket.gethostname()}-") for heartbeat in beats):
+    if not any(each.worker.startswith(f"{socket.gethostname()}-") for each in heartbeats):
         raise OSError("no heartbeat of this worker")
 
 

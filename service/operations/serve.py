@@ -26,7 +26,6 @@ from deepergatgnn.service.http.dependencies import PARTS, State
 from deepergatgnn.service.http.middleware import build_middleware
 from deepergatgnn.service.http.protocol import Guard
 from deepergatgnn.service.operations.broker import EmbeddedBroker, short_folder
-from deepergatgnn.service.queue.client import InferenceClient
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.settings import Settings, is_setting
 from deepergatgnn.service.tasks import lasting
@@ -100,9 +99,9 @@ class _Server(uvicorn.Server):
         self._leaving = False
 
     @property
-    def dispatcher(self) -> InferenceClient:
-        """Of the application, once it has started."""
-        return cast("State", self.lifespan.state[PARTS]).dispatcher
+    def state(self) -> State:
+        """The parts of the application, once it has started."""
+        return cast("State", self.lifespan.state[PARTS])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: not ready any more, but all else as before for the time of grace; a second signal ends that."""
@@ -110,14 +109,14 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         self._leaving = True
-        self.dispatcher.leaving = True
+        self.state.cluster.leaving = True
         loop = asyncio.get_running_loop()
         loop.call_later(self._grace_s, super().handle_exit, sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests finish; those that cannot are told so before their connections are closed."""
         told_s = max(0.0, self._drain_s - TOLD_BEFORE_S)
-        cut = asyncio.get_running_loop().call_later(told_s, self.dispatcher.abort_waiting)
+        cut = asyncio.get_running_loop().call_later(told_s, self.state.dispatcher.abort)
         try:
             await super().shutdown(sockets)
         finally:
@@ -152,7 +151,7 @@ async def _serve(
     host, port = listener.getsockname()[:2]
 
     async def announce_when_ready() -> None:
-        while not server.started or (count and not server.dispatcher.workers):  # noqa: ASYNC110 - uvicorn has no event
+        while not server.started or (count and not server.state.cluster.workers):  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(0.05)
         ready.set()
         announce(f"http://{host}:{port}")

@@ -27,7 +27,7 @@ from deepergatgnn.errors import DeeperGATGNNError, StructureError
 from deepergatgnn.service.errors import parsing_delayed
 from deepergatgnn.service.parsing.frames import LENGTHS, framed
 from deepergatgnn.service.parsing.process import BEGUN, BUILDING, RECALLED, SINCE, Progress, serve
-from deepergatgnn.service.scheduling.fairness import NOBODY, Flow
+from deepergatgnn.service.scheduling.fairness import INTERNAL, Flow
 from deepergatgnn.service.telemetry import metrics
 
 SLOW_S = 0.1  # a file that takes longer does not keep those behind it waiting
@@ -67,7 +67,7 @@ class File:
         *,
         seconds: float = 0.0,
         alone: bool = False,
-        flow: Flow = NOBODY,
+        flow: Flow = INTERNAL,
     ) -> None:
         self.head, self.content, self.seconds, self.flow = head, content, seconds, flow
         self.alone = alone or self.is_large

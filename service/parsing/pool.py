@@ -18,12 +18,12 @@ import structlog
 from deepergatgnn.errors import DeeperGATGNNError, StructureError
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.service.errors import parsing_delayed
-from deepergatgnn.service.messages import Lane
+from deepergatgnn.service.lanes import INTERACTIVE, LANES, Lane
 from deepergatgnn.service.parsing.channel import Channel, File, InferenceReply, Started, start_process, stop_fork_server
 from deepergatgnn.service.parsing.featurize import Parsed
 from deepergatgnn.service.parsing.json_bodies import Fields, Kind, Options
 from deepergatgnn.service.parsing.process import pack_reading, pack_task, unpack_reading, unpack_result
-from deepergatgnn.service.scheduling.fairness import NOBODY, FairLine, Flow
+from deepergatgnn.service.scheduling.fairness import INTERNAL, FairQueue, Flow
 from deepergatgnn.service.scheduling.parse_cost import ParseCost, Size, size_of
 from deepergatgnn.service.tasks import PAUSE_S
 from deepergatgnn.service.telemetry import metrics
@@ -57,7 +57,7 @@ class ParseLane:
         self.count = count
         self.give_up_s = GIVE_UP * timeout_s * patience
         self._timeout_s, self._memory_mib, self._niceness = timeout_s, memory_mib, niceness
-        self._waiting: FairLine[File] = FairLine()
+        self._waiting: FairQueue[File] = FairQueue()
         self._returned: deque[File] = deque()
         self._channels: set[Channel] = set()
         self._starting: set[asyncio.Task[Channel]] = set()
@@ -218,9 +218,11 @@ class ParsePool:
     def __init__(self, processes: int, timeout_s: float, memory_mib: int, *, named: bool = False) -> None:
         self.cost, self.processes = ParseCost(), processes
         self._named = named
-        self._lanes: dict[Lane, ParseLane] = {
-            "interactive": ParseLane(processes, timeout_s, memory_mib, SINGLE_NICENESS),
-            "bulk": ParseLane(processes, timeout_s, memory_mib, BULK_NICENESS, patience=BULK_PATIENCE),
+        self._lanes = {
+            lane: ParseLane(processes, timeout_s, memory_mib, BULK_NICENESS, patience=BULK_PATIENCE)
+            if lane.priority
+            else ParseLane(processes, timeout_s, memory_mib, SINGLE_NICENESS)
+            for lane in LANES
         }
         self._bodies = ParseLane(1, timeout_s, memory_mib, BODY_NICENESS, patience=BULK_PATIENCE)
 
@@ -235,7 +237,7 @@ class ParsePool:
             await self._parse(WARM_UP, "json", (GraphConfig(),), first)
         finally:
             first.close()
-        lane = self._lanes["interactive"]
+        lane = self._lanes[INTERACTIVE]
         await asyncio.gather(*(self._warm(lane) for _ in range(lane.count)))
 
     async def _warm(self, lane: ParseLane) -> None:
@@ -256,11 +258,11 @@ class ParsePool:
         source: bytes | str | Mapping[str, Any],
         file_format: StructureFormat,
         configs: Sequence[GraphConfig],
-        lane: Lane = "interactive",
+        lane: Lane = INTERACTIVE,
         layers: int = 1,
         *,
         sites: bool = True,
-        flow: Flow = NOBODY,
+        flow: Flow = INTERNAL,
     ) -> Parsed:
         """Parse in the pool.
 
@@ -294,7 +296,7 @@ class ParsePool:
         rounds: int = 0,
         *,
         sites: bool = False,
-        flow: Flow = NOBODY,
+        flow: Flow = INTERNAL,
     ) -> Parsed:
         head, content = pack_task(source, file_format, configs, rounds=rounds, sites=sites)
         size, graphs = size_of(content[0]), len(configs)
@@ -308,7 +310,7 @@ class ParsePool:
         return unpack_result(*answer)
 
     async def read(
-        self, kind: Kind, pieces: Sequence[bytes], options: Options, flow: Flow = NOBODY
+        self, kind: Kind, pieces: Sequence[bytes], options: Options, flow: Flow = INTERNAL
     ) -> tuple[Fields, list[memoryview]]:
         """Read a JSON body in the pool; those of bulk requests one after the other, in a process of their own.
 
@@ -322,7 +324,7 @@ class ParsePool:
             ServiceError: as `read_body`, and as `parse`.
             StructureError: as `read_body`, and if the body broke its process or took too much of its time.
         """
-        lane = self._bodies if kind == "bulk" else self._lanes["interactive"]
+        lane = self._bodies if kind == "bulk" else self._lanes[INTERACTIVE]
         seconds = self.cost.seconds(Size(sum(map(len, pieces)), 0, 0), 0)
         file = File(*pack_reading(kind, pieces, options), seconds=seconds, alone=True, flow=flow)
         try:

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,13 +11,14 @@ import orjson
 
 from deepergatgnn.checkpoints.manifest import Manifest
 from deepergatgnn.service.errors import ServiceError
-from deepergatgnn.service.messages import Lane, ModelOutput, PackedGraph
+from deepergatgnn.service.lanes import Lane
+from deepergatgnn.service.messages import ModelOutput, PackedGraph
 from deepergatgnn.service.parsing.featurize import Parsed
 from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.prediction.catalogue import Catalogue
 from deepergatgnn.service.prediction.result_cache import InFlight, Part, ResultCache
 from deepergatgnn.service.queue.client import InferenceClient
-from deepergatgnn.service.scheduling.admission import Demand, Ticket
+from deepergatgnn.service.scheduling.admission import Admission, Crystal, Demand, Ticket
 from deepergatgnn.service.scheduling.parse_cost import Size, size_of
 from deepergatgnn.service.telemetry import metrics
 from deepergatgnn.structures import StructureFormat
@@ -63,7 +63,8 @@ class _Pending:
         parts: a graph and the versions that read it, for each featuriser.
         attention: whether the weights of atoms are wanted.
         embedding: whether the crystal vectors are wanted.
-        request_id, deadline, lane, ticket: of the request.
+        request_id, deadline, lane: of the request.
+        crystal: as admitted.
         follows: whether it may wait for what others have asked for.
         said: what each version says, so far.
         inference_ms, held_ms: that the workers took for it, on the device and before.
@@ -75,7 +76,7 @@ class _Pending:
     request_id: str
     deadline: float
     lane: Lane
-    ticket: Ticket
+    crystal: Crystal
     follows: bool = True
     said: dict[str, ModelOutput] = field(default_factory=dict)
     inference_ms: float = 0.0
@@ -89,12 +90,20 @@ class PredictionPipeline:
     """Answers crystals, one at a time.
 
     Args:
-        catalogue, pool, dispatcher: of the process.
+        catalogue, pool, dispatcher, admission: of the process.
         cache: of results.
     """
 
-    def __init__(self, catalogue: Catalogue, pool: ParsePool, dispatcher: InferenceClient, cache: ResultCache) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        pool: ParsePool,
+        dispatcher: InferenceClient,
+        admission: Admission,
+        cache: ResultCache,
+    ) -> None:
         self.catalogue, self._pool, self._dispatcher, self._cache = catalogue, pool, dispatcher, cache
+        self._admission = admission
 
     def demand(self, models: Sequence[str], size: Size) -> Demand:
         """Predicted seconds of a crystal before it is parsed.
@@ -104,7 +113,7 @@ class PredictionPipeline:
         """
         wanted = self.catalogue.resolve(models)
         parsing = self._pool.cost.seconds(size, len(wanted.readers))
-        return self._dispatcher.admission.demand([version.identity for version in wanted.versions], size, parsing)
+        return self._admission.demand([version.identity for version in wanted.versions], size, parsing)
 
     async def answer(
         self, posted: PredictionInput, *, request_id: str, started: float, deadline: float, lane: Lane, ticket: Ticket
@@ -132,28 +141,27 @@ class PredictionPipeline:
         self, posted: PredictionInput, request_id: str, started: float, deadline: float, lane: Lane, ticket: Ticket
     ) -> Document:
         wanted = self.catalogue.resolve(posted.models)
-        try:
-            self._dispatcher.ensure_accepting()
-            with ticket.parsing():
-                parsed = await self._pool.parse(
-                    posted.source,
-                    posted.format,
-                    list(wanted.readers),
-                    lane,
-                    wanted.layers,
-                    sites=posted.attention,
-                    flow=ticket.flow,
-                )
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
+        with ticket.crystal() as crystal:
+            try:
+                self._dispatcher.ensure_accepting()
+                with crystal.parsing():
+                    parsed = await self._pool.parse(
+                        posted.source,
+                        posted.format,
+                        list(wanted.readers),
+                        lane,
+                        wanted.layers,
+                        sites=posted.attention,
+                        flow=ticket.flow,
+                    )
+            except asyncio.CancelledError:
                 metrics.ABANDONED.labels("deadline" if time.monotonic() >= deadline else "gone").inc()
-            ticket.refused()
-            raise
-        began = time.perf_counter()
-        parts = list(zip(parsed.graphs, wanted.readers.values(), strict=True))
-        attention = posted.attention or self._cache.enabled
-        asked = _Pending(parts, attention, posted.embedding, request_id, deadline, lane, ticket)
-        await self._ask(asked)
+                raise
+            began = time.perf_counter()
+            parts = list(zip(parsed.graphs, wanted.readers.values(), strict=True))
+            attention = posted.attention or self._cache.enabled
+            asked = _Pending(parts, attention, posted.embedding, request_id, deadline, lane, crystal)
+            await self._ask(asked)
         now = time.perf_counter()
         waited_ms = (now - began) * 1000
         inference_ms = min(waited_ms, asked.inference_ms)
@@ -181,20 +189,14 @@ class PredictionPipeline:
         }
 
     async def _ask(self, asked: _Pending) -> None:
-        """Have each version say something: of the cache where it knows, of who asked before, of the workers."""
-        wanted, followed = self._look_up(asked)
-        price = self._price(wanted)
-        asked.ticket.priced(price)
-        try:
+        """Resolve every model: from the cache, an identical request in flight, or the workers."""
+        while True:
+            wanted, followed = self._look_up(asked)
+            # After the first time: work of a crystal whose expected result in flight did not come.
+            asked.crystal.price(self._price(wanted))
             await self._compute(asked, wanted)
-            while not await self._follow(asked, followed):
-                wanted, followed = self._look_up(asked)
-                with self._costing(asked, self._price(wanted)):
-                    await self._compute(asked, wanted)
-        except BaseException:
-            asked.ticket.failed(price)
-            raise
-        asked.ticket.answered(price)
+            if await self._follow(asked, followed):
+                return
 
     def _look_up(self, asked: _Pending) -> tuple[list[Part], _Followed]:
         """Note what the cache knows; what of the rest nobody has asked for, and what somebody has.
@@ -225,21 +227,8 @@ class PredictionPipeline:
         return wanted, followed
 
     def _price(self, wanted: Sequence[Part]) -> float:
-        price = self._dispatcher.admission.price
+        price = self._admission.price
         return sum(price(references, graph.n_links, graph.n_nodes) for graph, references in wanted)
-
-    @contextmanager
-    def _costing(self, asked: _Pending, seconds: float) -> Iterator[None]:
-        """Count the work of a crystal that was admitted as one that costs nothing, and has to be computed after all."""
-        admission, done = self._dispatcher.admission, False
-        admission.change(asked.lane, asked.ticket.flow, 0, Demand(0.0, seconds))
-        admission.computing.begin(seconds)
-        try:
-            yield
-            done = True
-        finally:
-            admission.change(asked.lane, asked.ticket.flow, 0, Demand(0.0, -seconds))
-            admission.computing.end(seconds, done=done)
 
     async def _compute(self, asked: _Pending, wanted: Sequence[Part]) -> None:
         """Ask the workers, and let others wait for the same."""
@@ -253,7 +242,7 @@ class PredictionPipeline:
                 attention=asked.attention,
                 embedding=asked.embedding,
                 lane=asked.lane,
-                more=self._dispatcher.admission.unparsed[asked.lane] > 0,
+                more=self._admission.lanes[asked.lane].unparsed > 0,
             )
             for (graph, _), answer in zip(wanted, answers, strict=True):
                 for prediction in answer.predictions:

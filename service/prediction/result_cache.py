@@ -8,9 +8,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from deepergatgnn.service.messages import Lane, ModelOutput, PackedGraph
+from msgspec.structs import replace
+
+from deepergatgnn.service.lanes import Lane
+from deepergatgnn.service.messages import ModelOutput, PackedGraph
 from deepergatgnn.service.telemetry import metrics
 
 PATIENCE = 0.5  # share of one's own time that a leader must have left: who soon gives up holds nobody back
@@ -114,7 +117,7 @@ class ResultCache:
         if flight is not None:
             flight.results[key] = result
         if not answer.embedding and (before := self._kept.get(key)) is not None:
-            result = replace(result, answer=replace(result.answer, embedding=before.answer.embedding))
+            result = Result(replace(result.answer, embedding=before.answer.embedding), result.weights)
         self._kept[key] = result
         self._kept.move_to_end(key)
         while len(self._kept) > self._size:
@@ -129,7 +132,7 @@ class ResultCache:
         who wants the crystal vector for none who does not.
         """
         flight = self._flights.get((graph.digest, reference))
-        if flight is None or (lane == "interactive" and flight.lane == "bulk") or (embedding and not flight.embedding):
+        if flight is None or lane.priority < flight.lane.priority or (embedding and not flight.embedding):
             return None
         now = time.monotonic()
         return flight if flight.deadline - now >= PATIENCE * (deadline - now) else None

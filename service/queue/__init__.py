@@ -1,1 +1,1 @@
-"""Queue: Redis streams, answers, heartbeats; the client of the API and the consumer of a worker."""
+"""Queue: requests, replies and heartbeats in Redis; client and cluster state of the API, consumer of a worker."""

@@ -1,40 +1,47 @@
-"""From a graph to its answer: the queue, the futures that wait for workers, and what is known of the workers."""
+"""Client of the queue in an API process: sends requests, withdraws abandoned ones, collects replies."""
 
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
+from typing import TypeVar
 from uuid import uuid4
 
 import structlog
 from redis.exceptions import RedisError
 
 from deepergatgnn.service.errors import ServiceError, broker_unavailable, draining
-from deepergatgnn.service.messages import LANES, InferenceReply, InferenceRequest, Lane, PackedGraph
+from deepergatgnn.service.lanes import Lane
+from deepergatgnn.service.messages import InferenceReply, InferenceRequest, PackedGraph
 from deepergatgnn.service.queue.clock import BrokerClock
 from deepergatgnn.service.queue.producer import RequestProducer
 from deepergatgnn.service.queue.redis_client import connect
-from deepergatgnn.service.scheduling.admission import Admission
-from deepergatgnn.service.scheduling.cost import mean_cost
-from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.tasks import ended, lasting
 from deepergatgnn.service.telemetry import metrics
 
 POLL_S = 1.0
-SUBMIT_S = 2.0  # a broker that takes longer to take entries is as good as none
-REPORT_S = 0.25
-OVERDUE_S = 1.5  # then the broker is asked whether it still has an entry
-ASKED_AT_ONCE = 256
-LAG_S = 0.01
-log = structlog.get_logger("dispatcher")
+SUBMIT_S = 2.0  # a slower broker counts as unavailable
+RETRY_S = 0.25
+log = structlog.get_logger("queue")
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
-class _Waiting:
-    """An entry under way, until `deadline` of this host's monotonic clock."""
+class PendingRequest:
+    """A request without a reply.
 
-    entry: InferenceRequest
+    Attributes:
+        lane, request: as submitted.
+        future: of the reply.
+        deadline: `time.monotonic()`.
+        stream_id: in the broker; empty until it was added.
+        since: `time.monotonic()` when it was added last.
+        missed: successive checks that did not find it in the broker.
+    """
+
+    lane: Lane
+    request: InferenceRequest
     future: "asyncio.Future[InferenceReply]"
     deadline: float
     stream_id: bytes = b""
@@ -43,91 +50,60 @@ class _Waiting:
 
 
 class InferenceClient:
-    """Sends entries and collects answers for one API process.
+    """Sends requests and collects replies for one API process.
 
     Args:
-        settings: of the service.
         url: of the broker.
+
+    Attributes:
+        name: of the process, and of its list of replies.
+        redis: client of the broker.
+        clock: of the broker, as `ClusterState` measures it.
+        producer: of requests.
+        pending: requests without a reply, by id.
+        draining: whether new requests are refused because the process ends.
     """
 
-    def __init__(self, settings: Settings, url: str) -> None:
-        self._settings = settings
-        self._client = connect(url)
-        self._reader = connect(url)  # blocks on answers, so it has a connection of its own
-        self._replica = uuid4().hex
-        self._queue = RequestProducer(self._client, self._replica)
-        self._answers = RequestProducer(self._reader, self._replica)
-        self._numbers = count()
-        self._waiting: dict[str, _Waiting] = {}
-        self._outbox: list[_Waiting] = []
-        self._posting = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._unwanted: dict[Lane, list[bytes]] = {}
-        self._leaving = asyncio.Event()
-        self._clock = BrokerClock()
-        self._broker_up: bool | None = None  # not known yet
-        self._worker_seen = float("-inf")
-        self.admission = Admission(settings)
-        self.workers = 0
-        self.loaded: frozenset[str] = frozenset()
-        self.failed: dict[str, str] = {}
-        self.leaving = False  # not ready any more, but still letting in
+    def __init__(self, url: str) -> None:
+        self.name = uuid4().hex
+        self.redis = connect(url)
+        self.clock = BrokerClock()
+        self.producer = RequestProducer(self.redis, self.name)
+        self.pending: dict[str, PendingRequest] = {}
         self.draining = False
+        self._reader = connect(url)  # its commands block
+        self._numbers = count()
+        self._outbox: asyncio.Queue[PendingRequest] = asyncio.Queue()
+        self._abandoned: asyncio.Queue[PendingRequest] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Begin to collect answers and to watch the workers."""
-        work = (self._post, self._take_back, self._collect, self._watch, self._measure_lag)
-        self._tasks = [asyncio.create_task(lasting(each)) for each in work]
+        """Start to send requests and to collect replies."""
+        self._tasks = [asyncio.create_task(lasting(each)) for each in (self._send, self._withdraw, self._collect)]
 
     async def stop(self) -> None:
         """Stop, and close the connections."""
+        self.draining = True
         await ended(self._tasks)
         try:
             async with asyncio.timeout(1):
-                await self._queue.leave()
+                await self.producer.forget()
         except (RedisError, OSError):
-            log.warning("broker gone before the API")
-        await self._client.aclose()
+            log.warning("broker unavailable at shutdown")
+        await self.redis.aclose()
         await self._reader.aclose()
 
-    def readiness(self) -> None:
-        """Return if a request should be sent here now.
-
-        Raises:
-            ServiceError: 503, and why not.
-        """
-        if self.leaving or self.draining:
-            raise draining()
-        if not self._broker_up:
-            raise broker_unavailable()
-        if not self.workers:
-            raise ServiceError("no_worker", "no worker is ready: retry soon", 2)
-
-    def abort_waiting(self) -> None:
-        """Tell everybody who still waits that the process ends; what comes later is told the same."""
+    def abort(self) -> None:
+        """Fail all pending and all future requests with the error of a process that ends."""
         self.draining = True
-        for each in self._waiting.values():
+        for each in self.pending.values():
             if not each.future.done():
                 each.future.set_exception(draining())
 
     def ensure_accepting(self) -> None:
-        """Return if there is time to begin with a crystal, else raise the 503 of a process that ends."""
+        """Raise the 503 of a process that ends, if it does."""
         if self.draining:
             raise draining()
-
-    async def worker_metrics(self) -> dict[str, str]:
-        """What each worker has counted."""
-        return await self._queue.worker_metrics()
-
-    def check(self, lane: Lane, connection: str = "") -> None:
-        """Return if a request that comes now, by a connection, may be read.
-
-        Raises:
-            ServiceError: 503 not ready, 429 too much is waiting.
-        """
-        if self.draining or not self._broker_up or time.monotonic() - self._worker_seen > self._settings.absence_s:
-            self.readiness()
-        self.admission.check_early(lane, connection)
 
     async def ask(
         self,
@@ -140,167 +116,110 @@ class InferenceClient:
         embedding: bool = False,
         more: bool = False,
     ) -> list[InferenceReply]:
-        """Have graphs computed.
+        """Return the predictions for graphs. The caller enforces the deadline.
 
         Args:
             parts: a graph and the versions that read it, for each featuriser.
             deadline: `time.monotonic()`.
             request_id: for the logs of the worker.
-            attention: whether weights of atoms are wanted.
-            lane: interactive or bulk.
-            embedding: whether crystal vectors are wanted.
-            more: whether more crystals of the lane will be asked for soon.
+            attention: whether to return the attention weights of the atoms.
+            lane: in which the requests queue.
+            embedding: whether to return the crystal vectors.
+            more: whether more crystals of the lane follow soon.
 
         Returns:
-            An answer for each part.
+            A reply for each part.
 
         Raises:
-            ServiceError: 503 broker gone, or what the worker said. The caller keeps the deadline.
+            ServiceError: 503 without a broker, or the error of a worker.
         """
         self.ensure_accepting()
-        entries = [
-            InferenceRequest(
-                id=f"{self._replica}-{next(self._numbers)}",
-                replica=self._replica,
+        loop, due = asyncio.get_running_loop(), self.clock.now() + deadline - time.monotonic()
+        pending = []
+        for graph, models in parts:
+            request = InferenceRequest(
+                id=f"{self.name}-{next(self._numbers)}",
+                reply_to=self.name,
                 models=tuple(models),
-                packed=graph.content,
-                deadline=self._clock.now() + deadline - time.monotonic(),
+                deadline=due,
                 request_id=request_id,
                 attention=attention,
                 embedding=embedding,
-                lane=lane,
                 more=more,
+                packed=graph.content,
             )
-            for graph, models in parts
-        ]
-        loop = asyncio.get_running_loop()
-        waiting = [_Waiting(entry, loop.create_future(), deadline) for entry in entries]
-        self._waiting |= {each.entry.id: each for each in waiting}
-        self._outbox += waiting
-        self._posting.set()
+            pending.append(PendingRequest(lane, request, loop.create_future(), deadline))
+        for each in pending:
+            self.pending[each.request.id] = each
+            self._outbox.put_nowait(each)
         try:
-            answers = [await each.future for each in waiting]
+            replies = [await each.future for each in pending]
         finally:
-            left = [each for each in waiting if not each.future.done() or each.future.cancelled()]
-            for each in waiting:
-                self._waiting.pop(each.entry.id, None)
-                each.future.cancel()
-            if left:
-                cause = "deadline" if time.monotonic() >= deadline else "draining" if self.draining else "gone"
-                metrics.ABANDONED.labels(cause).inc(len(left))
-                self._withdraw(left)
-        for answer in answers:
-            if answer.error is not None:
-                raise ServiceError(*answer.error)
-        return answers
+            self._release(pending)
+        for reply in replies:
+            if reply.error is not None:
+                raise ServiceError(*reply.error)
+        return replies
 
-    async def _post(self) -> None:
-        """Add entries to the queue: all that gathered during the last round trip in the next one."""
+    def _release(self, pending: Sequence[PendingRequest]) -> None:
+        """Forget requests; those without a reply are withdrawn from the broker."""
+        abandoned = [each for each in pending if not each.future.done() or each.future.cancelled()]
+        for each in pending:
+            del self.pending[each.request.id]
+            each.future.cancel()
+        for each in abandoned:
+            late = time.monotonic() >= each.deadline
+            metrics.ABANDONED.labels("deadline" if late else "draining" if self.draining else "gone").inc()
+            if each.stream_id:
+                self._abandoned.put_nowait(each)
+
+    async def _send(self) -> None:
+        """Add requests to the queue; those that gather during one round trip go together in the next."""
         while True:
-            await self._posting.wait()
-            self._posting.clear()
-            waiting, self._outbox = [each for each in self._outbox if not each.future.done()], []
+            pending = [each for each in await _next_batch(self._outbox) if not each.future.done()]
             try:
                 async with asyncio.timeout(SUBMIT_S):
-                    added = await self._queue.submit([each.entry for each in waiting])
+                    added = await self.producer.submit([(each.lane, each.request) for each in pending])
             except (RedisError, OSError) as error:
-                log.warning("entries cannot be added", error=str(error), entries=len(waiting))
-                for each in waiting:
+                log.warning("requests not added", error=str(error), requests=len(pending))
+                for each in pending:
                     if not each.future.done():
                         each.future.set_exception(broker_unavailable())
                 continue
-            for each, stream_id in zip(waiting, added, strict=True):
+            for each, stream_id in zip(pending, added, strict=True):
                 each.stream_id = stream_id
-            self._withdraw([each for each in waiting if each.future.done()])  # whose client left meanwhile
+                if each.future.done():  # abandoned during the round trip
+                    self._abandoned.put_nowait(each)
 
-    def _withdraw(self, waiting: Sequence[_Waiting]) -> None:
-        """Have what nobody waits for taken back; nobody waits for that either."""
-        for each in waiting:
-            if each.stream_id:
-                self._unwanted.setdefault(each.entry.lane, []).append(each.stream_id)
-                self._leaving.set()
-
-    async def _take_back(self) -> None:
-        """Delete what was withdrawn: all that gathered during the last round trip in the next one."""
+    async def _withdraw(self) -> None:
+        """Delete abandoned requests; those that gather during one round trip go together in the next."""
         while True:
-            await self._leaving.wait()
-            self._leaving.clear()
-            unwanted, self._unwanted = self._unwanted, {}
+            stream_ids: dict[Lane, list[bytes]] = {}
+            for each in await _next_batch(self._abandoned):
+                stream_ids.setdefault(each.lane, []).append(each.stream_id)
             try:
-                for lane, stream_ids in unwanted.items():
-                    await self._queue.withdraw(lane, stream_ids)
+                for lane, of_lane in stream_ids.items():
+                    await self.producer.withdraw(lane, of_lane)
             except (RedisError, OSError) as error:
-                log.warning("entries cannot be withdrawn", error=str(error))
+                log.warning("requests not withdrawn", error=str(error))
 
     async def _collect(self) -> None:
+        """Pass replies to the callers; late and repeated ones are ignored."""
+        reader = RequestProducer(self._reader, self.name)
         while True:
             try:
-                for answer in await self._answers.answers(POLL_S):
-                    waiting = self._waiting.get(answer.id)
-                    if waiting is not None and not waiting.future.done():  # else late, or a second one
-                        waiting.future.set_result(answer)
+                for reply in await reader.replies(POLL_S):
+                    pending = self.pending.get(reply.id)
+                    if pending is not None and not pending.future.done():
+                        pending.future.set_result(reply)
             except (RedisError, OSError) as error:
-                log.warning("answers cannot be read", error=str(error))
-                await asyncio.sleep(0.25)
+                log.warning("replies not read", error=str(error))
+                await asyncio.sleep(RETRY_S)
 
-    async def _watch(self) -> None:
-        """Follow the workers and the other API processes, tell them of this one, look after what is overdue."""
-        while True:
-            try:
-                async with asyncio.timeout(2 * POLL_S):
-                    await self._poll_cluster()
-                self._broker_up = True
-            except (RedisError, OSError) as error:
-                if self._broker_up is not False:
-                    log.warning("broker out of reach", error=str(error))
-                self._broker_up, self.workers = False, 0
-            if self.workers:
-                self._worker_seen = time.monotonic()
-            metrics.READY.set(bool(self._broker_up and self.workers))
-            metrics.WORKERS.set(self.workers)
-            await asyncio.sleep(REPORT_S)
 
-    async def _poll_cluster(self) -> None:
-        await self._clock.measure(self._client)
-        beats = await self._queue.workers()
-        self.workers = len(beats)
-        if beats:
-            loaded = frozenset.intersection(*(frozenset(heartbeat["models"]) for heartbeat in beats))
-            self.loaded = self.loaded if loaded == self.loaded else loaded
-            self.failed = {which: reason for heartbeat in beats for which, reason in heartbeat["failed"].items()}
-        reports = {report["name"]: report for report in await self._queue.replicas()}
-        others = {name: report for name, report in reports.items() if name != self._replica}
-        self.admission.follow(mean_cost([heartbeat["costs"] for heartbeat in beats]), len(beats), others)
-        await self._queue.report({"name": self._replica, **self.admission.report}, 8 * REPORT_S)
-        for lane in LANES:
-            await self._look_after_overdue(lane)
-
-    async def _look_after_overdue(self, lane: Lane) -> None:
-        """Add again what the broker has lost: it was flushed, or restarted without its data."""
-        now = time.monotonic()
-        overdue = [
-            each
-            for each in self._waiting.values()
-            if each.entry.lane == lane and each.stream_id and now - each.since > OVERDUE_S
-        ][:ASKED_AT_ONCE]
-        if not overdue:
-            return
-        missing = frozenset(await self._queue.missing(lane, [each.stream_id for each in overdue]))
-        for each in overdue:
-            each.missed = each.missed + 1 if each.stream_id in missing else 0
-        # Once missing, an answer may be on its way; it would have come before the next look.
-        lost = [each for each in overdue if each.missed > 1 and not each.future.done()]
-        if lost:
-            log.warning("the broker lost entries, adding them again", entries=len(lost))
-            metrics.RESUBMITTED.inc(len(lost))
-            for each in lost:  # the broker's clock may have jumped, and its time with it
-                each.entry = replace(each.entry, deadline=self._clock.now() + each.deadline - now)
-            for each, stream_id in zip(lost, await self._queue.submit([each.entry for each in lost]), strict=True):
-                each.stream_id, each.since, each.missed = stream_id, time.monotonic(), 0
-
-    async def _measure_lag(self) -> None:
-        """How late the event loop is, which is how long something held it."""
-        while True:
-            due = time.perf_counter() + LAG_S
-            await asyncio.sleep(LAG_S)
-            metrics.LOOP_LAG.observe(max(0.0, time.perf_counter() - due))
+async def _next_batch(queue: "asyncio.Queue[T]") -> list[T]:
+    """Wait for an item, and return it with all others that are in the queue."""
+    batch = [await queue.get()]
+    while not queue.empty():
+        batch.append(queue.get_nowait())
+    return batch

@@ -1,4 +1,4 @@
-"""The broker's time, which all hosts can ask for: their own clocks disagree and jump."""
+"""Clock of the broker, which all hosts share: their own clocks differ and jump."""
 
 import time
 
@@ -6,21 +6,21 @@ from redis.asyncio import Redis
 
 
 class BrokerClock:
-    """Tells the broker's time without asking it each time; until it was asked, this host's."""
+    """Offset of the broker's clock from this process's monotonic clock; that of this host until it is measured."""
 
     def __init__(self) -> None:
         self._ahead = time.time() - time.monotonic()
 
     async def measure(self, client: "Redis") -> None:
-        """Ask the broker.
+        """Measure the offset.
 
         Raises:
-            RedisError, OSError: if it does not say.
+            RedisError, OSError: if the broker does not reply.
         """
         before = time.monotonic()
         seconds, microseconds = await client.time()
         self._ahead = seconds + microseconds / 1e6 - (before + time.monotonic()) / 2
 
     def now(self) -> float:
-        """Unix time in seconds."""
+        """Return the Unix time in seconds."""
         return time.monotonic() + self._ahead

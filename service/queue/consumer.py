@@ -1,25 +1,27 @@
-"""The worker's side of the queue; its rules stand in `queue`."""
+"""The queue as a worker sees it; `producer` states its rules."""
 
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import orjson
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from deepergatgnn.service.messages import LANES, Delivery, InferenceReply, InferenceRequest, Lane, UnreadableError
-from deepergatgnn.service.queue.producer import ANSWERS, COUNTED, DEAD, GROUP, STREAMS, WITHDRAWN, WORKERS
+from deepergatgnn.service.lanes import LANE_BY_NAME, LANES, Lane
+from deepergatgnn.service.messages import Delivery, InferenceReply, InferenceRequest, UnreadableError, WorkerHeartbeat
+from deepergatgnn.service.queue.heartbeats import worker_heartbeats
+from deepergatgnn.service.queue.producer import ANSWERS, DEAD, FIELD, GROUP, STREAMS, WITHDRAWN
 from deepergatgnn.service.telemetry import metrics
 
-ANSWERS_KEPT_S = 120
+REPLIES_KEPT_S = 120
 DEAD_KEPT = 1000
 LISTEN_S = 5.0
-LONGEST_LETTER = 64 * 1024  # bytes kept of an entry that cannot be read
+MAX_NOTE = 64 * 1024  # bytes of an unreadable request in the dead-letter stream
+UNREADABLE = ("prediction_failed", "the crystal did not reach a worker whole: report the request id")
 log = structlog.get_logger("worker")
-_LANES = {lane.encode(): lane for lane in LANES}
+Unreadable = tuple[bytes, Mapping[bytes, bytes], Exception]  # stream id, fields, reason
 
 
 class RequestConsumer:
@@ -28,16 +30,17 @@ class RequestConsumer:
     Args:
         client: of the broker.
         worker: name of this worker, unique among those alive.
-        lease_s: how long entries stay with a worker that does not renew.
+        lease_s: after which a request that is not renewed may be taken over.
     """
 
     def __init__(self, client: "Redis", worker: str, lease_s: float) -> None:
         self._client = client
         self._worker = worker
         self._lease_ms = int(lease_s * 1000)
+        self._heartbeats = worker_heartbeats(client)
 
     async def create_groups(self) -> None:
-        """Make the consumer groups, from the very first entry; harmless where they exist."""
+        """Create the consumer groups, starting at the first entry, where they do not exist."""
         for stream in STREAMS.values():
             try:
                 await self._client.xgroup_create(stream, GROUP, id="0", mkstream=True)
@@ -46,20 +49,20 @@ class RequestConsumer:
                     raise
 
     async def read(self, lane: Lane, count: int, block_s: float) -> list[Delivery]:
-        """Up to `count` new entries of a lane; waits up to `block_s` for the first."""
+        """Return up to `count` new requests of a lane, after at most `block_s`."""
         try:
             reply: Any = await self._client.xreadgroup(
                 GROUP, self._worker, {STREAMS[lane]: ">"}, count=count, block=max(1, int(block_s * 1000))
             )
         except ResponseError as error:
-            if "NOGROUP" not in str(error):  # the broker lost its data: start anew
+            if "NOGROUP" not in str(error):
                 raise
-            await self.create_groups()
+            await self.create_groups()  # the broker lost its data
             return []
         return await self._unpack(lane, reply[0][1]) if reply else []
 
     async def take_over(self, count: int) -> list[Delivery]:
-        """Entries whose lease ran out elsewhere, now held here."""
+        """Return requests whose lease expired at other workers, up to `count` of each lane; this worker holds them."""
         return [delivery for lane in LANES for delivery in await self._take_over(lane, count)]
 
     async def _take_over(self, lane: Lane, count: int) -> list[Delivery]:
@@ -78,19 +81,17 @@ class RequestConsumer:
                 pipe.xrange(stream, min=stream_id, max=stream_id, count=1)
                 pipe.xpending_range(stream, GROUP, min=stream_id, max=stream_id, count=1)
             found: list[Any] = await pipe.execute()
-        messages = [
-            entry[0] if entry else (stream_id, None) for stream_id, entry in zip(taken, found[::2], strict=True)
-        ]
+        entries = [entry[0] if entry else (stream_id, None) for stream_id, entry in zip(taken, found[::2], strict=True)]
         times = {item["message_id"]: int(item["times_delivered"]) for rows in found[1::2] for item in rows}
         return [
             replace(delivery, times=times.get(delivery.stream_id, 1) + 1)
-            for delivery in await self._unpack(lane, messages)
+            for delivery in await self._unpack(lane, entries)
         ]
 
     async def attempt(self, delivery: Delivery) -> None:
-        """Write down that an entry taken over is given to the device now: it counts if the worker does not survive."""
+        """Count a delivery of a request that was taken over, before its computation may end this worker."""
         await self._client.xclaim(
-            STREAMS[delivery.entry.lane],
+            STREAMS[delivery.lane],
             GROUP,
             self._worker,
             0,
@@ -100,27 +101,25 @@ class RequestConsumer:
         )
 
     async def renew(self, deliveries: Iterable[Delivery]) -> None:
-        """Keep the entries in hand for another lease."""
-        held: dict[Lane, list[bytes]] = {}
-        for delivery in deliveries:
-            held.setdefault(delivery.entry.lane, []).append(delivery.stream_id)
-        for lane, stream_ids in held.items():
+        """Renew the leases of requests."""
+        for lane, stream_ids in _by_lane(deliveries).items():
             await self._client.xclaim(STREAMS[lane], GROUP, self._worker, 0, [*stream_ids], justid=True)
 
     async def answer(self, answers: Sequence[tuple[Delivery, InferenceReply | None]]) -> None:
-        """Write answers, then acknowledge and delete their entries; None only acknowledges (nobody waits)."""
-        if not answers:
+        """Write replies, then acknowledge and delete their requests; without a reply, only the latter."""
+        replies: dict[str, list[bytes]] = {}
+        for delivery, reply in answers:
+            if reply is not None:
+                replies.setdefault(ANSWERS + delivery.entry.reply_to, []).append(reply.pack())
+        await self._finish(replies, _by_lane(delivery for delivery, _ in answers))
+
+    async def _finish(self, replies: Mapping[str, Sequence[bytes]], done: Mapping[Lane, Sequence[bytes]]) -> None:
+        if not done:
             return
-        contents: dict[str, list[bytes]] = {}
-        done: dict[Lane, list[bytes]] = {}
-        for delivery, answer in answers:
-            if answer is not None:
-                contents.setdefault(ANSWERS + delivery.entry.replica, []).append(answer.pack())
-            done.setdefault(delivery.entry.lane, []).append(delivery.stream_id)
         async with self._client.pipeline(transaction=True) as pipe:
-            for key, packed in contents.items():
-                pipe.rpush(key, *packed)
-                pipe.expire(key, ANSWERS_KEPT_S)
+            for key, contents in replies.items():
+                pipe.rpush(key, *contents)
+                pipe.expire(key, REPLIES_KEPT_S)
             for lane, stream_ids in done.items():
                 pipe.xack(STREAMS[lane], GROUP, *stream_ids)
                 pipe.xdel(STREAMS[lane], *stream_ids)
@@ -129,102 +128,95 @@ class RequestConsumer:
             except ResponseError as error:
                 if "WRONGTYPE" not in str(error):
                     raise
-                # All but that list was written and acknowledged; to write it again would not help.
-                log.warning("a list of answers is something else", error=str(error))
+                # All other commands of the transaction were executed, and a repetition would fail in the same way.
+                log.warning("the key of a reply list holds another type", error=str(error))
 
     async def withdrawn(self) -> AsyncGenerator[tuple[Lane, bytes]]:
-        """Lane and stream id of entries that nobody waits for any more, as they are taken back; without end."""
+        """Yield lane and stream id of each request that is withdrawn from now on, without end."""
         async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
             await channel.subscribe(WITHDRAWN)
             while True:
                 message = await channel.get_message(timeout=LISTEN_S)
                 if message is not None:
                     name, *stream_ids = message["data"].split() or [b""]
-                    if name not in _LANES:
+                    lane = LANE_BY_NAME.get(name.decode("utf-8", "replace"))
+                    if lane is None:
                         metrics.UNREADABLE.labels("withdrawn").inc()
                         continue
                     for stream_id in stream_ids:
-                        yield _LANES[name], stream_id
+                        yield lane, stream_id
 
-    async def dead_letter(self, delivery: Delivery, answer: InferenceReply) -> None:
-        """Move an entry to the dead-letter stream and tell its client."""
+    async def dead_letter(self, delivery: Delivery, reply: InferenceReply) -> None:
+        """Move a request to the dead-letter stream and send an error reply."""
         entry = delivery.entry
-        note: dict[Any, Any] = {
-            "id": entry.id,
-            "request": entry.request_id,
-            "models": " ".join(entry.models),
-            "worker": self._worker,
-            "time": time.time(),
-            "graph": entry.packed,
-        }
-        await self._note(note)
-        await self.answer([(delivery, answer)])
+        await self._note(
+            {
+                "id": entry.id,
+                "request": entry.request_id,
+                "models": " ".join(entry.models),
+                "graph": entry.packed,
+            }
+        )
+        await self.answer([(delivery, reply)])
 
     async def _note(self, note: dict[Any, Any]) -> None:
-        """Add to the dead-letter stream; if something else is in its place, the log alone has it."""
+        """Add to the dead-letter stream; if its key holds another type, only the log has the request."""
         try:
-            await self._client.xadd(DEAD, note, maxlen=DEAD_KEPT)
+            await self._client.xadd(DEAD, note | {"worker": self._worker, "time": time.time()}, maxlen=DEAD_KEPT)
         except ResponseError as error:
             if "WRONGTYPE" not in str(error):
                 raise
-            log.warning("the dead-letter stream is something else", error=str(error))
+            log.warning("the key of the dead-letter stream holds another type", error=str(error))
 
-    async def _bury_unreadable(
-        self, lane: Lane, letters: Sequence[tuple[bytes, Mapping[bytes, bytes], Exception]]
-    ) -> None:
-        """Dead-letter an unreadable entry and send an error to its replica."""
-        for stream_id, fields, error in letters:
-            metrics.UNREADABLE.labels("entry").inc()
-            log.error("an entry cannot be read", stream_id=stream_id.decode(), error=str(error))
-            content = b" ".join(part for field in fields.items() for part in field)[:LONGEST_LETTER]
-            note = {"worker": self._worker, "time": time.time(), "error": str(error)[:1000], "content": content}
-            await self._note(note)
-            waiter = error.waiter if isinstance(error, UnreadableError) else None
-            if waiter is not None:
-                name, replica = waiter
-                told = ("prediction_failed", "the crystal did not reach a worker whole: report the request id")
-                answer = InferenceReply(name, worker=self._worker, error=told)
-                await self.answer(
-                    [(Delivery(stream_id, InferenceRequest(name, replica, (), b"", 0.0, lane=lane), 1, 0.0), answer)]
-                )
-        await self._drop(lane, [stream_id for stream_id, _, _ in letters])
-
-    async def _drop(self, lane: Lane, stream_ids: Sequence[bytes]) -> None:
-        """Acknowledge and delete entries that need no answer."""
-        if stream_ids:
-            await self._client.xack(STREAMS[lane], GROUP, *stream_ids)
-            await self._client.xdel(STREAMS[lane], *stream_ids)
-
-    async def heartbeat(self, status: Mapping[str, object], counted: bytes, lifetime_s: float) -> None:
-        """Say that this worker is alive, and what it has counted."""
-        lifetime_ms = int(lifetime_s * 1000)
-        async with self._client.pipeline(transaction=False) as pipe:
-            pipe.set(WORKERS + self._worker, orjson.dumps(status), px=lifetime_ms)
-            pipe.set(COUNTED + self._worker, counted, px=lifetime_ms)
-            await pipe.execute()
+    async def heartbeat(self, state: WorkerHeartbeat, counters: bytes, expiry: float) -> None:
+        """Store the heartbeat of this worker and its metrics, until `expiry` of the broker's clock."""
+        await self._heartbeats.beat(self._worker, state, expiry, counters)
 
     async def leave(self) -> None:
-        """Stop counting as alive; entries still held are taken over when their lease runs out."""
-        await self._client.delete(WORKERS + self._worker, COUNTED + self._worker)
+        """Delete the heartbeat; requests still held are taken over when their lease expires."""
+        await self._heartbeats.remove(self._worker)
         for stream in STREAMS.values():
-            # Deleting a consumer discards what is pending with it, so only one with nothing pending goes.
+            # Deleting a consumer discards its pending entries, so only one without any is deleted.
             if not await self._client.xpending_range(stream, GROUP, "-", "+", 1, consumername=self._worker):
                 await self._client.xgroup_delconsumer(stream, GROUP, self._worker)
 
-    async def _unpack(self, lane: Lane, messages: Iterable[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Delivery]:
-        """Deliveries of stream messages; what is not an entry of ours is dead-lettered, it could never be answered."""
+    async def _unpack(self, lane: Lane, entries: Iterable[tuple[bytes, dict[bytes, bytes] | None]]) -> list[Delivery]:
+        """Return the requests in stream entries; unreadable ones are dead-lettered, withdrawn ones acknowledged."""
         deliveries: list[Delivery] = []
-        letters: list[tuple[bytes, Mapping[bytes, bytes], Exception]] = []
-        gone: list[bytes] = []
+        unreadable: list[Unreadable] = []
+        withdrawn: list[bytes] = []
         now = time.monotonic()
-        for stream_id, fields in messages:
-            if fields is None:  # withdrawn
-                gone.append(stream_id)
+        for stream_id, fields in entries:
+            if fields is None:
+                withdrawn.append(stream_id)
                 continue
             try:
-                deliveries.append(Delivery(stream_id, InferenceRequest.unpack(fields, lane), 1, now))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it would end every worker that reads the entry
-                letters.append((stream_id, fields, error))
-        await self._drop(lane, gone)
-        await self._bury_unreadable(lane, letters)
+                deliveries.append(Delivery(stream_id, lane, InferenceRequest.unpack(fields.get(FIELD, b"")), 1, now))
+            except Exception as error:  # noqa: BLE001 - any exception would end every worker that reads the entry
+                unreadable.append((stream_id, fields, error))
+        if withdrawn:
+            await self._finish({}, {lane: withdrawn})
+        for each in unreadable:
+            await self._dead_letter_unreadable(lane, *each)
         return deliveries
+
+    async def _dead_letter_unreadable(
+        self, lane: Lane, stream_id: bytes, fields: Mapping[bytes, bytes], error: Exception
+    ) -> None:
+        """Move an unreadable entry to the dead-letter stream, and send an error reply if its address is readable."""
+        metrics.UNREADABLE.labels("entry").inc()
+        log.error("unreadable request", stream_id=stream_id.decode(), error=str(error))
+        content = b" ".join(part for field in fields.items() for part in field)[:MAX_NOTE]
+        await self._note({"error": str(error)[:1000], "content": content})
+        replies = {}
+        if isinstance(error, UnreadableError) and (waiter := error.waiter) is not None:
+            reply = InferenceReply(waiter.id, worker=self._worker, error=UNREADABLE)
+            replies[ANSWERS + waiter.reply_to] = [reply.pack()]
+        await self._finish(replies, {lane: [stream_id]})
+
+
+def _by_lane(deliveries: Iterable[Delivery]) -> dict[Lane, list[bytes]]:
+    stream_ids: dict[Lane, list[bytes]] = {}
+    for delivery in deliveries:
+        stream_ids.setdefault(delivery.lane, []).append(delivery.stream_id)
+    return stream_ids

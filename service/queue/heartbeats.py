@@ -1,51 +1,89 @@
-"""What workers and API processes tell of themselves through the broker, checked: anybody may write there."""
+"""Heartbeats of workers and API processes: for each kind a sorted set of expiry times and hashes of messages."""
 
-import math
-from typing import Any
+from typing import Generic, TypeVar
 
-from deepergatgnn.service.messages import LANES, UnreadableError
+from redis.asyncio import Redis
 
-NUMBERS_OF_COST = 4  # of `cost.Cost`
+from deepergatgnn.service.messages import ApiReport, UnreadableError, WorkerHeartbeat
+from deepergatgnn.service.telemetry import metrics
+
+KEPT_S = 60.0  # an expired heartbeat is ignored at once and deleted later, lest its renewal be deleted with it
+T = TypeVar("T", WorkerHeartbeat, ApiReport)
 
 
-def heartbeat_of(document: object) -> dict[str, Any]:
-    """A heartbeat: name, models by identity, what failed to load, costs by identity.
+class Heartbeats(Generic[T]):
+    """Heartbeats of one kind of processes.
 
-    Raises:
-        UnreadableError: if it is none.
+    Args:
+        client: of the broker.
+        kind: of the processes, in the keys: the sorted set KIND of Unix times by process name, and the hashes
+            KIND:heartbeats of packed messages and KIND:metrics of Prometheus text.
+        message: type of the heartbeats.
+        label: of unreadable heartbeats in the metrics.
     """
-    if not isinstance(document, dict):
-        raise UnreadableError("a heartbeat is an object")
-    worker, models = document.get("worker"), document.get("models")
-    costs, failed = document.get("costs"), document.get("failed", {})
-    if not (isinstance(worker, str) and isinstance(models, list) and all(isinstance(each, str) for each in models)):
-        raise UnreadableError("a heartbeat names its worker and its models")
-    if not (isinstance(failed, dict) and all(isinstance(reason, str) for reason in failed.values())):
-        raise UnreadableError("a heartbeat tells why models failed")
-    if not (isinstance(costs, dict) and all(map(_is_cost, costs.values()))):
-        raise UnreadableError(f"a cost is {NUMBERS_OF_COST} numbers")
-    return {"device": document.get("device"), "worker": worker, "models": models, "failed": failed, "costs": costs}
+
+    def __init__(self, client: "Redis", kind: str, message: type[T], label: str) -> None:
+        self._client, self._label = client, label
+        self._message: type[T] = message
+        self._expiries = f"deepergatgnn:{kind}"
+        self._heartbeats, self._metrics = f"{self._expiries}:heartbeats", f"{self._expiries}:metrics"
+
+    async def beat(self, name: str, message: T, expiry: float, counters: bytes = b"") -> None:
+        """Store the heartbeat of a process.
+
+        Args:
+            name: of the process.
+            message: its state.
+            expiry: Unix time in seconds of the broker's clock, from which the process counts as gone.
+            counters: its metrics in Prometheus text.
+        """
+        async with self._client.pipeline(transaction=True) as pipe:
+            pipe.zadd(self._expiries, {name: expiry})
+            pipe.hset(self._heartbeats, name, message.pack())
+            if counters:
+                pipe.hset(self._metrics, name, counters)
+            await pipe.execute()
+
+    async def alive(self) -> list[T]:
+        """Return the heartbeats that have not expired; unreadable ones are counted and left out."""
+        found = []
+        for content in (await self._unexpired(self._heartbeats)).values():
+            try:
+                found.append(self._message.unpack(content))
+            except UnreadableError:
+                metrics.UNREADABLE_REPORTS.labels(self._label).inc()
+        return found
+
+    async def metrics(self) -> dict[str, str]:
+        """Return the metrics of the processes that are alive, in Prometheus text by name."""
+        found = await self._unexpired(self._metrics)
+        return {name.decode("utf-8", "replace"): text.decode("utf-8", "replace") for name, text in found.items()}
+
+    async def remove(self, *names: str | bytes) -> None:
+        """Delete the heartbeats of processes."""
+        async with self._client.pipeline(transaction=True) as pipe:
+            pipe.zrem(self._expiries, *names)
+            pipe.hdel(self._heartbeats, *names)
+            pipe.hdel(self._metrics, *names)
+            await pipe.execute()
+
+    async def _unexpired(self, key: str) -> dict[bytes, bytes]:
+        async with self._client.pipeline(transaction=True) as pipe:
+            pipe.time()
+            pipe.zrange(self._expiries, 0, -1, withscores=True)
+            pipe.hgetall(key)
+            (seconds, microseconds), expiries, values = await pipe.execute()
+        now = seconds + microseconds / 1e6
+        if gone := [name for name, expiry in expiries if expiry < now - KEPT_S]:
+            await self.remove(*gone)
+        return {name: values[name] for name, expiry in expiries if expiry > now and name in values}
 
 
-def report_of(document: object) -> dict[str, Any]:
-    """A report of an API process: name, predicted seconds that wait in each lane, and those done so far.
-
-    Raises:
-        UnreadableError: if it is none.
-    """
-    if not isinstance(document, dict):
-        raise UnreadableError("a report is an object")
-    name, seconds, done = document.get("name"), document.get("seconds"), document.get("done", 0.0)
-    if not (isinstance(name, str) and isinstance(seconds, dict) and _is_amount(done)):
-        raise UnreadableError("a report has a name and seconds")
-    if not all(_is_amount(seconds.get(lane, 0.0)) for lane in LANES):
-        raise UnreadableError("seconds are numbers")
-    return document
+def worker_heartbeats(client: "Redis") -> Heartbeats[WorkerHeartbeat]:
+    """Return the heartbeats of the workers."""
+    return Heartbeats(client, "workers", WorkerHeartbeat, "heartbeat")
 
 
-def _is_cost(numbers: object) -> bool:
-    return isinstance(numbers, list) and len(numbers) == NUMBERS_OF_COST and all(map(_is_amount, numbers))
-
-
-def _is_amount(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def api_reports(client: "Redis") -> Heartbeats[ApiReport]:
+    """Return the reports of the API processes."""
+    return Heartbeats(client, "replicas", ApiReport, "report")

@@ -1,4 +1,4 @@
-"""The client of the broker: redis-py with one timeout for a command, or for a pipeline of them."""
+"""Client of the broker: redis-py with one timeout for a command or a pipeline."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from redis.exceptions import ReadOnlyError
 
 from deepergatgnn.errors import ConfigError
 
-REPLY_S = 10.0  # more than any command of the service waits for by itself
+REPLY_S = 10.0  # longer than any blocking command of the service
 
 
 class _Pipeline(Pipeline):
@@ -21,9 +21,9 @@ class _Pipeline(Pipeline):
 
 
 class _Client(Redis):
-    """A client that gives a broker a time to answer a command, or a pipeline.
+    """Client with a timeout for a whole command or pipeline.
 
-    redis-py's `socket_timeout` would set a timer for every reply of a pipeline, and make a task for every command.
+    redis-py's `socket_timeout` sets a timer for every reply of a pipeline and makes a task for every command.
     """
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -40,23 +40,19 @@ def connect(url: str) -> "Redis":
     Commands fail fast, so that callers can answer 503.
 
     Raises:
-        ConfigError: if redis-py cannot read the URL, which may hold a password and is not in the message.
+        ConfigError: if redis-py cannot parse the URL, which may hold a password and is not in the message.
     """
     try:
-        return _client(url)
+        client: Redis = _Client.from_url(
+            url,
+            protocol=2,  # one shape of replies on every server
+            socket_connect_timeout=2.0,
+            socket_timeout=None,
+            health_check_interval=15,
+            retry=Retry(NoBackoff(), 1),
+            retry_on_error=[ReadOnlyError],  # the server became a replica: resolve the name again and reconnect
+        )
     except ValueError:
         example = "write redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH"
         raise ConfigError(f"DEEPERGATGNN_REDIS_URL: redis-py cannot read it: {example}") from None
-
-
-def _client(url: str) -> "Redis":
-    client: Redis = _Client.from_url(
-        url,
-        protocol=2,  # one shape of replies on every server
-        socket_connect_timeout=2.0,
-        socket_timeout=None,
-        health_check_interval=15,
-        retry=Retry(NoBackoff(), 1),
-        retry_on_error=[ReadOnlyError],  # the server became a replica: connect again, to whom the name points now
-    )
     return client

@@ -1,42 +1,75 @@
-"""What goes into a batch: by predicted seconds on the device, never by count. Pure."""
+"""Batches by predicted seconds on the device, never by count."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from deepergatgnn.service.messages import LANES, Delivery, Lane
-from deepergatgnn.service.scheduling.cost import Cost, once
+from deepergatgnn.service.lanes import LANES, Lane
+from deepergatgnn.service.scheduling.cost import Cost, batch_overhead
 
-FULL = 0.5  # of its budget: a bulk batch that does not wait for more
-WORTH_IT = 0.25  # of what a batch costs once, whatever is in it: a batch of single crystals that does not either
-BULK_LINGER_S = 0.03
-PASSED_OVER = 8  # interactive batches that bulk work stands back for when it cannot be company
+FULL = 0.5  # share of its budget with which a batch of a later lane starts at once
+WORTH_IT = 0.25  # share of the overhead of a batch with which a batch of the first lane starts at once
+LINGER_S = 0.03  # for which a batch of a later lane waits for more
+PASSED_OVER = 8  # batches of lanes before it after which a lane has a turn of its own
 SHRINK, GROW = 0.7, 1.01
-Priced = tuple[Delivery, float]
+
+
+class Item(Protocol):
+    """A crystal to compute.
+
+    Attributes:
+        lane: in which it queues.
+        models: versions that compute it.
+        edges: of its merged graph.
+        suspect: whether it may have ended a worker, and is computed alone.
+        more: whether more crystals of the lane follow soon.
+        since: `time.monotonic()` from which it waits.
+    """
+
+    @property
+    def lane(self) -> Lane: ...  # noqa: D102
+    @property
+    def models(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def edges(self) -> int: ...  # noqa: D102
+    @property
+    def suspect(self) -> bool: ...  # noqa: D102
+    @property
+    def more(self) -> bool: ...  # noqa: D102
+    @property
+    def since(self) -> float: ...  # noqa: D102
+
+
+T = TypeVar("T", bound=Item)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the device computes at once, at most.
+    """Upper bounds of a batch; its first crystal may exceed them.
 
     Attributes:
-        seconds: of a batch.
-        bulk_seconds: of a batch of bulk entries.
-        edges: of a batch, after merging: what fits into the memory.
-        linger_s: that a single crystal may wait for company.
+        seconds: predicted, of a batch.
+        edges: of the merged graphs, which bound the memory.
+        linger_s: for which a small batch of the first lane waits for more crystals.
+        contended: whether requests of the first lane arrive.
     """
 
     seconds: float
-    bulk_seconds: float
     edges: int
     linger_s: float = 0.0
+    contended: bool = False
+
+    def of(self, lane: Lane) -> float:
+        """Return the predicted seconds that a lane may take of a batch."""
+        return self.seconds * (lane.contended_share if self.contended else lane.batch_share)
 
 
 class EdgeLimit:
-    """Edges of a batch that the memory of the device holds: less after it did not, more again while it does.
+    """Edges of a batch that fit into the memory of the device; shrinks after a failure and recovers slowly.
 
     Args:
-        most: what should fit.
+        most: that should fit.
     """
 
     def __init__(self, most: int) -> None:
@@ -44,110 +77,120 @@ class EdgeLimit:
         self.edges = most
 
     def exceeded(self, edges: int) -> None:
-        """Several crystals with these edges together did not fit."""
+        """Shrink, since a batch of several crystals with these edges did not fit."""
         self.edges = max(1, int(SHRINK * min(self.edges, edges)))
 
     def kept(self) -> None:
-        """A batch was computed."""
+        """Recover, since a batch fitted."""
         self.edges = min(self.most, int(self.edges * GROW) + 1)
 
 
-class Backlog:
-    """Entries in a worker's hands that wait for its device, oldest first in each lane."""
+class _LaneQueue(Generic[T]):
+    """Waiting crystals of one lane, oldest first, with their predicted seconds."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Lane, deque[Priced]] = {lane: deque() for lane in LANES}
-        self._seconds: dict[Lane, float] = dict.fromkeys(LANES, 0.0)
-        self._suspects: dict[Lane, deque[Delivery]] = {lane: deque() for lane in LANES}
-        self._passed_over = 0
+        self.items: deque[tuple[T, float]] = deque()
+        self.suspects: deque[T] = deque()
+        self.seconds = 0.0
+        self.passed_over = 0
 
     def __len__(self) -> int:
-        return sum(len(self._suspects[lane]) + len(self._lanes[lane]) for lane in LANES)
+        return len(self.items) + len(self.suspects)
 
-    def add(self, delivery: Delivery, seconds: float) -> None:
-        """One more, with its predicted seconds.
-
-        An entry that was delivered before may be what ended its worker, so it will be computed alone.
-        """
-        lane = delivery.entry.lane
-        if delivery.times > 1:
-            self._suspects[lane].append(delivery)
+    def add(self, item: T, seconds: float) -> None:
+        if item.suspect:
+            self.suspects.append(item)
         else:
-            self._lanes[lane].append((delivery, seconds))
-            self._seconds[lane] += seconds
+            self.items.append((item, seconds))
+            self.seconds += seconds
+
+    def take(self, most_seconds: float, most_edges: int) -> list[T]:
+        """Take items from the front that fit; the first one in any case."""
+        taken: list[T] = []
+        seconds, edges = 0.0, 0
+        while self.items:
+            item, cost = self.items[0]
+            if taken and (seconds + cost > most_seconds or edges + item.edges > most_edges):
+                break
+            self.items.popleft()
+            taken.append(item)
+            seconds, edges = seconds + cost, edges + item.edges
+        self.seconds = self.seconds - seconds if self.items else 0.0
+        return taken
+
+    def take_beside(self, most_seconds: float, most_edges: int) -> list[T]:
+        """Take one item that fits beside a batch of a lane before this one, so that this lane does not starve."""
+        fits = bool(self.items) and self.items[0][1] <= most_seconds and self.items[0][0].edges <= most_edges
+        if self.suspects or not fits:
+            self.passed_over += 1
+        return self.take(0.0, most_edges) if fits else []
+
+
+class Backlog(Generic[T]):
+    """Crystals that wait in a worker for its device."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Lane, _LaneQueue[T]] = {lane: _LaneQueue() for lane in LANES}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def add(self, item: T, seconds: float) -> None:
+        """Add a crystal with its predicted seconds."""
+        self._queues[item.lane].add(item, seconds)
 
     def seconds(self, lane: Lane) -> float:
-        """Predicted seconds of what waits in a lane."""
-        return self._seconds[lane]
+        """Return the predicted seconds of the crystals of a lane, without suspects."""
+        return self._queues[lane].seconds
 
     def count(self, lane: Lane) -> int:
-        """Entries that wait in a lane."""
-        return len(self._lanes[lane])
+        """Return the number of crystals of a lane, without suspects."""
+        return len(self._queues[lane].items)
 
     def patience_s(self, budget: Budget, costs: Mapping[str, Cost], now: float) -> float:
-        """How long the device had better wait for company of what waits, since a batch of few costs nearly as much.
+        """Return the seconds to hold a small batch open for crystals that follow soon.
 
-        Not at all where none is known to be on its way, and not where the batch is worth what it costs already. Who
-        screens does not wait for this batch; a single crystal waits for no longer than the budget says.
+        A batch of few crystals costs nearly as much as one of many. A batch of the first lane is held until its oldest
+        crystal has waited for `budget.linger_s`, or its predicted seconds are worth the overhead of a batch; one of a
+        later lane until it fills half of its budget.
 
         Args:
             budget: of the batch.
             costs: of the models.
             now: `time.monotonic()`.
         """
-        lane: Lane = "interactive" if self._lanes["interactive"] else "bulk"
-        waiting = self._lanes[lane]
-        if any(self._suspects.values()) or not waiting or not waiting[-1][0].entry.more:
+        if any(queue.suspects for queue in self._queues.values()):
             return 0.0
-        if lane == "bulk":
-            return BULK_LINGER_S if self._seconds[lane] < FULL * budget.bulk_seconds else 0.0
-        oldest = waiting[0][0]
-        few = self._seconds[lane] < WORTH_IT * once(oldest.entry.models, costs)
+        lane, queue = next(((lane, queue) for lane, queue in self._queues.items() if queue.items), (None, None))
+        if lane is None or queue is None or not queue.items[-1][0].more:
+            return 0.0
+        if lane.priority:
+            return LINGER_S if queue.seconds < FULL * budget.of(lane) else 0.0
+        oldest = queue.items[0][0]
+        few = queue.seconds < WORTH_IT * batch_overhead(oldest.models, costs)
         return max(0.0, oldest.since + budget.linger_s - now) if few else 0.0
 
-    def take(self, budget: Budget) -> list[Delivery]:
-        """The next batch.
+    def take(self, budget: Budget) -> list[T]:
+        """Take the next batch; a suspect is a batch of its own.
 
-        Interactive entries if there are any, with one bulk entry that fits, so that these do not starve; else bulk
-        entries. Bulk work that cannot be company, a large crystal or a suspect, has a turn of its own after some
-        interactive batches. What does not fit stays at the front, so that a large crystal never starves.
-
-        Args:
-            budget: at least one entry is taken, even if it is larger alone.
+        The batch is of the first lane that has crystals, with one crystal of each later lane that fits, so that these
+        do not starve. A later lane whose crystals do not fit, large ones and suspects, has a turn of its own after
+        `PASSED_OVER` batches. A crystal that does not fit stays at the front of its lane.
         """
-        if self._suspects["interactive"]:
-            return [self._suspects["interactive"].popleft()]
-        if not self._lanes["interactive"] or self._passed_over >= PASSED_OVER:
-            self._passed_over = 0
-            if self._suspects["bulk"]:
-                return [self._suspects["bulk"].popleft()]
-            if self._lanes["bulk"]:
-                return self._fill("bulk", budget.bulk_seconds, budget.edges)
-        batch = self._fill("interactive", budget.seconds, budget.edges)
-        edges = budget.edges - sum(delivery.entry.graph.n_links for delivery in batch)
-        return batch + self._company(budget.bulk_seconds, edges)
-
-    def _company(self, seconds: float, edges: int) -> list[Delivery]:
-        """One bulk entry for an interactive batch: whoever waits for an answer waits for the whole batch."""
-        fits = False
-        if bulk := self._lanes["bulk"]:
-            delivery, price = bulk[0]
-            fits = price <= seconds and delivery.entry.graph.n_links <= edges
-        if self._suspects["bulk"] or (bulk and not fits):
-            self._passed_over += 1
-        return self._fill("bulk", 0.0, edges) if fits else []
-
-    def _fill(self, lane: Lane, most_seconds: float, most_edges: int) -> list[Delivery]:
-        """Take from the front of a lane what fits, the first one in any case."""
-        taken: list[Delivery] = []
-        waiting, seconds, edges = self._lanes[lane], 0.0, 0
-        while waiting:
-            delivery, price = waiting[0]
-            links = delivery.entry.graph.n_links
-            if taken and (seconds + price > most_seconds or edges + links > most_edges):
-                break
-            waiting.popleft()
-            taken.append(delivery)
-            seconds, edges = seconds + price, edges + links
-        self._seconds[lane] = self._seconds[lane] - seconds if waiting else 0.0
-        return taken
+        waiting = [lane for lane, queue in self._queues.items() if queue]
+        if not waiting:
+            return []
+        first = waiting[0]
+        if not self._queues[first].suspects:
+            first = next((lane for lane in waiting if self._queues[lane].passed_over >= PASSED_OVER), first)
+        queue = self._queues[first]
+        queue.passed_over = 0
+        if queue.suspects:
+            return [queue.suspects.popleft()]
+        batch = queue.take(budget.of(first), budget.edges)
+        edges = budget.edges - sum(item.edges for item in batch)
+        for lane in waiting[waiting.index(first) + 1 :]:
+            beside = self._queues[lane].take_beside(budget.of(lane), edges)
+            edges -= sum(item.edges for item in beside)
+            batch += beside
+        return batch

@@ -1,4 +1,4 @@
-"""Whose turn it is: weighted fair queueing between clients, and between the connections of each. Pure."""
+"""Weighted fair queueing between clients, and between the connections of each."""
 
 import heapq
 from collections import Counter
@@ -11,29 +11,33 @@ T = TypeVar("T")
 
 
 class Flow(NamedTuple):
-    """Whose a request is.
+    """Origin of a request.
 
     Attributes:
-        client: name of the key; where none is asked for, the address that the request came from.
-        connection: of that client; the requests of one wait for each other.
+        client: name of the key; the address where no key is required.
+        connection: of that client.
     """
 
     client: str
     connection: str = ""
 
 
-NOBODY = Flow("")  # of what the service does by itself
+INTERNAL = Flow("")  # of the service itself
 
 
 def connection_of(scope: Mapping[str, Any]) -> str:
-    """Address and port of the other end of a connection, of its ASGI scope."""
+    """Return the peer's address and port, of an ASGI scope."""
     return "{}:{}".format(*scope.get("client") or ("", 0))
 
 
 def flow_of(scope: Mapping[str, Any], key: str | None) -> Flow:
-    """The flow of a request, of its ASGI scope and the name of its key, if one was asked for.
+    """Return the flow of a request.
 
-    IPv6 addresses count by their first 64 bits, the rest of which a host chooses for itself.
+    An IPv6 address counts by its first 64 bits, since a host chooses the others for itself.
+
+    Args:
+        scope: of ASGI.
+        key: name of the key; None where no key is required.
     """
     address = (scope.get("client") or ("", 0))[0]
     if ":" in address:
@@ -41,18 +45,17 @@ def flow_of(scope: Mapping[str, Any], key: str | None) -> Flow:
     return Flow(address if key is None else f"key {key}", connection_of(scope))
 
 
-class FairLine(Generic[T]):
-    """Items that wait, each with the seconds that it will take.
+class FairQueue(Generic[T]):
+    """Queue in which each client has the same share of the server, and each connection the same share of its client's.
 
-    Self-clocked fair queueing (Golestani, INFOCOM 1994): an item is tagged with the time at which it would end if every
-    client with something in the line had the same share of the server, and the least tag is next. Who sends much, or
-    what takes long, waits for its own; connections share what their client has, so that more of them get no more.
+    Self-clocked fair queueing (Golestani, INFOCOM 1994): an item is tagged with the virtual time at which it would end
+    if all clients in the queue shared the server equally; the item with the least tag is next.
     """
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Flow, T]] = []
-        self._waiting: dict[str, Counter[str]] = {}
-        self._ends: dict[Flow, float] = {}  # tag of the last item of each
+        self._waiting: dict[str, Counter[str]] = {}  # items by client and connection
+        self._ends: dict[Flow, float] = {}  # tag of the last item of each flow
         self._now = 0.0
         self._numbers = count()
 
@@ -60,23 +63,23 @@ class FairLine(Generic[T]):
         return len(self._heap)
 
     def push(self, flow: Flow, seconds: float, item: T) -> None:
-        """Add an item that will take so long."""
+        """Add an item that occupies the server for some seconds."""
         connections = self._waiting.setdefault(flow.client, Counter())
         connections[flow.connection] += 1
         end = max(self._now, self._ends.get(flow, 0.0)) + seconds * len(connections)
         self._ends[flow] = end
         heapq.heappush(self._heap, (end, next(self._numbers), flow, item))
 
-    def pop(self, may_go: Callable[[T], bool] = lambda _: True) -> T | None:
-        """Take the next item of those that may go; none if there is none."""
+    def pop(self, eligible: Callable[[T], bool] = lambda _: True) -> T | None:
+        """Remove and return the next eligible item, or None."""
         passed_over = []
         found: T | None = None
         while self._heap:
             first = heapq.heappop(self._heap)
             end, _, flow, item = first
-            if may_go(item):
+            if eligible(item):
                 self._now = max(self._now, end)
-                self._left(flow)
+                self._remove(flow)
                 found = item
                 break
             passed_over.append(first)
@@ -87,10 +90,10 @@ class FairLine(Generic[T]):
         return found
 
     def charge(self, flow: Flow, seconds: float) -> None:
-        """Count what an item took beyond what was predicted, or less, towards what its flow sends next."""
+        """Delay the next item of a flow by the seconds for which its last one exceeded the prediction."""
         self._ends[flow] = max(self._now, self._ends.get(flow, 0.0)) + seconds
 
-    def _left(self, flow: Flow) -> None:
+    def _remove(self, flow: Flow) -> None:
         connections = self._waiting[flow.client]
         connections[flow.connection] -= 1
         if not connections[flow.connection]:

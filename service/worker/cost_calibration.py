@@ -15,7 +15,7 @@ from deepergatgnn.graphs.crystal_graph import CrystalGraph
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.service.scheduling.cost_model import CostModel
+from deepergatgnn.service.scheduling.cost import CostModel
 from deepergatgnn.structures import crystal_from_arrays
 
 SIZES = (1, 4, 16, 64, 1, 4, 16, 64)  # crystals; every size twice, the first round warms up

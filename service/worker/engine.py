@@ -15,8 +15,7 @@ from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.service.messages import InferenceReply, InferenceRequest, ModelOutput
-from deepergatgnn.service.scheduling.cost import Cost
-from deepergatgnn.service.scheduling.cost_model import CostModel
+from deepergatgnn.service.scheduling.cost import Cost, CostModel
 from deepergatgnn.service.worker.cost_calibration import calibrated, edges_that_fit, golden_graphs
 from deepergatgnn.threads import measured
 
@@ -278,7 +277,7 @@ class Engine:
         middle = len(entries) // 2
         return self._answer(entries[:middle], {}) + self._answer(entries[middle:], {})
 
-    def _failure(self, entry: InferenceRequest, error: tuple[int, str, str]) -> InferenceReply:
+    def _failure(self, entry: InferenceRequest, error: tuple[str, str]) -> InferenceReply:
         return InferenceReply(entry.id, worker=self._worker, error=error)
 
     def _predict(self, entries: Sequence[InferenceRequest], shared: Prepared) -> list[list[ModelOutput]]:

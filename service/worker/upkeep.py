@@ -15,7 +15,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from deepergatgnn.errors import ArtifactError, ModelNotFoundError
-from deepergatgnn.service.messages import InferenceReply
+from deepergatgnn.service.messages import InferenceReply, WorkerHeartbeat
 from deepergatgnn.service.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Upkeep:
                     hung = 0.0
                     await worker.clock.measure(worker.client)
                     await worker.queue.heartbeat(
-                        self._status(), metrics.worker_report(), 3 * self._settings.heartbeat_s
+                        self._status(), metrics.worker_report(), worker.clock.now() + 3 * self._settings.heartbeat_s
                     )
                     if time.monotonic() - renewed > self._settings.lease_s / 3:
                         await worker.queue.renew(list(worker.held.values()))
@@ -102,15 +102,15 @@ class Upkeep:
             self._asked = None
             self._worker.answered_at = time.monotonic()
 
-    def _status(self) -> dict[str, object]:
+    def _status(self) -> WorkerHeartbeat:
         worker = self._worker
-        return {
-            "worker": worker.name,
-            "device": str(worker.device),
-            "models": worker.engine.loaded,
-            "failed": dict(worker.engine.failed),
-            "costs": {identity: astuple(cost) for identity, cost in worker.engine.costs.items()},
-        }
+        return WorkerHeartbeat(
+            worker=worker.name,
+            device=str(worker.device),
+            models=tuple(worker.engine.loaded),
+            failed=dict(worker.engine.failed),
+            costs={identity: astuple(cost) for identity, cost in worker.engine.costs.items()},
+        )
 
     async def _take_over(self) -> None:
         """Look after entries of workers that are gone."""

@@ -24,12 +24,13 @@ from deepergatgnn.device import device_named
 from deepergatgnn.errors import ArtifactError, ConfigError
 from deepergatgnn.model_store import open_models
 from deepergatgnn.service.garbage_collector import tune_garbage_collector
-from deepergatgnn.service.messages import LANES, Delivery, InferenceReply, Lane
+from deepergatgnn.service.lanes import INTERACTIVE, LANES, Lane
+from deepergatgnn.service.messages import Delivery, InferenceReply
 from deepergatgnn.service.queue.clock import BrokerClock
 from deepergatgnn.service.queue.consumer import RequestConsumer
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.scheduling.batching import Backlog, Budget, EdgeLimit
-from deepergatgnn.service.scheduling.cost import Cost, once, price
+from deepergatgnn.service.scheduling.cost import Cost, batch_overhead, price
 from deepergatgnn.service.settings import Settings, read_settings
 from deepergatgnn.service.tasks import PAUSE_S, ended, first_of, patiently
 from deepergatgnn.service.telemetry import metrics
@@ -78,7 +79,7 @@ class Worker:
         self.answered_at = time.monotonic()
         self._limit = EdgeLimit(settings.batch_edges)
         self._prefetch = settings.prefetch == "on" or (settings.prefetch == "auto" and self.device.type == "cuda")
-        self._backlog = Backlog()
+        self._backlog: Backlog[Delivery] = Backlog()
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._unwanted: set[tuple[Lane, bytes]] = set()
@@ -157,7 +158,7 @@ class Worker:
             if delivery.place not in self.held:
                 self.held[delivery.place] = delivery
                 self._backlog.add(delivery, _price(delivery, costs))
-                if delivery.entry.lane == "interactive":
+                if delivery.lane is INTERACTIVE:
                     self._interactive_at = time.monotonic()
         self._arrived.set()
 
@@ -170,16 +171,15 @@ class Worker:
     def _budget(self) -> Budget:
         """Of the next batch: little bulk work where single requests come, for these wait until it is done."""
         lately = time.monotonic() - self._interactive_at < INTERACTIVE_LATELY_S
-        bulk = self.settings.batch_s / 20 if lately else self.settings.batch_s / 2
         linger_s = LINGER_S if self.device.type == "cpu" else 0.0  # the time is parsing's there, not lost
-        return Budget(self.settings.batch_s, bulk, self._limit.edges, linger_s)
+        return Budget(self.settings.batch_s, self._limit.edges, linger_s, contended=lately)
 
     async def _read(self, lane: Lane) -> None:
         """Keep the backlog of a lane filled, a few batches ahead."""
         while not self.stopping.is_set():
             waiting = self._backlog.count(lane)
             ahead = self._backlog.seconds(lane)
-            room = AHEAD * (self.settings.batch_s if lane == "interactive" else self._budget.bulk_seconds) - ahead
+            room = AHEAD * self._budget.of(lane) - ahead
             if waiting and room <= 0:
                 self._room.clear()
                 await self._room.wait()
@@ -242,8 +242,8 @@ class Worker:
             return
         started, budget, costs = time.monotonic(), self._budget, self.engine.costs
         priced = sum(_price(delivery, costs) for delivery in batch)
-        seconds = budget.bulk_seconds if all(each.entry.lane == "bulk" for each in batch) else budget.seconds
-        predicted = priced + once([model for delivery in batch for model in delivery.entry.models], costs)
+        seconds = max(budget.of(each.lane) for each in batch)
+        predicted = priced + batch_overhead([model for delivery in batch for model in delivery.entry.models], costs)
         await self._count_attempts(batch)
         self.computing_since, self.predicted_s = started, predicted
         try:

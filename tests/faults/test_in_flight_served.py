@@ -13,7 +13,7 @@ import httpx
 import pytest
 import redis
 
-from deepergatgnn.service.messages import LANES
+from deepergatgnn.service.lanes import LANES
 from deepergatgnn.service.operations.broker import embedded_broker
 from deepergatgnn.service.queue.producer import STREAMS
 from deepergatgnn.structures import crystal_to_pymatgen

@@ -16,7 +16,8 @@ from deepergatgnn.graphs.serialization import pack_graph
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.service.messages import InferenceReply, InferenceRequest, Lane
+from deepergatgnn.service.lanes import BULK, LANES, Lane
+from deepergatgnn.service.messages import InferenceReply, InferenceRequest
 from deepergatgnn.service.queue.producer import DEAD, GROUP, STREAMS, RequestProducer
 from deepergatgnn.service.queue.redis_client import connect
 from tests.conftest import until
@@ -26,7 +27,7 @@ from tests.support.processes import MODEL, OLD
 
 GOOD = 63
 PATIENCE_S = 120
-REPLICA = "poisoner"
+REPLY_TO = "poisoner"
 
 
 @pytest.fixture(scope="module")
@@ -42,42 +43,46 @@ def values(graphs: Sequence[CrystalGraph]) -> list[float]:
     return [prediction.value for prediction in predictor.predict_graphs(graphs)]
 
 
-def entry(name: str, graph: CrystalGraph, lane: Lane) -> InferenceRequest:
-    models = (ModelStore().version(f"{MODEL}@{OLD}").identity,)
+def entry(name: str, graph: CrystalGraph) -> InferenceRequest:
     return InferenceRequest(
-        name, REPLICA, models, pack_graph(graph), time.time() + PATIENCE_S, request_id=name, lane=lane
+        id=name,
+        reply_to=REPLY_TO,
+        models=(ModelStore().version(f"{MODEL}@{OLD}").identity,),
+        deadline=time.time() + PATIENCE_S,
+        request_id=name,
+        packed=pack_graph(graph),
     )
 
 
 async def answered(
-    stage: Stage, entries: Sequence[InferenceRequest], meanwhile: Callable[[], None] = lambda: None
+    stage: Stage, lane: Lane, entries: Sequence[InferenceRequest], meanwhile: Callable[[], None] = lambda: None
 ) -> dict[str, InferenceReply]:
     """Answers by entry; exactly one each."""
     client = connect(stage.broker.url)
-    queue = RequestProducer(client, REPLICA)
-    await queue.leave()
-    await queue.submit(entries)
+    queue = RequestProducer(client, REPLY_TO)
+    await queue.forget()
+    await queue.submit([(lane, entry) for entry in entries])
     busy = asyncio.create_task(asyncio.to_thread(meanwhile))
     found: list[InferenceReply] = []
     async with asyncio.timeout(PATIENCE_S):
         while len(found) < len(entries):
-            found += await queue.answers(1)
+            found += await queue.replies(1)
         await busy
-        found += await queue.answers(0.5)
-    await queue.leave()
+        found += await queue.replies(0.5)
+    await queue.forget()
     await client.aclose()
     assert sorted(answer.id for answer in found) == sorted(entry.id for entry in entries)
     return {answer.id: answer for answer in found}
 
 
-@pytest.mark.parametrize("lane", ["interactive", "bulk"])
+@pytest.mark.parametrize("lane", LANES, ids=str)
 def test_one_among_63_that_raises_fails_alone(
     stage: Stage, graphs: list[CrystalGraph], values: list[float], lane: Lane
 ) -> None:
     broken = replace(graphs[20], senders=graphs[20].senders + 1_000_000)
-    entries = [entry(f"good-{number}", graph, lane) for number, graph in enumerate(graphs)]
-    entries.insert(20, entry("poison", broken, lane))
-    answers = asyncio.run(answered(stage, entries))
+    entries = [entry(f"good-{number}", graph) for number, graph in enumerate(graphs)]
+    entries.insert(20, entry("poison", broken))
+    answers = asyncio.run(answered(stage, lane, entries))
     error = answers.pop("poison").error
     assert error is not None
     assert error[0] == "prediction_failed"
@@ -93,8 +98,8 @@ def test_one_that_ends_its_workers_is_given_up_and_nobody_else(
     crystal = supercell(max(some_crystals(GOOD), key=lambda each: each.n_atoms), (7, 7, 7))
     config = ModelStore().manifest(f"{MODEL}@{OLD}").graph
     large = build_graph(crystal, replace(config, max_edges=10**9))
-    entries = [entry("poison", large, "bulk")]
-    entries += [entry(f"good-{number}", graph, "bulk") for number, graph in enumerate(graphs[:12])]
+    entries = [entry("poison", large)]
+    entries += [entry(f"good-{number}", graph) for number, graph in enumerate(graphs[:12])]
     dead = stage.broker.command("XLEN", DEAD)
 
     def kill_thrice() -> None:
@@ -104,7 +109,7 @@ def test_one_that_ends_its_workers_is_given_up_and_nobody_else(
 
                 def computed(times: int = times) -> bool:
                     nonlocal holder
-                    first = client.xpending_range(STREAMS["bulk"], GROUP, "-", "+", 1)
+                    first = client.xpending_range(STREAMS[BULK], GROUP, "-", "+", 1)
                     if not first or first[0]["times_delivered"] != times:
                         return False
                     holder = int(first[0]["consumer"].split(b"-")[-2])
@@ -114,7 +119,7 @@ def test_one_that_ends_its_workers_is_given_up_and_nobody_else(
                 time.sleep(0.05)
                 os.kill(holder, signal.SIGKILL)
 
-    answers = asyncio.run(answered(stage, entries, kill_thrice))
+    answers = asyncio.run(answered(stage, BULK, entries, kill_thrice))
     error = answers.pop("poison").error
     assert error is not None
     assert (error[0], "several times" in error[1]) == ("prediction_failed", True)

@@ -1,7 +1,7 @@
-"""Every admitted crystal gets one answer or one documented error, on real servers, whatever workers and clients do.
+"""Every admitted crystal gets one answer or one documented error, on real servers.
 
-And whatever happens to the servers: they are killed and come back with all their data, with none, or with what they had
-saved a while before.
+Clients and workers take any steps, and the server is killed and restarted with all of its data, without it, or with an
+older snapshot.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from deepergatgnn.service.messages import LANES
-from deepergatgnn.service.queue import client as dispatching
+from deepergatgnn.service.lanes import INTERACTIVE, LANES
+from deepergatgnn.service.queue import cluster
 from deepergatgnn.service.queue.producer import STREAMS
 from tests.support.brokers import BROKERS, BrokerServer, broker_server
 from tests.support.hand_worker import packed
@@ -27,10 +27,10 @@ class Restarting(Machine):
 
     Attributes:
         server: the broker.
-        dump: where it saves its data, and from where it takes them when it starts.
-        saved: entries given up in there.
-        restarts: how many there were.
-        whole: whether the broker has all that it was given, as far as is known.
+        dump: file to which it saves its data, and from which it loads them.
+        saved: entries of the dead-letter stream in there.
+        restarts: so far.
+        whole: whether the broker is known to have all requests.
     """
 
     server: BrokerServer
@@ -48,7 +48,7 @@ class Restarting(Machine):
 
     async def saved_now(self) -> None:
         await self.client.save()
-        self.saved = self.buried
+        self.saved = self.dead
 
     @precondition(lambda self: self.restarts < RESTARTS)
     @rule(asked=st.integers(0, 2))
@@ -71,16 +71,16 @@ class Restarting(Machine):
     @precondition(lambda self: self.restarts < RESTARTS and self.dump.exists())
     @rule(asked=st.integers(0, 2))
     def restart_with_what_it_had_saved(self, asked: int) -> None:
-        """What came since is lost, what was answered since is back."""
+        """Requests added since are lost, requests answered since are back."""
         self.run(self.restarted(asked))
 
     async def restarted(self, asked: int) -> None:
-        """Killed and started; whoever asks in between is told."""
+        """Kill and start the server; requests in between fail."""
         self.restarts += 1
         await asyncio.to_thread(self.server.stop)
-        await self.submitted(asked % 2, asked, "interactive", down=True)
+        await self.submitted(asked % 2, asked, INTERACTIVE, down=True)
         await asyncio.to_thread(self.server.start)
-        self.buried, self.whole = self.saved, False
+        self.dead, self.whole = self.saved, False
 
     @precondition(lambda self: not self.whole)
     @rule()
@@ -88,26 +88,26 @@ class Restarting(Machine):
         self.run(self.added_again())
 
     async def added_again(self) -> None:
-        """The API's time to see what the broker has lost."""
+        """Wait until the API has added the lost requests again."""
         async with asyncio.timeout(20):
-            while await self.lost():  # noqa: ASYNC110 - who adds it again tells nobody
+            while await self.lost():  # noqa: ASYNC110 - the API has no event for it
                 await asyncio.sleep(0.02)
         self.whole = True
 
     async def lost(self) -> list[bytes]:
-        """Stream ids of what somebody waits for and the broker does not have."""
+        """Return the stream ids of pending requests that the broker does not have."""
         lost: list[bytes] = []
         for replica in self.replicas:
             for lane in LANES:
-                waiting = [each for each in replica._waiting.values() if each.entry.lane == lane and each.stream_id]
-                if waiting:
-                    lost += await replica._queue.missing(lane, [each.stream_id for each in waiting])
+                pending = [each for each in replica.pending.values() if each.lane is lane and each.stream_id]
+                if pending:
+                    lost += await replica.producer.missing(lane, [each.stream_id for each in pending])
         return lost
 
 
 @pytest.mark.parametrize("kind", BROKERS)
 def test_every_request_ends_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatching, "OVERDUE_S", 0.1)
+    monkeypatch.setattr(cluster, "OVERDUE_S", 0.1)
     with broker_server("--dir", str(tmp_path), kind=kind) as made:
 
         class OnServer(Restarting):
@@ -123,6 +123,6 @@ def test_every_request_ends_once(kind: str, tmp_path: Path, monkeypatch: pytest.
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
-                phases=(Phase.generate,),  # to shrink what takes this long takes too long
+                phases=(Phase.generate,),  # shrinking would take too long
             ),
         )

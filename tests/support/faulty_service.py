@@ -14,15 +14,16 @@ from pathlib import Path
 import httpx
 import redis
 
+from deepergatgnn.service.lanes import INTERACTIVE
 from deepergatgnn.service.queue.producer import GROUP, STREAMS
 from tests.conftest import until
 from tests.support.brokers import BrokerServer, broker_server
-from tests.support.processes import api, beats, small_store, until_ready
+from tests.support.processes import api, heartbeats, small_store, until_ready
 from tests.support.proxy import Fault, Proxy, proxy
 
 PASSWORD = "open-sesame"  # noqa: S105 - of a broker that lives as long as a test
 WORKERS = 2
-STREAM = STREAMS["interactive"]
+STREAM = STREAMS[INTERACTIVE]
 # Leases short enough to wait for; a batch of a worker that lives takes a tenth of a second.
 TIMES = {"DEEPERGATGNN_LEASE_S": "2", "DEEPERGATGNN_HEARTBEAT_S": "0.5"}
 
@@ -48,7 +49,7 @@ class Stage:
 
     def workers(self) -> list[int]:
         """Process ids of the workers that have a heartbeat."""
-        return [int(heartbeat["worker"].split("-")[-2]) for heartbeat in beats(self.broker.url)]
+        return [int(each.worker.split("-")[-2]) for each in heartbeats(self.broker.url)]
 
     def pending(self) -> Counter[int]:
         """Entries in the hands of each worker."""

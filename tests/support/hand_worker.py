@@ -1,12 +1,12 @@
-"""A worker of which every step is a test's: the real queue and backlog, answers that say of which graph they are.
+"""A worker that a test steps by hand: the real queue and backlog, with replies that identify their graph.
 
-Beside it what a client asked, and what may become of that.
+And a client's request with the outcomes that are allowed for it.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,14 @@ from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.graphs.serialization import pack_graph
 from deepergatgnn.service.errors import ServiceError
-from deepergatgnn.service.messages import Delivery, InferenceReply, InferenceRequest, Lane, ModelOutput, PackedGraph
+from deepergatgnn.service.lanes import Lane
+from deepergatgnn.service.messages import Delivery, InferenceReply, InferenceRequest, ModelOutput, PackedGraph
 from deepergatgnn.service.queue.client import InferenceClient
+from deepergatgnn.service.queue.cluster import ClusterState
 from deepergatgnn.service.queue.consumer import RequestConsumer
+from deepergatgnn.service.scheduling.admission import Admission
 from deepergatgnn.service.scheduling.batching import Backlog
+from deepergatgnn.service.settings import Settings
 from tests.support.fixtures import some_crystals
 
 LEASE_S = 0.02
@@ -34,9 +38,9 @@ def packed(count: int) -> list[PackedGraph]:
 
 
 def answer_for(entry: InferenceRequest) -> InferenceReply:
-    """What says of which graph it is."""
-    said = [ModelOutput(model, float(len(entry.packed)), 0, 0, True, 0, (), ()) for model in entry.models]  # noqa: FBT003
-    return InferenceReply(entry.id, tuple(said))
+    """Return a reply whose values identify the graph."""
+    outputs = [ModelOutput(model, float(len(entry.packed)), 0, 0, True, 0, (), ()) for model in entry.models]  # noqa: FBT003
+    return InferenceReply(entry.id, tuple(outputs))
 
 
 class HandWorker:
@@ -44,7 +48,7 @@ class HandWorker:
 
     def __init__(self, client: "Redis", name: str) -> None:
         self.queue = RequestConsumer(client, name, LEASE_S)
-        self.backlog = Backlog()
+        self.backlog: Backlog[Delivery] = Backlog()
         self.held: dict[tuple[Lane, bytes], Delivery] = {}
         self.computed: list[tuple[Delivery, InferenceReply | None]] = []
 
@@ -57,7 +61,7 @@ class HandWorker:
 
 @contextmanager
 def unless_forgotten() -> Iterator[None]:
-    """As `Worker` and `Upkeep` do: that a broker has forgotten its groups ends no worker."""
+    """Ignore a broker that has lost its consumer groups, as the worker does."""
     try:
         yield
     except ResponseError as error:
@@ -67,15 +71,15 @@ def unless_forgotten() -> Iterator[None]:
 
 @dataclass(eq=False)
 class Asked:
-    """A request, and what became of it.
+    """A request and its outcome.
 
     Attributes:
         graph: of the crystal.
         poison: whether the crystal ends the worker that computes it.
-        task: the client.
-        down: whether there was no broker when the client asked.
+        task: of the client.
+        down: whether the broker was down when the client asked.
         withdrawn: whether the client left.
-        alone: times that it was computed after it had been taken over.
+        alone: computations after it had been taken over.
     """
 
     graph: PackedGraph
@@ -86,7 +90,7 @@ class Asked:
     alone: int = 0
 
     def judge(self) -> None:
-        """Its own answer, or the one error that fits what happened."""
+        """Assert the reply for its own graph, or the one error that fits."""
         if self.task.cancelled():
             assert self.withdrawn
             return
@@ -102,18 +106,30 @@ class Asked:
         if self.down:
             assert error.code == "broker_unavailable"
         elif error.code == "prediction_failed":
-            assert self.alone >= DELIVERIES - 1, "given up without having been tried"
+            assert self.alone >= DELIVERIES - 1, "dead-lettered without having been computed"
         else:
             assert error.code == "deadline_passed"
 
 
-async def asked_until(
-    dispatcher: InferenceClient, graph: PackedGraph, request_id: str, lane: Lane, deadline: float
-) -> Any:
-    """As `PredictionPipeline.answer` does: the deadline ends the wait."""
+@asynccontextmanager
+async def api_process(url: str) -> AsyncIterator[InferenceClient]:
+    """The queue's side of an API process: the client, and the cluster state that adds lost requests again."""
+    client = InferenceClient(url)
+    cluster = ClusterState(client, Admission(Settings()), Settings())
+    await client.start()
+    await cluster.start()
+    try:
+        yield client
+    finally:
+        await cluster.stop()
+        await client.stop()
+
+
+async def asked_until(client: InferenceClient, graph: PackedGraph, request_id: str, lane: Lane, deadline: float) -> Any:
+    """Ask until a deadline, as `PredictionPipeline.answer` does."""
     try:
         async with asyncio.timeout(deadline - time.time()):
-            return await dispatcher.ask(
+            return await client.ask(
                 [(graph, MODELS)],
                 deadline=time.monotonic() + deadline - time.time(),
                 request_id=request_id,

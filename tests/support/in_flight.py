@@ -13,7 +13,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from deepergatgnn.model_store import ModelStore
-from deepergatgnn.service.messages import InferenceReply, Lane, ModelOutput, PackedGraph
+from deepergatgnn.service.lanes import INTERACTIVE, Lane
+from deepergatgnn.service.messages import InferenceReply, ModelOutput, PackedGraph
 from deepergatgnn.service.parsing.featurize import Parsed, parse
 from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.prediction.catalogue import Catalogue
@@ -21,7 +22,7 @@ from deepergatgnn.service.prediction.pipeline import Document, PredictionInput, 
 from deepergatgnn.service.prediction.result_cache import ResultCache
 from deepergatgnn.service.queue.client import InferenceClient
 from deepergatgnn.service.scheduling.admission import Admission, Demand
-from deepergatgnn.service.scheduling.fairness import NOBODY, Flow
+from deepergatgnn.service.scheduling.fairness import INTERNAL, Flow
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.structures import crystal_to_pymatgen
 from tests.support.fixtures import some_crystals
@@ -92,14 +93,14 @@ class Desk:
     def post(
         self,
         source: str = POSCAR,
-        lane: Lane = "interactive",
+        lane: Lane = INTERACTIVE,
         seconds: float = HOUR_S,
         models: Sequence[str] = (MODEL,),
     ) -> "asyncio.Task[Document]":
         """A crystal on its way."""
 
         async def answer() -> Document:
-            with self.workers.admission.admit(lane, NOBODY, Demand(0.001, 0.001)) as ticket:
+            with self.workers.admission.admit(lane, INTERNAL, Demand(0.001, 0.001)) as ticket:
                 return await self.oracle.answer(
                     PredictionInput(source, "poscar", models, attention=True, embedding=False, id=None),
                     request_id="r",
@@ -114,21 +115,19 @@ class Desk:
     @property
     def waiting_s(self) -> float:
         """Seconds of work that are admitted."""
-        seconds: dict[Lane, float] = self.workers.admission.report["seconds"]
-        return sum(seconds.values())
+        return sum(self.workers.admission.waiting_s.values())
 
 
 @asynccontextmanager
 async def desk(size: int = 100) -> AsyncIterator[Desk]:
     """Set one up; in the end nothing may be left of what was under way."""
     workers, results = Workers(), ResultCache(size)
-    oracle = PredictionPipeline(
-        Catalogue(ModelStore()), cast("ParsePool", Parser()), cast("InferenceClient", workers), results
-    )
+    pool, client = cast("ParsePool", Parser()), cast("InferenceClient", workers)
+    oracle = PredictionPipeline(Catalogue(ModelStore()), pool, client, workers.admission, results)
     made = Desk(workers, results, oracle)
     yield made
     assert results._flights == {}
-    assert workers.admission.crystals == 0
+    assert all(load.crystals == 0 for load in workers.admission.lanes.values())
     assert made.waiting_s == pytest.approx(0, abs=1e-9)
 
 

@@ -1,22 +1,20 @@
 """API and worker processes on a broker, clients that post without pause, and a store that starts fast."""
 
 import asyncio
-import json
 import shutil
 import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import redis
 
 from deepergatgnn.model_store import ModelStore
-from deepergatgnn.service.queue.producer import WORKERS
+from deepergatgnn.service.messages import UnreadableError, WorkerHeartbeat
 from tests.conftest import running, until
 
 CIF = Path("examples/ZrO2.cif").read_bytes()
@@ -43,11 +41,17 @@ def small_store(root: Path, *versions: str) -> Path:
     return root
 
 
-def beats(url: str) -> list[dict[str, Any]]:
-    """What the workers of a broker say of themselves."""
+def heartbeats(url: str) -> list[WorkerHeartbeat]:
+    """Return the heartbeats of the workers that are alive."""
     with redis.Redis.from_url(url) as client:
-        found = [client.get(key) for key in client.scan_iter(match=WORKERS + "*")]
-        return [json.loads(heartbeat) for heartbeat in found if isinstance(heartbeat, bytes)]
+        seconds, _ = client.time()
+        names = client.zrangebyscore("deepergatgnn:workers", seconds, "+inf")
+        found = client.hmget("deepergatgnn:workers:heartbeats", names) if names else []
+    readable = []
+    for content in found:
+        with suppress(UnreadableError):
+            readable.append(WorkerHeartbeat.unpack(content or b""))
+    return readable
 
 
 @contextmanager
@@ -70,7 +74,7 @@ def worker(url: str, store: Path, seen_at: str = "", **environment: str) -> Iter
 def is_seen(process: "subprocess.Popen[str]", url: str) -> bool:
     """Whether the broker has the heartbeat of a worker."""
     assert process.poll() is None, "the worker ended"
-    return any(f"-{process.pid}-" in heartbeat["worker"] for heartbeat in beats(url))
+    return any(f"-{process.pid}-" in each.worker for each in heartbeats(url))
 
 
 def ready(address: str) -> bool:

@@ -1,28 +1,30 @@
-"""What clients and workers do, in any order, and what must become of every request.
+"""State machine of clients and workers: every request must end in its one allowed outcome, in any order of steps.
 
-The API side is the real `InferenceClient`, twice; a worker is the real `RequestConsumer` and `Backlog`.
+The API side is the real `InferenceClient` and `ClusterState`, twice; a worker is the real `RequestConsumer` and
+`Backlog`.
 """
 
 import asyncio
 import time
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
 
-from deepergatgnn.service.messages import LANES, InferenceReply, Lane, PackedGraph
-from deepergatgnn.service.queue.client import InferenceClient
+from deepergatgnn.service.lanes import BULK, INTERACTIVE, LANES, Lane
+from deepergatgnn.service.messages import InferenceReply, PackedGraph
 from deepergatgnn.service.queue.producer import DEAD, GROUP, STREAMS
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.scheduling.batching import Budget
-from deepergatgnn.service.settings import Settings
 from tests.support.hand_worker import (
     DELIVERIES,
     LEASE_S,
     Asked,
     HandWorker,
     answer_for,
+    api_process,
     asked_until,
     unless_forgotten,
 )
@@ -36,9 +38,9 @@ class Machine(RuleBasedStateMachine):
 
     Attributes:
         url: of the broker.
-        graphs: to ask for.
-        born: workers that have been there.
-        buried: entries that the broker has given up.
+        graphs: of the requests.
+        started: number of workers so far.
+        dead: entries of the dead-letter stream.
     """
 
     url: str
@@ -49,7 +51,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.requests: dict[str, Asked] = {}
-        self.born = self.buried = 0
+        self.started = self.dead = 0
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
@@ -57,21 +59,20 @@ class Machine(RuleBasedStateMachine):
     async def start(self) -> None:
         self.client = connect(self.url)
         await self.client.flushall()
-        self.replicas = [InferenceClient(Settings(), self.url) for _ in range(2)]
-        for replica in self.replicas:
-            await replica.start()
+        self.stack = AsyncExitStack()
+        self.replicas = [await self.stack.enter_async_context(api_process(self.url)) for _ in range(2)]
 
     def new_worker(self) -> HandWorker:
-        self.born += 1
-        return HandWorker(self.client, f"worker-{self.born}")
+        self.started += 1
+        return HandWorker(self.client, f"worker-{self.started}")
 
     @initialize(target=workers)
     def begin(self) -> HandWorker:
         self.run(self.start())
         first = self.new_worker()
         self.run(first.queue.create_groups())
-        self.submit(0, 6, "interactive", 2, brief=False)
-        self.submit(1, 6, "bulk", 11, brief=True)
+        self.submit(0, 6, INTERACTIVE, 2, brief=False)
+        self.submit(1, 6, BULK, 11, brief=True)
         return first
 
     @rule(target=workers)
@@ -106,7 +107,7 @@ class Machine(RuleBasedStateMachine):
         async with asyncio.timeout(20):
             while not all(name in added or self.requests[name].task.done() for name in names):
                 await asyncio.sleep(0.001)
-                added = {each.entry.request_id for each in asks._waiting.values() if each.stream_id}
+                added = {each.request.request_id for each in asks.pending.values() if each.stream_id}
 
     @rule(worker=workers, lane=st.sampled_from(LANES), count=st.integers(1, 8))
     def read(self, worker: HandWorker, lane: Lane, count: int) -> None:
@@ -114,7 +115,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(worker=workers, replaced=consumes(workers), target=workers)
     def crash(self, worker: HandWorker, replaced: HandWorker) -> HandWorker:
-        """What it held and had computed is forgotten; another one starts."""
+        """Forget the deliveries and replies of one worker; another one starts."""
         del worker, replaced
         return self.new_worker()
 
@@ -123,10 +124,10 @@ class Machine(RuleBasedStateMachine):
         return self.run(self.computed(worker, crystals))
 
     async def computed(self, worker: HandWorker, crystals: int) -> HandWorker:
-        """The worker, or the one that came in its place because it died of a crystal."""
+        """Compute a batch; return the worker, or its successor if the crystal ended it."""
         if not worker.backlog:
             return worker
-        batch = worker.backlog.take(Budget(0.01 * crystals, 0.01, 10**9))
+        batch = worker.backlog.take(Budget(0.01 * crystals, 10**9))
         assert len(batch) == 1 or all(delivery.times == 1 for delivery in batch), "a suspect is computed alone"
         live = [delivery for delivery in batch if delivery.entry.deadline >= time.time()]
         for delivery in live:
@@ -148,7 +149,7 @@ class Machine(RuleBasedStateMachine):
         for delivery, _ in worker.computed:
             worker.held.pop(delivery.place, None)
         worker.computed = []
-        await asyncio.sleep(0.002)  # the API's turn
+        await asyncio.sleep(0.002)  # the API collects them
 
     @rule(worker=workers)
     def take_over(self, worker: HandWorker) -> None:
@@ -160,7 +161,7 @@ class Machine(RuleBasedStateMachine):
             if delivery.place in worker.held:
                 continue
             if delivery.times > DELIVERIES:
-                self.buried += 1
+                self.dead += 1
                 await worker.queue.dead_letter(delivery, InferenceReply(delivery.entry.id, error=REFUSED))
             else:
                 worker.accept([delivery])
@@ -172,7 +173,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 60))
     def withdraw(self, number: int) -> None:
-        """A client leaves."""
+        """Cancel the request of a client."""
 
         async def left() -> None:
             asked = self.requests.get(str(number))
@@ -190,11 +191,11 @@ class Machine(RuleBasedStateMachine):
                 asked.judge()
         finally:
             self.run(self.stopped())
-            assert not self.run(self.still_running()), "a task outlives its dispatcher"
+            assert not self.run(self.still_running()), "a task outlives its client"
             self.runner.close()
 
     async def finished(self) -> None:
-        """The last worker does what is left."""
+        """Have a last worker finish all requests."""
         last, busy = self.new_worker(), True
         async with asyncio.timeout(60):
             while busy:
@@ -207,7 +208,7 @@ class Machine(RuleBasedStateMachine):
                 busy = bool(await self.left()) or not all(asked.task.done() for asked in self.requests.values())
 
     async def left(self) -> int:
-        """Entries in the streams, and those pending."""
+        """Return the number of entries in the streams, with those pending."""
         left = 0
         for stream in STREAMS.values():
             left += await self.client.xlen(stream) + (await self.client.xpending(stream, GROUP))["pending"]
@@ -218,8 +219,7 @@ class Machine(RuleBasedStateMachine):
         return [task.get_coro().__qualname__ for task in tasks if not task.done()]  # type: ignore[union-attr]
 
     async def stopped(self) -> None:
-        assert await self.client.xlen(DEAD) == self.buried
-        for replica in self.replicas:
-            assert not replica._waiting
-            await replica.stop()
+        assert await self.client.xlen(DEAD) == self.dead
+        assert not any(replica.pending for replica in self.replicas)
+        await self.stack.aclose()
         await self.client.aclose()

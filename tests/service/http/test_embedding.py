@@ -8,9 +8,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.predictor import Predictor
+from deepergatgnn.service.lanes import INTERACTIVE
 from deepergatgnn.service.messages import InferenceReply, InferenceRequest, ModelOutput
 from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.prediction.result_cache import ResultCache
@@ -22,7 +24,7 @@ from tests.support.processes import MODEL, OLD, small_store
 CIF = Path("examples/ZrO2.cif").read_text("utf-8")
 POSCAR = Path("examples/ZnO.POSCAR").read_text("utf-8")
 SHORT = ModelOutput("m@1.0.0", 1.0, 0.5, 1.5, in_domain=True, score=0.1, reasons=(), attention=(0.5, 0.5))
-LONG = ModelOutput(**vars(SHORT) | {"embedding": (1.0, 2.0)})
+LONG = replace(SHORT, embedding=(1.0, 2.0))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def test_the_documents_say_so(cached: httpx.Client) -> None:
 def test_a_result_without_a_vector_is_none_for_who_wants_it() -> None:
     [graph] = parse(POSCAR, "poscar", [GraphConfig()], rounds=3).graphs
     even = tuple(1 / len(graph.colours) for _ in graph.colours)
-    short, long = (ModelOutput(**vars(answer) | {"attention": even}) for answer in (SHORT, LONG))
+    short, long = (replace(answer, attention=even) for answer in (SHORT, LONG))
     cache = ResultCache(8)
     cache.put(graph, short)
     assert cache.get(graph, "m@1.0.0") is not None
@@ -126,19 +128,20 @@ def test_a_result_without_a_vector_is_none_for_who_wants_it() -> None:
 def test_who_wants_a_vector_waits_for_nobody_who_does_not() -> None:
     [graph] = packed(1)
     cache, parts = ResultCache(8), [(graph, ["m@1.0.0"])]
-    with cache.leading(parts, "interactive", 1e12):
-        assert cache.under_way(graph, "m@1.0.0", "interactive", 1e12) is not None
-        assert cache.under_way(graph, "m@1.0.0", "interactive", 1e12, embedding=True) is None
-        with cache.leading(parts, "interactive", 1e12, embedding=True):
+    with cache.leading(parts, INTERACTIVE, 1e12):
+        assert cache.under_way(graph, "m@1.0.0", INTERACTIVE, 1e12) is not None
+        assert cache.under_way(graph, "m@1.0.0", INTERACTIVE, 1e12, embedding=True) is None
+        with cache.leading(parts, INTERACTIVE, 1e12, embedding=True):
             for embedding in (False, True):
-                assert cache.under_way(graph, "m@1.0.0", "interactive", 1e12, embedding=embedding) is not None
+                assert cache.under_way(graph, "m@1.0.0", INTERACTIVE, 1e12, embedding=embedding) is not None
 
 
 def test_it_travels_through_the_broker() -> None:
     [graph] = packed(1)
     for embedding in (False, True):
-        entry = InferenceRequest("1", "r", ("m@1.0.0",), graph.content, 1e12, embedding=embedding)
-        field, content = entry.pack()
-        assert InferenceRequest.unpack({field.encode(): content}, "interactive").embedding is embedding
+        entry = InferenceRequest(
+            id="1", reply_to="r", models=("m@1.0.0",), deadline=1e12, embedding=embedding, packed=graph.content
+        )
+        assert InferenceRequest.unpack(entry.pack()).embedding is embedding
     answer = InferenceReply("1", (SHORT, LONG))
     assert InferenceReply.unpack(answer.pack()) == answer

@@ -17,6 +17,8 @@ from deepergatgnn.service.prediction.catalogue import Catalogue
 from deepergatgnn.service.prediction.pipeline import PredictionPipeline
 from deepergatgnn.service.prediction.result_cache import ResultCache
 from deepergatgnn.service.queue.client import InferenceClient
+from deepergatgnn.service.queue.cluster import ClusterState
+from deepergatgnn.service.scheduling.admission import Admission
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.telemetry.tracing import Tracing
 
@@ -27,12 +29,14 @@ def asked_of(settings: Settings, path: str, **headers: str) -> int:
     """Status of one request to the application of these settings, whose broker is out of reach."""
 
     async def ask() -> int:
-        keys, dispatcher = Keys.of(settings), InferenceClient(settings, NOWHERE)
+        keys, dispatcher = Keys.of(settings), InferenceClient(NOWHERE)
         app = build_middleware(create_app(settings, NOWHERE), keys, settings)
-        catalogue = Catalogue(ModelStore(), lambda: dispatcher.loaded)
+        admission = Admission(settings)
+        cluster = ClusterState(dispatcher, admission, settings)
+        catalogue = Catalogue(ModelStore(), lambda: cluster.loaded)
         pool = ParsePool(1, 1.0, 512)
-        oracle = PredictionPipeline(catalogue, pool, dispatcher, ResultCache(0))
-        parts = State(settings, catalogue, dispatcher, pool, oracle, Tracing(None))
+        oracle = PredictionPipeline(catalogue, pool, dispatcher, admission, ResultCache(0))
+        parts = State(settings, catalogue, dispatcher, cluster, admission, pool, oracle, Tracing(None))
 
         async def started(scope: Scope, receive: Receive, send: Send) -> None:
             await app(scope | {"state": {PARTS: parts}}, receive, send)

@@ -57,17 +57,16 @@ class PredictionPipeline:
     async def answer(self, posted: PredictionInput, *, ticket: Ticket, **_: Any) -> dict[str, Any]:
         """Answer one."""
         self.begun += 1
-        for _ in range(50 if self.begun % 7 == 0 else 1):
-            await asyncio.sleep(0)
-        ticket.priced(0.001)
-        ticket.answered(0.001)
+        with ticket.crystal() as crystal:
+            for _ in range(50 if self.begun % 7 == 0 else 1):
+                await asyncio.sleep(0)
+            crystal.price(0.001)
         return {"id": posted.id, "text": "x" * self.size}
 
 
 def results(oracle: PredictionPipeline, *, in_order: bool) -> AsyncGenerator[tuple[int, bytes]]:
     """Of a request for many crystals."""
-    dispatcher = SimpleNamespace(admission=Admission(Settings()))
-    state = SimpleNamespace(dispatcher=dispatcher, oracle=oracle, tracing=SimpleNamespace(wanted=False))
+    state = SimpleNamespace(admission=Admission(Settings()), oracle=oracle, tracing=SimpleNamespace(wanted=False))
     items = [{"id": str(number), "format": "cif", "is_text": True} for number in range(COUNT)]
     body = bulk._Body({"models": [], "attention": "none", "embedding": False, "items": items}, [b"data_x"] * COUNT)
     request = Request(

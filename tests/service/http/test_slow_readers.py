@@ -2,15 +2,16 @@
 
 import asyncio
 import socket
+from contextlib import ExitStack
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepergatgnn.service.errors import ServiceError
 from deepergatgnn.service.http.protocol import Guard
-from deepergatgnn.service.messages import Lane
+from deepergatgnn.service.lanes import BULK, LANES, Lane
 from deepergatgnn.service.scheduling.admission import LONGEST_RETRY_S, Admission, Demand
-from deepergatgnn.service.scheduling.fairness import NOBODY
+from deepergatgnn.service.scheduling.fairness import INTERNAL, Flow
 from deepergatgnn.service.settings import Settings
 from tests.support.in_process import listening
 from tests.support.strangers import place
@@ -114,43 +115,44 @@ def test_crystals_that_wait_for_a_reader_say_nothing_of_the_workers(monkeypatch:
     monkeypatch.setattr("deepergatgnn.service.scheduling.admission.time.monotonic", lambda: now)
     admission = Admission(Settings())
     typical = admission.typical
-    with admission.admit("bulk", NOBODY, Demand(0.0, typical), 1000) as ticket:
+    with admission.admit(BULK, INTERNAL, Demand(0.0, typical), 1000) as ticket:
         for _ in range(400):
             now += 1.0
-            ticket.priced(typical)  # one is computed at once whenever the reader takes one
-            now += typical
-            ticket.answered(typical)
+            with ticket.crystal() as crystal:  # one is computed at once whenever the reader takes one
+                crystal.price(typical)
+                now += typical
         ticket.hold(600)
-        assert admission.wait_s("bulk") < 1
-        assert admission.unparsed["bulk"] == 0
+        assert admission.wait_s(BULK) < 1
+        assert admission.lanes[BULK].unparsed == 0
         ticket.resume(600)
-        assert admission.unparsed["bulk"] == 600
-        assert admission.wait_s("bulk") == pytest.approx(
+        assert admission.lanes[BULK].unparsed == 600
+        assert admission.wait_s(BULK) == pytest.approx(
             600 * admission.typical, rel=0.1
         )  # the workers are as fast as ever
-    assert admission.crystals == 0
-    assert admission.wait_s("bulk") == 0
+    assert admission.lanes[BULK].crystals == 0
+    assert admission.wait_s(BULK) == pytest.approx(0, abs=1e-9)
 
 
 def test_work_that_workers_have_does_tell_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("deepergatgnn.service.scheduling.admission.time.monotonic", lambda: now)
     admission = Admission(Settings())
-    with admission.admit("bulk", NOBODY, Demand(0.0, admission.typical), 1000) as ticket:
-        for _ in range(600):
-            ticket.priced(0.1)
-        before = admission.wait_s("bulk")
-        for _ in range(400):
+    with admission.admit(BULK, INTERNAL, Demand(0.0, admission.typical), 1000) as ticket:
+        crystals = [ExitStack() for _ in range(600)]
+        for each in crystals:
+            each.enter_context(ticket.crystal()).price(0.1)
+        before = admission.wait_s(BULK)
+        for each in crystals[:400]:
             now += 1.0  # ten times as long as predicted
-            ticket.answered(0.1)
-        assert admission.wait_s("bulk") > before
+            each.close()
+        assert admission.wait_s(BULK) > before
 
 
-@pytest.mark.parametrize("lane", ["interactive", "bulk"])
+@pytest.mark.parametrize("lane", LANES, ids=str)
 def test_nobody_is_sent_away_for_longer_than_a_minute(lane: Lane) -> None:
     admission = Admission(Settings())
-    with admission.admit(lane, NOBODY, Demand(0.0, admission.typical), 10_000_000):
+    with admission.admit(lane, INTERNAL, Demand(0.0, admission.typical), 10_000_000):
         assert admission.wait_s(lane) > 10 * LONGEST_RETRY_S
         with pytest.raises(ServiceError) as refused:
-            admission.check(lane)
+            admission.admit(lane, Flow("b"), Demand(0.0, 1e6))
     assert refused.value.retry_after_s == LONGEST_RETRY_S

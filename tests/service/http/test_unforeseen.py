@@ -24,9 +24,9 @@ CIF = "data_x"
 
 def broken() -> State:
     """Parts of which the catalogue and the oracle are missing."""
-    dispatcher = SimpleNamespace(check=lambda *_: None, admission=Admission(SETTINGS))
+    cluster = cast("Any", SimpleNamespace(ensure_available=lambda: None))
     missing = cast("Any", None)
-    return State(SETTINGS, missing, cast("Any", dispatcher), missing, missing, Tracing(None))
+    return State(SETTINGS, missing, missing, cluster, Admission(SETTINGS), missing, missing, Tracing(None))
 
 
 def answer_to(method: str, path: str, **options: Any) -> httpx.Response:

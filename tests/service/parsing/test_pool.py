@@ -23,6 +23,7 @@ from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.graphs.serialization import pack_graph, unpack_graph
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
+from deepergatgnn.service.lanes import BULK
 from deepergatgnn.service.parsing import channel as parse_channel
 from deepergatgnn.service.parsing import pool as parse_pool
 from deepergatgnn.service.parsing.featurize import parse
@@ -101,7 +102,7 @@ def test_the_event_loop_goes_on_while_a_process_is_started(monkeypatch: pytest.M
 
     async def scenario(pool: ParsePool) -> None:
         monkeypatch.setattr(parse_pool, "start_process", start)
-        asked = asyncio.create_task(pool.parse(CIF, "cif", CONFIGS, "bulk"))  # whose processes are started now
+        asked = asyncio.create_task(pool.parse(CIF, "cif", CONFIGS, BULK))  # whose processes are started now
         await asyncio.sleep(0)
         released.set()
         assert (await asked).n_atoms == 12
@@ -123,7 +124,7 @@ def test_a_fork_server_that_is_killed_is_replaced(monkeypatch: pytest.MonkeyPatc
         [server] = [each for each in psutil.Process().children() if "forkserver" in " ".join(each.cmdline())]
         server.kill()
         monkeypatch.setattr(parse_pool, "start_process", start)
-        assert (await pool.parse(CIF, "cif", CONFIGS, "bulk")).n_atoms == 12
+        assert (await pool.parse(CIF, "cif", CONFIGS, BULK)).n_atoms == 12
         assert (await pool.parse(CIF, "cif", CONFIGS)).n_atoms == 12
         assert failed
 
@@ -195,11 +196,11 @@ def test_a_client_that_leaves_costs_no_process() -> None:
 def test_bulk_files_have_processes_of_their_own_and_lower_priority() -> None:
     async def scenario(pool: ParsePool) -> None:
         [single] = parse_processes()
-        await pool.parse(CIF, "cif", CONFIGS, "bulk")
+        await pool.parse(CIF, "cif", CONFIGS, BULK)
         [bulk] = [process for process in parse_processes() if process != single]
         assert bulk.nice() > single.nice()
         bulk.suspend()
-        waiting = asyncio.create_task(pool.parse(CIF, "cif", CONFIGS, "bulk"))
+        waiting = asyncio.create_task(pool.parse(CIF, "cif", CONFIGS, BULK))
         assert (await pool.parse(CIF, "cif", CONFIGS)).n_atoms == 12
         assert not waiting.done()
         bulk.resume()
@@ -263,7 +264,7 @@ def test_the_pool_ends_with_its_processes() -> None:
     found: list[psutil.Process] = []
 
     async def scenario(pool: ParsePool) -> None:
-        await pool.parse(CIF, "cif", CONFIGS, "bulk")
+        await pool.parse(CIF, "cif", CONFIGS, BULK)
         found.extend(parse_processes())
 
     with_pool(scenario, processes=2)

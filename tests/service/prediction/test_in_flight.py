@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepergatgnn.service.errors import ServiceError, broker_unavailable
-from deepergatgnn.service.messages import LANES
+from deepergatgnn.service.lanes import BULK, INTERACTIVE, LANES
 from deepergatgnn.service.prediction.pipeline import Document
 from tests.support.in_flight import (
     HOUR_S,
@@ -33,7 +33,7 @@ def test_identical_crystals_are_computed_once_and_cost_once(size: int) -> None:
         others = [desk.post(lane=lane, models=["shear-modulus", "bulk-modulus"]) for lane in LANES * 3]
         await settled()
         assert desk.waiting_s == pytest.approx(price)
-        assert desk.workers.admission.crystals == 7
+        assert sum(load.crystals for load in desk.workers.admission.lanes.values()) == 7
         desk.workers.tell(0)
         answers = await asyncio.gather(first, *others)
         assert len(desk.workers.asked) == 1
@@ -167,11 +167,11 @@ def test_an_error_of_the_leader_is_its_own(error: ServiceError) -> None:
 
 def test_interactive_crystals_do_not_wait_behind_bulk_work_and_bulk_ones_behind_either() -> None:
     async def work(desk: Desk) -> None:
-        bulk = desk.post(lane="bulk")
+        bulk = desk.post(lane=BULK)
         await settled()
-        posted = [desk.post(), desk.post(lane="bulk"), desk.post()]
+        posted = [desk.post(), desk.post(lane=BULK), desk.post()]
         await settled()
-        assert [lane for lane, _, _ in desk.workers.asked] == ["bulk", "interactive"]
+        assert [lane for lane, _, _ in desk.workers.asked] == [BULK, INTERACTIVE]
         desk.workers.tell(1)
         await asyncio.gather(*posted)
         assert not bulk.done()
@@ -183,13 +183,13 @@ def test_interactive_crystals_do_not_wait_behind_bulk_work_and_bulk_ones_behind_
 
 def test_bulk_work_that_is_given_up_leaves_the_interactive_leader_its_followers() -> None:
     async def work(desk: Desk) -> None:
-        bulk = desk.post(lane="bulk")
+        bulk = desk.post(lane=BULK)
         await settled()
         first = desk.post()
         await settled()
         bulk.cancel()
         await settled()
-        second = desk.post(lane="bulk")
+        second = desk.post(lane=BULK)
         await settled()
         assert len(desk.workers.asked) == 2
         desk.workers.tell(1)

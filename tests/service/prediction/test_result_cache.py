@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from deepergatgnn.graphs.crystal_graph import GraphConfig
@@ -74,7 +75,7 @@ def test_an_answer_carries_over_to_a_supercell() -> None:
     weights = np.array([1.0 + kinds.index(colour) for colour in small.colours])
     weights /= weights.sum()
     cache = ResultCache(8)
-    cache.put(small, ModelOutput(**vars(ANSWER) | {"attention": tuple(weights.tolist())}))
+    cache.put(small, replace(ANSWER, attention=tuple(weights.tolist())))
     found = cache.get(large, "m@1.0.0")
     assert found is not None
     assert sum(found.attention) == pytest.approx(1)
@@ -88,7 +89,7 @@ def test_never_more_than_its_size_and_the_last_ones(asked: list[int], size: int)
     cache = ResultCache(size)
     for number in asked:
         graph = PackedGraph(b"", 1, 1, 1, digest=str(number), colours=("c",))
-        cache.put(graph, ModelOutput(**vars(ANSWER) | {"attention": (1.0,)}))
+        cache.put(graph, replace(ANSWER, attention=(1.0,)))
     last = list(dict.fromkeys(reversed(asked)))
     for number in range(10):
         graph = PackedGraph(b"", 1, 1, 1, digest=str(number), colours=("c",))

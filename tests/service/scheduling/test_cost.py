@@ -1,12 +1,11 @@
-"""What crystals cost: the fit finds the costs that made the times, follows a device, and holds on a real network."""
+"""Cost models: the fit recovers known costs, follows a device, and holds on a real network."""
 
 import numpy as np
 import pytest
 
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.service.scheduling.cost import Cost, mean_cost, once, price
-from deepergatgnn.service.scheduling.cost_model import CostModel
+from deepergatgnn.service.scheduling.cost import Cost, CostModel, batch_overhead, mean_costs, price
 from deepergatgnn.service.worker.cost_calibration import calibrated
 
 
@@ -50,11 +49,11 @@ def test_the_calibration_of_a_shipped_model_prices_larger_crystals_higher() -> N
 
 
 def test_a_price_sums_over_models_and_the_mean_goes_over_workers() -> None:
-    costs = mean_cost([{"a@1.0.0": (1.0, 0.0, 0.0, 9.0)}, {"a@1.0.0": (3.0, 0.0, 0.0, 9.0), "b@1.0.0": (0, 1, 0, 0)}])
+    costs = mean_costs([{"a@1.0.0": (1.0, 0.0, 0.0, 9.0)}, {"a@1.0.0": (3.0, 0.0, 0.0, 9.0), "b@1.0.0": (0, 1, 0, 0)}])
     assert price(["a@1.0.0", "b@1.0.0"], 10, 7, costs) == pytest.approx(2.0 * 10 + 7)
 
 
-def test_what_a_batch_costs_once_counts_once_for_each_model_in_it() -> None:
+def test_the_overhead_of_a_batch_counts_once_for_each_model() -> None:
     costs = {"a@1.0.0": Cost(0, 0, 0, 3e-3), "b@1.0.0": Cost(0, 0, 0, 4e-3)}
-    assert once(["a@1.0.0", "b@1.0.0", "a@1.0.0"], costs) == pytest.approx(7e-3)
-    assert once(["c@1.0.0"], costs) == Cost().batch  # not known yet
+    assert batch_overhead(["a@1.0.0", "b@1.0.0", "a@1.0.0"], costs) == pytest.approx(7e-3)
+    assert batch_overhead(["c@1.0.0"], costs) == Cost().batch  # not known yet

@@ -1,4 +1,4 @@
-"""Whose turn it is, who is let in: the work of one client is never what another waits for."""
+"""Fairness: no client waits for the work of another one, in the queue and at admission."""
 
 import asyncio
 from collections import Counter
@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepergatgnn.service.errors import ServiceError
+from deepergatgnn.service.lanes import BULK, INTERACTIVE
 from deepergatgnn.service.parsing.channel import File
 from deepergatgnn.service.parsing.pool import ParseLane
 from deepergatgnn.service.scheduling.admission import FEW_S, Admission, Demand, Ticket
 from deepergatgnn.service.scheduling.cost import Cost
-from deepergatgnn.service.scheduling.fairness import FairLine, Flow, flow_of
+from deepergatgnn.service.scheduling.fairness import FairQueue, Flow, flow_of
 from deepergatgnn.service.scheduling.parse_cost import ParseCost, Size, size_of
 from deepergatgnn.service.settings import Settings
 
@@ -58,100 +59,101 @@ def demand(made: Admission, size: Size, models: Sequence[str]) -> Demand:
     return made.demand(models, size, ParseCost().seconds(size))
 
 
-def let_in(made: Admission, clients: Sequence[Flow], of_each: Demand) -> list[Ticket]:
-    """All that are let in of clients that send one request each and then as many again."""
+def admitted_of(made: Admission, clients: Sequence[Flow], of_each: Demand) -> list[Ticket]:
+    """Return the admitted requests of clients that send one request each, twice."""
     admitted = []
     for flow in (*clients, *clients):
         with suppress(ServiceError):
-            admitted.append(made.admit("interactive", flow, of_each))
+            admitted.append(made.admit(INTERACTIVE, flow, of_each))
     return admitted
 
 
 @pytest.mark.parametrize("same_address", [False, True])
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_an_honest_client_is_let_in_beside_an_attack(attack: str, *, same_address: bool) -> None:
+def test_an_honest_client_is_admitted_beside_an_attack(attack: str, *, same_address: bool) -> None:
     count, size, models = ATTACKS[attack]
     made, settings = admission(), Settings()
     costs = demand(made, size, models)
     flows = [Flow("mallory" if same_address else f"mallory {n}", f"10.0.0.1:{n}") for n in range(count)]
-    admitted = let_in(made, flows, costs)
+    admitted = admitted_of(made, flows, costs)
     assert len(admitted) < count
     # No more waits than may, or than keeps the devices busy, but for what the last ones brought that were let in.
-    assert made.wait_s("interactive") <= FEW_S + settings.max_wait_s + max(costs.parsing, costs.computing)
+    assert made.wait_s(INTERACTIVE) <= FEW_S + settings.max_wait_s + max(costs.parsing, costs.computing)
     honest = Flow("mallory" if same_address else "alice", "10.0.0.2:1")
-    made.admit("interactive", honest, demand(made, HONEST, MODELS[:1]))
-    made.check_early("interactive", honest.connection)
+    made.admit(INTERACTIVE, honest, demand(made, HONEST, MODELS[:1]))
+    made.check(INTERACTIVE, honest.connection)
     with pytest.raises(ServiceError) as refused:
-        made.admit("interactive", flows[0], costs)
+        made.admit(INTERACTIVE, flows[0], costs)
     assert refused.value.code == "overloaded"
     with pytest.raises(ServiceError):
-        made.check_early("interactive", flows[0].connection)
+        made.check(INTERACTIVE, flows[0].connection)
 
 
 def test_a_client_alone_has_all_of_the_time() -> None:
     made = admission()
     costs = demand(made, HONEST, MODELS[:1])
-    admitted = let_in(made, [Flow("alice", f"{n}") for n in range(1000)], costs)
-    assert made.wait_s("interactive") > Settings().max_wait_s
+    admitted = admitted_of(made, [Flow("alice", f"{n}") for n in range(1000)], costs)
+    assert made.wait_s(INTERACTIVE) > Settings().max_wait_s
     assert len(admitted) > 16
 
 
 def test_more_connections_give_a_client_no_more_than_its_share() -> None:
     made = admission()
     costs = demand(made, HONEST, MODELS[:1])
-    let_in(made, [Flow("mallory", f"{n}") for n in range(2000)], costs)
-    before = made.wait_s("interactive")
-    admitted = let_in(made, [Flow("alice", f"alice {n}") for n in range(2000)], costs)
+    admitted_of(made, [Flow("mallory", f"{n}") for n in range(2000)], costs)
+    before = made.wait_s(INTERACTIVE)
+    admitted = admitted_of(made, [Flow("alice", f"alice {n}") for n in range(2000)], costs)
     assert before <= 2 * Settings().max_wait_s
     share = Settings().max_wait_s / 2
-    assert share / 2 < sum(each._demand.computing + each._demand.parsing / 2 for each in admitted) <= share + 0.01
-    assert made.wait_s("interactive") <= before + share + 0.01
+    assert share / 2 < sum(each.demand.computing + each.demand.parsing / 2 for each in admitted) <= share + 0.01
+    assert made.wait_s(INTERACTIVE) <= before + share + 0.01
 
 
 def test_seconds_of_parsing_count_although_nothing_is_computed() -> None:
     made = admission()
-    let_in(made, [Flow("mallory", f"{number}") for number in range(100)], Demand(0.3, 0.0))
-    assert 0 < made.crystals <= 3
+    admitted_of(made, [Flow("mallory", f"{number}") for number in range(100)], Demand(0.3, 0.0))
+    assert 0 < made.lanes[INTERACTIVE].crystals <= 3
 
 
 def test_what_a_connection_was_found_to_cost_is_remembered() -> None:
     made = admission()
     mallory = Flow("mallory", "10.0.0.1:1")
-    ticket = made.admit("interactive", mallory, Demand(0.001, 0.001))
-    ticket.priced(5.0)
-    with pytest.raises(ServiceError):
-        made.check_early("interactive", mallory.connection)
+    ticket = made.admit(INTERACTIVE, mallory, Demand(0.001, 0.001))
+    with ticket, ticket.crystal() as crystal:
+        crystal.price(5.0)
+        with pytest.raises(ServiceError):
+            made.check(INTERACTIVE, mallory.connection)
 
 
 def test_a_reader_that_does_not_read_does_not_make_workers_slow() -> None:
-    """What was let in and is not yet in the hands of workers says nothing of their speed."""
+    """Admitted work that workers do not have yet does not count for their speed."""
     made = admission()
-    ticket = Ticket(made, "bulk", Flow("slow"), Demand(0.01, 0.1), 100)
+    ticket = Ticket(made, BULK, Flow("slow"), Demand(0.01, 0.1), 100)
     for _ in range(3):
-        with ticket.parsing():
-            pass
-        ticket.priced(0.1)
-        made.computing._window_began -= 10
-        ticket.answered(0.1)
+        with ticket.crystal() as crystal:
+            with crystal.parsing():
+                pass
+            crystal.price(0.1)
+            made.computing._window_began -= 10
     assert made.computing.speed == 1.0
 
 
 def test_a_retry_is_never_told_to_wait_for_long() -> None:
     made = admission()
     made.computing.speed = 0.0
-    Ticket(made, "interactive", Flow("a"), Demand(0.0, 100.0))
+    Ticket(made, INTERACTIVE, Flow("a"), Demand(0.0, 100.0))
     with pytest.raises(ServiceError) as refused:
-        made.check("interactive")
+        made.admit(INTERACTIVE, Flow("b"), Demand(0.0, 100.0))
     assert refused.value.retry_after_s is not None
     assert refused.value.retry_after_s <= 60
 
 
-def served(line: FairLine[str], count: int) -> list[str | None]:
+def served(line: FairQueue[str], count: int) -> list[str | None]:
     return [line.pop() for _ in range(count)]
 
 
 def test_a_client_that_sends_much_or_large_waits_for_its_own() -> None:
-    line: FairLine[str] = FairLine()
+    line: FairQueue[str] = FairQueue()
     for number in range(16):
         line.push(Flow("mallory", f"{number}"), 0.5, "large")
     for _ in range(4):
@@ -161,7 +163,7 @@ def test_a_client_that_sends_much_or_large_waits_for_its_own() -> None:
 
 
 def test_a_large_item_is_not_put_off_for_ever() -> None:
-    line: FairLine[str] = FairLine()
+    line: FairQueue[str] = FairQueue()
     line.push(Flow("alice"), 0.5, "large")
     served_first = 0
     line.push(Flow("bob"), 0.01, "small")
@@ -172,7 +174,7 @@ def test_a_large_item_is_not_put_off_for_ever() -> None:
 
 
 def test_what_took_longer_than_predicted_is_charged() -> None:
-    line: FairLine[str] = FairLine()
+    line: FairQueue[str] = FairQueue()
     line.push(Flow("mallory"), 0.001, "first")
     line.pop()
     line.charge(Flow("mallory"), 1.0)
@@ -188,7 +190,7 @@ def test_what_took_longer_than_predicted_is_charged() -> None:
 def test_everything_comes_out_once_and_each_connection_in_its_order(
     items: list[tuple[str, str, float]], early: int
 ) -> None:
-    line: FairLine[int] = FairLine()
+    line: FairQueue[int] = FairQueue()
     out: list[int] = []
     for number, (client, connection, seconds) in enumerate(items):
         line.push(Flow(client, connection), seconds, number)
@@ -205,7 +207,7 @@ def test_everything_comes_out_once_and_each_connection_in_its_order(
 
 
 def test_shares_are_equal_between_clients_and_then_between_their_connections() -> None:
-    line: FairLine[str] = FairLine()
+    line: FairQueue[str] = FairQueue()
     for _ in range(60):
         for number in range(3):
             line.push(Flow("many", f"{number}"), 0.1, f"many {number}")

@@ -129,11 +129,15 @@ def test_verify_finds_what_a_worker_would_find(store: ModelStore, engine: Engine
 def test_a_bad_version_that_is_asked_for_is_an_error_of_its_entry_alone(store: ModelStore, engine: Engine) -> None:
     good = store.version(GOOD)
     graph = pack_graph(build_graph(some_crystals(3)[1], good.manifest.graph))
-    late = time.time() + 60
+
+    def request(name: str, identity: str) -> InferenceRequest:
+        late = time.time() + 60
+        return InferenceRequest(id=name, reply_to="api", models=(identity,), deadline=late, packed=graph)
+
     bad = [f"{name}@1.0.0:{'0' * 32}" for name in FAULTS] + [f"{GOOD}@1.0.0", f"{GOOD}@1.0.0:{'0' * 32}", "no model"]
     bad += [store.version(f"{name}@1.0.0").identity for name in ("golden-other-value", "weights-missing")]
-    entries = [InferenceRequest(str(number), "api", (identity,), graph, late) for number, identity in enumerate(bad)]
-    answers = engine.answer([*entries, InferenceRequest("good", "api", (good.identity,), graph, late)]).answers
+    entries = [request(str(number), identity) for number, identity in enumerate(bad)]
+    answers = engine.answer([*entries, request("good", good.identity)]).answers
     assert answers.pop().error is None
     assert {answer.error and answer.error[0] for answer in answers} == {"model_unavailable"}
 

@@ -1,16 +1,17 @@
 """Checkpoints on a device: whatever shares a batch, each entry gets its own answer or its own error."""
 
+import dataclasses
 import math
 import shutil
 import subprocess
 import sysconfig
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from deepergatgnn.errors import ArtifactError
@@ -35,7 +36,7 @@ def entries(rows: tuple[Row, ...]) -> list[InferenceRequest]:
     config = store.manifest("bulk-modulus").graph  # has angles; networks without them do not look
     graphs = [reduce_graph(build_graph(row.crystal, config)) for row in rows[:40]]
     return [
-        InferenceRequest(row.id, "api", models, pack_graph(graph), time.time() + 60)
+        InferenceRequest(id=row.id, reply_to="api", models=models, deadline=time.time() + 60, packed=pack_graph(graph))
         for row, graph in zip(rows, graphs, strict=False)
     ]
 
@@ -51,7 +52,9 @@ def test_an_entry_that_breaks_its_batch_fails_alone(engine: Engine, entries: lis
     good = engine.answer(entries[:8]).answers
     graph = entries[3].graph
     poison = replace(
-        entries[3], packed=pack_graph(replace(graph, senders=graph.senders + 1_000_000)), request_id="of-poison"
+        entries[3],
+        packed=pack_graph(dataclasses.replace(graph, senders=graph.senders + 1_000_000)),
+        request_id="of-poison",
     )
     with capture_logs() as logs:
         answers = engine.answer([*entries[:3], poison, *entries[4:8]]).answers

@@ -13,10 +13,12 @@ from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.graphs.serialization import pack_graph
 from deepergatgnn.model_store import ModelStore
+from deepergatgnn.service.lanes import BULK, INTERACTIVE
 from deepergatgnn.service.messages import InferenceRequest
 from deepergatgnn.service.operations.broker import embedded_broker
 from deepergatgnn.service.queue.consumer import RequestConsumer
-from deepergatgnn.service.queue.producer import STREAMS, RequestProducer
+from deepergatgnn.service.queue.heartbeats import worker_heartbeats
+from deepergatgnn.service.queue.producer import FIELD, STREAMS, RequestProducer
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.tasks import ended
@@ -48,7 +50,10 @@ def entries(count: int) -> list[InferenceRequest]:
     assert isinstance(config, GraphConfig)
     graphs = [pack_graph(build_graph(crystal, config)) for crystal in some_crystals(count)]
     models = (ModelStore().version(f"{MODEL}@{OLD}").identity,)
-    return [InferenceRequest(str(n), "api", models, graph, time.time() + 60) for n, graph in enumerate(graphs)]
+    return [
+        InferenceRequest(id=str(n), reply_to="api", models=models, deadline=time.time() + 60, packed=graph)
+        for n, graph in enumerate(graphs)
+    ]
 
 
 def test_a_hung_worker_is_silent_and_takes_nothing_over(settings: Settings) -> None:
@@ -56,16 +61,16 @@ def test_a_hung_worker_is_silent_and_takes_nothing_over(settings: Settings) -> N
         worker = made(settings)
         api = RequestProducer(worker.client, "api")
         await worker.queue.create_groups()
-        await api.submit(entries(4))
-        assert len(await RequestConsumer(worker.client, "dead", LEASE_S).read("interactive", 4, 1)) == 4
+        await api.submit([(INTERACTIVE, entry) for entry in entries(4)])
+        assert len(await RequestConsumer(worker.client, "dead", LEASE_S).read(INTERACTIVE, 4, 1)) == 4
         worker.computing_since = time.monotonic() - 10
         tasks = Upkeep(worker).start()
         await asyncio.sleep(3 * LEASE_S)
-        assert await api.workers() == []
+        assert await worker_heartbeats(worker.client).alive() == []
         assert worker.held == {}
         worker.computing_since = time.monotonic() + 60  # it goes on
         async with asyncio.timeout(10):
-            while len(worker.held) < 4 or not await api.workers():  # noqa: ASYNC110 - it says so nowhere
+            while len(worker.held) < 4 or not await worker_heartbeats(worker.client).alive():  # noqa: ASYNC110 - it says so nowhere
                 await asyncio.sleep(0.05)
         await ended(tasks)
         assert {delivery.times for delivery in worker.held.values()} == {2}
@@ -79,13 +84,13 @@ def test_what_nobody_waits_for_any_more_is_dropped_before_the_device(settings: S
         worker = made(settings)
         api = RequestProducer(worker.client, "api")
         await worker.queue.create_groups()
-        added = await api.submit(entries(4))
-        worker.accept(await worker.queue.read("interactive", 10, 1))
+        added = await api.submit([(INTERACTIVE, entry) for entry in entries(4)])
+        worker.accept(await worker.queue.read(INTERACTIVE, 10, 1))
         tasks = Upkeep(worker).start()
         batch = list(worker.held.values())
         async with asyncio.timeout(10):
             while len(worker._live(batch)) > 2:
-                await api.withdraw("interactive", [*added[:2], b"1-1"])  # one that is in nobody's hands
+                await api.withdraw(INTERACTIVE, [*added[:2], b"1-1"])  # one that is in nobody's hands
                 await asyncio.sleep(0.05)
         assert [delivery.stream_id for delivery in worker._live(batch)] == added[2:]
         await ended(tasks)
@@ -101,9 +106,9 @@ def test_entries_of_both_lanes_with_one_id_are_two(settings: Settings) -> None:
         worker = made(settings)
         await worker.queue.create_groups()
         first, second = entries(2)
-        for lane, entry in (("interactive", first), ("bulk", second)):
-            await worker.client.xadd(STREAMS[lane], dict([entry.pack()]), id="1700000000000-0")  # type: ignore[index, arg-type]
-            worker.accept(await worker.queue.read(lane, 10, 1))  # type: ignore[arg-type]
+        for lane, entry in ((INTERACTIVE, first), (BULK, second)):
+            await worker.client.xadd(STREAMS[lane], {FIELD: entry.pack()}, id="1700000000000-0")
+            worker.accept(await worker.queue.read(lane, 10, 1))
         assert sorted(delivery.entry.id for delivery in worker.held.values()) == ["0", "1"]
         await worker.client.aclose()
 
@@ -145,7 +150,7 @@ def test_a_worker_whose_idle_device_is_lost_ends(settings: Settings, monkeypatch
     async def beats() -> int:
         client = connect(url)
         async with contextlib.aclosing(client):
-            return len(await RequestProducer(client, "api").workers())
+            return len(await worker_heartbeats(client).alive())
 
     assert asyncio.run(beats()) == 0
 
@@ -164,14 +169,13 @@ def test_a_worker_whose_idle_device_hangs_is_silent_and_ends(
 
     async def scenario() -> None:
         worker = made(settings)
-        api = RequestProducer(worker.client, "api")
         monkeypatch.setattr(worker.engine, "canary", released.wait)
         monkeypatch.setattr("deepergatgnn.service.worker.upkeep.os._exit", leave)
         worker.answered_at = time.monotonic() - 60
         heartbeat, *others = Upkeep(worker).start()
         async with asyncio.timeout(30):
             await asyncio.sleep(10 * settings.heartbeat_s)
-            assert await api.workers() == []
+            assert await worker_heartbeats(worker.client).alive() == []
             with pytest.raises(LeftError):
                 await heartbeat
         released.set()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from msgspec import msgpack
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 from typer.testing import CliRunner
@@ -23,9 +24,9 @@ from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.nn.network import NetworkOutput
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.service.messages import Answer, Entry, UnreadableError
+from deepergatgnn.service.messages import InferenceReply, InferenceRequest, UnreadableError
 from deepergatgnn.service.parsing.featurize import parse
-from deepergatgnn.service.prediction.pipeline import Posted, _prediction
+from deepergatgnn.service.prediction.pipeline import PredictionInput, _prediction
 from deepergatgnn.service.schemas import SALT, PropertyPrediction
 from deepergatgnn.service.worker.engine import Engine
 from deepergatgnn.training.config.optimization import OptimizationConfig
@@ -267,21 +268,27 @@ def test_probabilities_reach_the_answer_through_the_message(trained: Trained) ->
     version = store.version("cubic-or-not")
     parsed = parse(EXAMPLE.read_bytes(), "auto", [version.manifest.graph])
     engine = Engine(store, CPU, "test")
-    entry = Entry("e", "api", (version.identity,), parsed.graphs[0].content, time.time() + 60)
+    entry = InferenceRequest(
+        id="e",
+        reply_to="api",
+        models=(version.identity,),
+        deadline=time.time() + 60,
+        packed=parsed.graphs[0].content,
+    )
     content = engine.answer([entry]).answers[0].pack()
-    [answer] = Answer.unpack(content).predictions
+    [answer] = InferenceReply.unpack(content).predictions
     local = Predictor.load(store.folder("cubic-or-not")).predict_structure(EXAMPLE)
     assert answer.probabilities == pytest.approx(local.probabilities)
-    posted = Posted(b"", "auto", (), attention=True, embedding=False, id=None)
+    posted = PredictionInput(b"", "auto", (), attention=True, embedding=False, id=None)
     document = _prediction(version.manifest, answer, parsed, posted)
     checked = PropertyPrediction.model_validate(document)
     assert (checked.value, checked.unit, checked.interval) == (answer.value, "probability", None)
     assert checked.probabilities == answer.probabilities
     for bad in ([0.5, 0.5], {"a": "0.5", "b": 0.5}, {"a": 0.5, "b": None}, {"a": 1.5, "b": 0.5}, {"a": 1}, 0.5, "ab"):
-        message = json.loads(content)
-        message["predictions"][0]["probabilities"] = bad
+        message = msgpack.decode(content)
+        message[1][0][-1] = bad
         with pytest.raises(UnreadableError):
-            Answer.unpack(json.dumps(message).encode())
+            InferenceReply.unpack(msgpack.encode(message))
 
 
 def test_the_card_says_how_good_and_how_honest_the_classes_are(trained: Trained) -> None:
