@@ -1,4 +1,4 @@
-"""What the routes of one API process share."""
+"""Dependencies of the endpoints: the parts of one API process."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -10,31 +10,43 @@ from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.prediction.catalogue import Catalogue
 from deepergatgnn.service.prediction.pipeline import PredictionPipeline
 from deepergatgnn.service.queue.client import InferenceClient
+from deepergatgnn.service.scheduling.admission import Admission
 from deepergatgnn.service.scheduling.fairness import Flow, flow_of
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.telemetry.tracing import Tracing
 
-PARTS = "parts"  # their name in the state of a request
-
 
 @dataclass(frozen=True)
-class State:
-    """The parts of the process that routes use."""
+class Dependencies:
+    """Parts of one API process that endpoints use."""
 
     settings: Settings
     catalogue: Catalogue
-    dispatcher: InferenceClient
-    pool: ParsePool
-    oracle: PredictionPipeline
+    inference: InferenceClient
+    admission: Admission
+    parse_pool: ParsePool
+    pipeline: PredictionPipeline
     tracing: Tracing
 
+    async def start(self) -> None:
+        """Connect to the broker and start the parse processes."""
+        await self.inference.start()
+        await self.parse_pool.warm()
 
-def state_of(request: Request) -> State:
-    """The parts, as the lifespan of the application gives them to every request."""
-    return cast("State", request.scope["state"][PARTS])
+    async def stop(self) -> None:
+        """Refuse new work, then close every part."""
+        self.inference.draining = True
+        await self.inference.stop()
+        self.parse_pool.close()
+        self.tracing.close()
+
+
+def dependencies_of(request: Request) -> Dependencies:
+    """Return the dependencies of the application that serves a request."""
+    return cast("Dependencies", request.app.state.dependencies)
 
 
 def flow_of_request(request: Request) -> Flow:
-    """Whose turn it takes: that of its key, or of its address."""
+    """Return the flow of fair queueing that a request belongs to: that of its key, or of its address."""
     caller = request.state.caller
     return flow_of(request.scope, None if caller is ANONYMOUS else caller.name)

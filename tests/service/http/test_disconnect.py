@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from deepergatgnn.service.http.disconnect import ClientGoneError, unless_gone
+from deepergatgnn.service.http.disconnect import cancel_on_disconnect
 from tests.conftest import running, until
 from tests.support.in_process import listening
 from tests.support.processes import CIF, small_store
@@ -48,8 +49,8 @@ class Working:
             pass
         self.working.set()
         try:
-            await unless_gone(Request(scope), asyncio.sleep(600))
-        except ClientGoneError:
+            await cancel_on_disconnect(Request(scope), asyncio.sleep(600))
+        except ClientDisconnect:
             self.left.set()
 
 

@@ -14,7 +14,7 @@ import jsonschema_rs
 import pytest
 
 from deepergatgnn.service.http.access import OPEN_PATHS
-from deepergatgnn.service.http.app import create_app
+from deepergatgnn.service.http.app import create_api, create_dependencies
 from deepergatgnn.service.settings import Settings
 from tests.conftest import service
 
@@ -130,7 +130,7 @@ def test_what_is_posted_and_how_keys_are_sent_is_documented(document: Document) 
 
 
 def test_without_keys_none_is_documented() -> None:
-    document = create_app(Settings(), "redis://127.0.0.1:1").openapi()
+    document = create_api(create_dependencies(Settings(), "redis://127.0.0.1:1")).openapi()
     assert not any(document.get("security", []))
     assert not any(
         operation.get("security") for operations in document["paths"].values() for operation in operations.values()

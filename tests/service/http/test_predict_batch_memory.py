@@ -14,7 +14,7 @@ import pytest
 from fastapi import Request
 
 from deepergatgnn.service.http import predict_batch as bulk
-from deepergatgnn.service.http.dependencies import State
+from deepergatgnn.service.http.dependencies import Dependencies
 from deepergatgnn.service.http.rate_limits import ANONYMOUS
 from deepergatgnn.service.prediction.pipeline import PredictionInput
 from deepergatgnn.service.scheduling.admission import Admission, Demand, Ticket
@@ -64,38 +64,39 @@ class PredictionPipeline:
         return {"id": posted.id, "text": "x" * self.size}
 
 
-def results(oracle: PredictionPipeline, *, in_order: bool) -> AsyncGenerator[tuple[int, bytes]]:
+def results(pipeline: PredictionPipeline, *, in_order: bool) -> AsyncGenerator[tuple[int, bytes]]:
     """Of a request for many crystals."""
-    dispatcher = SimpleNamespace(admission=Admission(Settings()))
-    state = SimpleNamespace(dispatcher=dispatcher, oracle=oracle, tracing=SimpleNamespace(wanted=False))
+    dependencies = SimpleNamespace(
+        admission=Admission(Settings()), pipeline=pipeline, tracing=SimpleNamespace(wanted=False)
+    )
     items = [{"id": str(number), "format": "cif", "is_text": True} for number in range(COUNT)]
     body = bulk._Body({"models": [], "attention": "none", "embedding": False, "items": items}, [b"data_x"] * COUNT)
     request = Request(
         {"type": "http", "state": {"request_id": "mine", "caller": ANONYMOUS}, "client": ("127.0.0.1", 1)}
     )
-    return bulk._results(cast("State", state), body, request, 1e12, in_order=in_order)
+    return bulk._results(cast("Dependencies", dependencies), body, request, 1e12, in_order=in_order)
 
 
 @pytest.mark.parametrize("in_order", [True, False])
 @pytest.mark.parametrize("size", [100, 100_000, MIB])
 def test_no_more_is_begun_than_may_be_kept(size: int, in_order: bool) -> None:
     async def run() -> tuple[list[int], int]:
-        oracle = PredictionPipeline(size)
+        pipeline = PredictionPipeline(size)
         given: list[int] = []
         ahead = 0
-        async with aclosing(results(oracle, in_order=in_order)) as found:
+        async with aclosing(results(pipeline, in_order=in_order)) as found:
             async for index, content in found:
                 assert json.loads(content)["id"] == str(index)
                 given.append(index)
-                ahead = max(ahead, oracle.begun - len(given))
+                ahead = max(ahead, pipeline.begun - len(given))
                 await asyncio.sleep(0.002 if len(given) % 10 == 0 else 0)  # a reader who pauses
         return given, ahead
 
     given, ahead = asyncio.run(run())
     assert sorted(given) == list(range(COUNT))
     assert not in_order or given == sorted(given)
-    assert ahead * size <= 1.1 * max(bulk.MOST_KEPT, bulk.WINDOW[0] * size)
-    assert bulk._Kept.by_all == 0
+    assert ahead * size <= 1.1 * max(bulk.MAX_BUFFERED, bulk.WINDOW[0] * size)
+    assert bulk._Buffer.total == 0
 
 
 def test_who_leaves_keeps_nothing() -> None:
@@ -106,7 +107,7 @@ def test_who_leaves_keeps_nothing() -> None:
                     break
 
     asyncio.run(run())
-    assert bulk._Kept.by_all == 0
+    assert bulk._Buffer.total == 0
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepergatgnn.service.errors import ServiceError
-from deepergatgnn.service.http.protocol import Guard
+from deepergatgnn.service.http.protocol import ConnectionLimits
 from deepergatgnn.service.messages import Lane
 from deepergatgnn.service.scheduling.admission import LONGEST_RETRY_S, Admission, Demand
 from deepergatgnn.service.scheduling.fairness import NOBODY
@@ -32,9 +32,9 @@ def answering(size: int, pieces: int) -> ASGIApp:
     return answer
 
 
-def patient() -> Guard:
+def patient() -> ConnectionLimits:
     """Limits of a service that waits for a short time only."""
-    return Guard(PATIENCE_S, 65536, 100, PATIENCE_S)
+    return ConnectionLimits(PATIENCE_S, 65536, 100, PATIENCE_S)
 
 
 async def connect(address: str, buffer: int) -> socket.socket:
@@ -79,13 +79,13 @@ def test_who_reads_on_gets_all_however_long_it_takes(pieces: int, size: int, pau
 @pytest.mark.parametrize("pieces", [1, 512], ids=["whole", "streamed"])
 def test_who_does_not_is_ended(pieces: int) -> None:
     async def run() -> None:
-        guard = patient()
-        async with listening(answering(32 * MIB // pieces, pieces), guard) as address:
+        limits = patient()
+        async with listening(answering(32 * MIB // pieces, pieces), limits) as address:
             with await connect(address, 4096):
                 async with asyncio.timeout(20):
-                    while not guard.open:  # noqa: ASYNC110 - it has no event
+                    while not limits.open:  # noqa: ASYNC110 - it has no event
                         await asyncio.sleep(0.01)
-                    while guard.open:  # noqa: ASYNC110 - likewise
+                    while limits.open:  # noqa: ASYNC110 - likewise
                         await asyncio.sleep(0.05)
 
     asyncio.run(run())
@@ -93,11 +93,11 @@ def test_who_does_not_is_ended(pieces: int) -> None:
 
 def test_what_is_not_taken_is_bounded_and_the_slowest_pay() -> None:
     async def run() -> tuple[int, int]:
-        guard = Guard(60.0, 65536, 100, 60.0, 100 * MIB)
-        async with listening(answering(32 * MIB, 1), guard) as address:
+        limits = ConnectionLimits(60.0, 65536, 100, 60.0, 100 * MIB)
+        async with listening(answering(32 * MIB, 1), limits) as address:
             deaf = [await connect(address, 4096) for _ in range(6)]
             await asyncio.sleep(1.5)
-            left = len(guard.open)
+            left = len(limits.open)
             read = await take(await connect(address, 64 * 1024), MIB, 0.05, 10)
             for client in deaf:
                 client.close()

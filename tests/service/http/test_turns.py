@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from deepergatgnn.service.http.protocol import LINGERING, PIECES_A_TURN, SLICE, Connection, Guard
+from deepergatgnn.service.http.protocol import LINGERING, PIECES_A_TURN, SLICE, Connection, ConnectionLimits
 from tests.support.in_process import Recorder, listening
 from tests.support.strangers import exchange, place, statuses
 
@@ -161,13 +161,13 @@ def test_what_is_thrown_away_after_an_answer_is_bounded() -> None:
 
 def test_who_neither_sends_nor_leaves_after_an_answer_is_ended() -> None:
     async def run() -> None:
-        guard = Guard(patience_s=0.5, max_head=65536, max_connections=10)
-        async with listening(refuse, guard) as address:
+        limits = ConnectionLimits(head_timeout_s=0.5, max_head=65536, max_connections=10)
+        async with listening(refuse, limits) as address:
             reader, writer = await asyncio.open_connection(*place(address))
             writer.write(LONG % (1 << 40))
             assert statuses(await reader.read()) == [401]
             async with asyncio.timeout(20):
-                while guard.open:  # noqa: ASYNC110 - it has no event
+                while limits.open:  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.05)
             writer.transport.abort()
 

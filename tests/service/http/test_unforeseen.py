@@ -1,47 +1,34 @@
-"""An error that nobody foresaw: a problem with an id and every header, counted, and not a word of what it was."""
+"""An unexpected error: a problem with an id and every header, counted, that does not show what it was."""
 
 import asyncio
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any, cast
 
 import httpx
 import pytest
 from prometheus_client import REGISTRY
-from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from deepergatgnn.service.http.access import Keys
-from deepergatgnn.service.http.app import create_app
-from deepergatgnn.service.http.dependencies import PARTS, State
-from deepergatgnn.service.http.middleware import build_middleware
-from deepergatgnn.service.scheduling.admission import Admission
+from deepergatgnn.service.http.api_keys import ApiKeys
+from deepergatgnn.service.http.app import create_app, create_dependencies
 from deepergatgnn.service.settings import Settings
-from deepergatgnn.service.telemetry.tracing import Tracing
 
-SETTINGS = Settings()
 CIF = "data_x"
 
 
-def broken() -> State:
-    """Parts of which the catalogue and the oracle are missing."""
-    dispatcher = SimpleNamespace(check=lambda *_: None, admission=Admission(SETTINGS))
-    missing = cast("Any", None)
-    return State(SETTINGS, missing, cast("Any", dispatcher), missing, missing, Tracing(None))
-
-
 def answer_to(method: str, path: str, **options: Any) -> httpx.Response:
-    async def ask() -> httpx.Response:
-        app = build_middleware(create_app(SETTINGS, "unix:///nowhere"), Keys.of(SETTINGS), SETTINGS)
-        parts = broken()
+    """Response of an application without catalogue and pipeline, which accepts every request."""
 
-        async def started(scope: Scope, receive: Receive, send: Send) -> None:
-            await app(scope | {"state": {PARTS: parts}}, receive, send)
-
-        transport = httpx.ASGITransport(started, raise_app_exceptions=False)
+    async def send() -> httpx.Response:
+        settings, missing = Settings(), cast("Any", None)
+        dependencies = create_dependencies(settings, "unix:///nowhere")
+        dependencies.inference.check = lambda *_: None  # type: ignore[method-assign]
+        app = create_app(replace(dependencies, catalogue=missing, pipeline=missing), ApiKeys.of(settings))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, **options)
 
-    return asyncio.run(ask())
+    return asyncio.run(send())
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/predict"), ("GET", "/models")])
