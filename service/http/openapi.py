@@ -1,6 +1,7 @@
 """The OpenAPI document: FastAPI's own, the operations of prediction routes, and what every operation shares."""
 
 from collections.abc import Collection
+from copy import deepcopy
 from http import HTTPStatus
 from typing import Any
 
@@ -52,9 +53,9 @@ def query_parameters(model: type[BaseModel]) -> list[Document]:
     return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields.items()]
 
 
-def success(content: Document, **more: Any) -> Document:
-    """Return a response of status 200 with this content by media type."""
-    return {"description": "Successful Response", "content": content} | more
+def body(content: Document) -> Document:
+    """Return a required request body with this content by media type."""
+    return {"required": True, "content": content}
 
 
 def statuses(*numbers: int) -> dict[int | str, Document]:
@@ -62,7 +63,10 @@ def statuses(*numbers: int) -> dict[int | str, Document]:
     return {number: {"description": HTTPStatus(number).phrase} for number in numbers}
 
 
-PREDICTION_ERRORS = statuses(404, 413, 415, 422, 429, 500, 504)
+def prediction_responses(content: Document, **more: Any) -> Document:
+    """Return the responses of a prediction route: with this content by media type, or an error."""
+    errors = {str(number): response for number, response in statuses(404, 413, 415, 422, 429, 500, 504).items()}
+    return {"200": {"description": "Successful Response", "content": content} | more} | errors
 
 
 def describe(app: FastAPI, *, keyed: bool, open_paths: Collection[str], root_path: str = "") -> Document:
@@ -81,7 +85,7 @@ def describe(app: FastAPI, *, keyed: bool, open_paths: Collection[str], root_pat
         document["servers"] = [{"url": root_path}]
     for route in app.routes:
         if isinstance(route, PredictionRoute):
-            document["paths"][route.path] = {"post": route.operation()}
+            document["paths"][route.path] = {"post": deepcopy(route.operation)}
     components = document["components"]
     components["securitySchemes"] = SCHEMES
     for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, answered as a Problem here

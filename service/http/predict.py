@@ -7,7 +7,7 @@ from fastapi import Request, Response
 
 from deepergatgnn.service.http.dependencies import dependencies_of, flow_of_request
 from deepergatgnn.service.http.disconnect import cancel_on_disconnect
-from deepergatgnn.service.http.openapi import PREDICTION_ERRORS, query_parameters, reference, success
+from deepergatgnn.service.http.openapi import body, prediction_responses, query_parameters, reference
 from deepergatgnn.service.http.prediction_route import PredictionRoute
 from deepergatgnn.service.http.request_body import DEADLINE_HEADER, read_prediction_input, time_limit_s
 from deepergatgnn.service.schemas import PredictOptions, PredictRequest, PredictResponse
@@ -46,21 +46,26 @@ PREDICT = PredictionRoute(
     predict,
     lane="interactive",
     body_limit="max_body_mib",
-    summary="Properties of one crystal",
-    parameters=[*query_parameters(PredictOptions), DEADLINE_HEADER],
-    body={
-        "application/json": {"schema": reference(PredictRequest)},
-        "chemical/x-cif": {"schema": {"type": "string"}},
-        "text/plain": {"schema": {"type": "string"}},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {"file": {"type": "string", "format": "binary"}},
-                "required": ["file"],
-                "additionalProperties": False,
+    operation={
+        "summary": "Properties of one crystal",
+        "parameters": [*query_parameters(PredictOptions), DEADLINE_HEADER],
+        "requestBody": body(
+            {
+                "application/json": {"schema": reference(PredictRequest)},
+                "chemical/x-cif": {"schema": {"type": "string"}},
+                "text/plain": {"schema": {"type": "string"}},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"file": {"type": "string", "format": "binary"}},
+                        "required": ["file"],
+                        "additionalProperties": False,
+                    }
+                },
             }
-        },
+        ),
+        "responses": prediction_responses(
+            {"application/json": {"schema": reference(PredictResponse)}}, headers={"Server-Timing": TIMING}
+        ),
     },
-    responses=PREDICTION_ERRORS
-    | {200: success({"application/json": {"schema": reference(PredictResponse)}}, headers={"Server-Timing": TIMING})},
 )

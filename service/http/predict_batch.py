@@ -19,7 +19,7 @@ from deepergatgnn.errors import DeeperGATGNNError
 from deepergatgnn.service.errors import ServiceError, unforeseen
 from deepergatgnn.service.http.dependencies import Dependencies, dependencies_of, flow_of_request
 from deepergatgnn.service.http.disconnect import cancel_on_disconnect
-from deepergatgnn.service.http.openapi import PREDICTION_ERRORS, reference, success
+from deepergatgnn.service.http.openapi import body, prediction_responses, reference
 from deepergatgnn.service.http.prediction_route import PredictionRoute
 from deepergatgnn.service.http.problems import counted
 from deepergatgnn.service.http.request_body import DEADLINE_HEADER, read_json_body, time_limit_s
@@ -40,7 +40,7 @@ SLOW_S = 0.25  # that a client takes for a result; then its unstarted crystals d
 log = structlog.get_logger("api")
 
 
-class _Body(NamedTuple):
+class _Posted(NamedTuple):
     """Fields and structures of a request, as `read_body` returns them."""
 
     fields: Fields
@@ -63,11 +63,11 @@ async def predict_batch(request: Request) -> Response:
         raise ServiceError("unknown_media_type", f"media type {media_type[:80]!r}: post application/json")
     deadline = time.monotonic() + time_limit_s(request, dependencies.settings.bulk_deadline_s)
     caller.spend(1)  # for reading the body, whatever is in it
-    body = _Body(*await read_json_body(request, "bulk", {"most": dependencies.settings.max_bulk}))
-    caller.spend(len(body.contents), paid=1)
-    dependencies.catalogue.resolve(body.fields["models"])
+    posted = _Posted(*await read_json_body(request, "bulk", {"most": dependencies.settings.max_bulk}))
+    caller.spend(len(posted.contents), paid=1)
+    dependencies.catalogue.resolve(posted.fields["models"])
     as_lines = NDJSON in request.headers.get("accept", "")
-    results = _results(dependencies, body, request, deadline, in_order=not as_lines)
+    results = _results(dependencies, posted, request, deadline, in_order=not as_lines)
     pieces = _encoded(results, as_lines=as_lines)
     # Once the head is sent, the status is too: of lines, at the first result.
     head, complete = await cancel_on_disconnect(request, _head(pieces, 0 if as_lines else WHOLE))
@@ -77,27 +77,19 @@ async def predict_batch(request: Request) -> Response:
     return StreamingResponse(_with_rest(head, pieces), media_type=media_type)
 
 
+LINES = {"type": "string", "description": "A line for each structure: an object as in `results` of the JSON form."}
 PREDICT_BATCH = PredictionRoute(
     "/predict/batch",
     predict_batch,
     lane="bulk",
     body_limit="max_bulk_body_mib",
-    summary="Properties of many crystals",
-    parameters=[DEADLINE_HEADER],
-    body={"application/json": {"schema": reference(BulkRequest)}},
-    responses=PREDICTION_ERRORS
-    | {
-        200: success(
-            {
-                "application/json": {"schema": reference(BulkResponse)},
-                NDJSON: {
-                    "schema": {
-                        "type": "string",
-                        "description": "A line for each structure: an object as in `results` of the JSON form.",
-                    }
-                },
-            }
-        )
+    operation={
+        "summary": "Properties of many crystals",
+        "parameters": [DEADLINE_HEADER],
+        "requestBody": body({"application/json": {"schema": reference(BulkRequest)}}),
+        "responses": prediction_responses(
+            {"application/json": {"schema": reference(BulkResponse)}, NDJSON: {"schema": LINES}}
+        ),
     },
 )
 
@@ -197,13 +189,13 @@ def _uncounted_while_slow(ticket: Ticket, crystals: int) -> Iterator[None]:
 
 
 async def _results(
-    dependencies: Dependencies, body: _Body, request: Request, deadline: float, *, in_order: bool
+    dependencies: Dependencies, posted: _Posted, request: Request, deadline: float, *, in_order: bool
 ) -> AsyncGenerator[Result]:
     """Yield each result; a window of crystals is in progress at once, the others wait here.
 
     Args:
         dependencies: of the process.
-        body: of the request.
+        posted: body of the request.
         request: for its id, flow and headers.
         deadline: of all crystals.
         in_order: as they were posted; else as they are ready.
@@ -211,9 +203,9 @@ async def _results(
     admission = dependencies.admission
     least, most = WINDOW
     window = int(min(most, max(least, WINDOW_S / max(admission.typical, 1e-6))))
-    count, started, yielded = len(body.contents), 0, 0
-    size = Size.roughly(sum(map(len, body.contents)) // max(1, count))
-    demand = dependencies.pipeline.demand(body.fields["models"], size)
+    count, started, yielded = len(posted.contents), 0, 0
+    size = Size.roughly(sum(map(len, posted.contents)) // max(1, count))
+    demand = dependencies.pipeline.demand(posted.fields["models"], size)
     with admission.admit("bulk", flow_of_request(request), demand, count) as ticket:
         ready: asyncio.Queue[asyncio.Task[Result]] = asyncio.Queue()
         in_progress: set[asyncio.Task[Result]] = set()
@@ -221,7 +213,7 @@ async def _results(
         try:
             while yielded < count:
                 while started < count and len(in_progress) < window and buffer.has_room(len(in_progress)):
-                    task = asyncio.create_task(_result(dependencies, body, started, request, deadline, ticket))
+                    task = asyncio.create_task(_result(dependencies, posted, started, request, deadline, ticket))
                     task.add_done_callback(ready.put_nowait)
                     in_progress.add(task)
                     started += 1
@@ -248,17 +240,17 @@ async def _results(
 
 
 async def _result(
-    dependencies: Dependencies, body: _Body, index: int, request: Request, deadline: float, ticket: Ticket
+    dependencies: Dependencies, posted: _Posted, index: int, request: Request, deadline: float, ticket: Ticket
 ) -> Result:
     """Return the answer or the error of one crystal."""
-    fields, item, request_id = body.fields, body.fields["items"][index], request.state.request_id
+    fields, item, request_id = posted.fields, posted.fields["items"][index], request.state.request_id
     if "refused" in item:
         return index, _error(item["id"], ServiceError(*item["refused"]))
     try:
-        source, attention = source_of(item, body.contents[index]), fields["attention"] != "none"
-        posted = PredictionInput(source, item["format"], fields["models"], attention, fields["embedding"], item["id"])
+        source, attention = source_of(item, posted.contents[index]), fields["attention"] != "none"
+        crystal = PredictionInput(source, item["format"], fields["models"], attention, fields["embedding"], item["id"])
         answer = await dependencies.pipeline.answer(
-            posted, request_id=request_id, started=time.perf_counter(), deadline=deadline, lane="bulk", ticket=ticket
+            crystal, request_id=request_id, started=time.perf_counter(), deadline=deadline, lane="bulk", ticket=ticket
         )
         if dependencies.tracing.wanted:
             dependencies.tracing.record(request_id, answer["formula"], answer["latency_ms"], request.headers)

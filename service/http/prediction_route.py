@@ -1,8 +1,7 @@
 """Routes of predictions: each declares its endpoint, lane, body limit and OpenAPI operation in one place."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Awaitable, Callable
 from inspect import getdoc
 from typing import Any, Literal
 
@@ -22,13 +21,10 @@ class PredictionRoute(Route):
 
     Args:
         path: of the route.
-        endpoint: takes the request, returns the response.
+        endpoint: takes the request, returns the response; its docstring describes the operation.
         lane: of its crystals, for load shedding.
         body_limit: setting with the largest body, in MiB.
-        summary: of the OpenAPI operation, whose description is the docstring of the endpoint.
-        parameters: of the operation.
-        body: of the operation, by media type.
-        responses: of the operation, by status.
+        operation: OpenAPI operation; `describe` adds what all operations share.
     """
 
     def __init__(
@@ -38,21 +34,12 @@ class PredictionRoute(Route):
         *,
         lane: Lane,
         body_limit: Literal["max_body_mib", "max_bulk_body_mib"],
-        summary: str,
-        parameters: Sequence[Document],
-        body: Document,
-        responses: Mapping[int | str, Document],
+        operation: Document,
     ) -> None:
         super().__init__(path, endpoint, methods=["POST"])
         self.lane, self._body_limit = lane, body_limit
-        self._operation: Document = {
-            "summary": summary,
-            "description": getdoc(endpoint),
-            "operationId": re.sub(r"\W", "_", f"{self.name}{path}_post"),
-            "parameters": parameters,
-            "requestBody": {"required": True, "content": body},
-            "responses": {str(status): response for status, response in responses.items()},
-        }
+        operation_id = re.sub(r"\W", "_", f"{self.name}{path}_post")
+        self.operation = {"description": getdoc(endpoint), "operationId": operation_id} | operation
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -62,7 +49,3 @@ class PredictionRoute(Route):
     def max_body_bytes(self, settings: Settings) -> int:
         """Return the size of the largest body in bytes."""
         return int(getattr(settings, self._body_limit) * MIB)
-
-    def operation(self) -> Document:
-        """Return a copy of the OpenAPI operation."""
-        return deepcopy(self._operation)

@@ -70,7 +70,7 @@ def results(pipeline: PredictionPipeline, *, in_order: bool) -> AsyncGenerator[t
         admission=Admission(Settings()), pipeline=pipeline, tracing=SimpleNamespace(wanted=False)
     )
     items = [{"id": str(number), "format": "cif", "is_text": True} for number in range(COUNT)]
-    body = bulk._Body({"models": [], "attention": "none", "embedding": False, "items": items}, [b"data_x"] * COUNT)
+    body = bulk._Posted({"models": [], "attention": "none", "embedding": False, "items": items}, [b"data_x"] * COUNT)
     request = Request(
         {"type": "http", "state": {"request_id": "mine", "caller": ANONYMOUS}, "client": ("127.0.0.1", 1)}
     )
