@@ -1,4 +1,4 @@
-"""Keys as they are written down, read again and made."""
+"""API keys: parsing, reloading of the file, creation."""
 
 import hmac
 import json
@@ -17,7 +17,7 @@ from deepergatgnn.service.http.api_keys import MAX_FILE_BYTES, ApiKeys, Key, dig
 from deepergatgnn.service.http.rate_limits import Caller, Rate
 from tests.conftest import COMMAND, ROOT
 
-SECRET = "a-key-that-nobody-may-read"  # noqa: S105 - opens nothing
+SECRET = "a-key-that-must-not-be-shown"  # noqa: S105 - opens nothing
 HEX = digest_of(SECRET).hex()
 
 
@@ -161,7 +161,7 @@ def test_a_key_beyond_ascii_is_compared_by_its_bytes() -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """As an operator should: beside it, then over it."""
+    """Replace the file atomically, as an operator should."""
     beside = path.with_name("beside")
     beside.write_text(text, "utf-8")
     beside.replace(path)
@@ -225,7 +225,7 @@ def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str
     )
 
 
-def test_a_key_that_was_made_opens_the_door(tmp_path: Path) -> None:
+def test_a_created_key_is_accepted(tmp_path: Path) -> None:
     done = run("keys", "new", "alice", "--rate", "2.5")
     assert done.returncode == 0, done.stderr
     key, written = (text.partition(": ")[2] for text in done.stdout.splitlines())

@@ -1,4 +1,4 @@
-"""Long bodies share what there is for them: who pauses gives way, and nobody has all of it."""
+"""Limits of long bodies: a paused one is evicted, and no client has the whole total."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -53,7 +53,7 @@ async def crowd(address: str) -> AsyncIterator[Crowd]:
 
 
 async def post(address: str) -> list[int]:
-    """What is said to a long body that comes without a pause; as told, it comes again a second later, three times."""
+    """Statuses for a long body sent without a pause; after a 429 it is sent again a second later, up to three times."""
     for _ in range(4):
         said = statuses(await exchange(address, HEAD % LONG + bytes(LONG), seconds=20))
         if said != [429]:
@@ -64,8 +64,8 @@ async def post(address: str) -> list[int]:
 
 @pytest.mark.parametrize("drip", [b"", bytes(100)], ids=["silent", "a byte now and then"])
 @pytest.mark.parametrize("clients", ["one", "many"])
-def test_bodies_that_stop_short_of_their_end_keep_nobody_out(clients: str, drip: bytes) -> None:
-    """All from one address, as behind a proxy or from one machine; or from as many as there are."""
+def test_unfinished_bodies_do_not_block_others(clients: str, drip: bytes) -> None:
+    """From one address, as behind a proxy, or each from another."""
     numbers = iter(range(10_000))
 
     async def run() -> list[list[int]]:
@@ -81,7 +81,7 @@ def test_bodies_that_stop_short_of_their_end_keep_nobody_out(clients: str, drip:
     assert asyncio.run(run()) == [[200]] * 6
 
 
-def test_who_gives_way_is_told_so() -> None:
+def test_an_evicted_body_gets_408() -> None:
     async def run() -> list[tuple[int, ...]]:
         async with listening(limited_app()) as address, crowd(address) as gathered:
             await gathered.join(2, HEAD % LONG + bytes(LONG - 150))
@@ -93,8 +93,8 @@ def test_who_gives_way_is_told_so() -> None:
     assert asyncio.run(run()) == [(), (408,)]
 
 
-def test_a_client_with_many_bodies_gives_way_to_one_with_few() -> None:
-    """None of them pauses: each sends a megabyte every fifth of a second."""
+def test_bodies_of_a_client_with_many_are_evicted_for_one_with_few() -> None:
+    """No client pauses: each body grows by 256 KiB every tenth of a second."""
     names = iter(["many"] * 6 + ["few"] * 10)
 
     async def run() -> tuple[list[int], list[bytes | None]]:

@@ -1,4 +1,4 @@
-"""Forms are read as their authors meant them, and hostile ones in a number of steps that does not grow with them."""
+"""Valid forms are parsed, and hostile ones take a bounded number of steps."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ from deepergatgnn.service.prediction.pipeline import PredictionInput
 KIB = 1 << 10
 TYPE = b"multipart/form-data; boundary=x"
 DISPOSITION = b'Content-Disposition: form-data; name="file"; filename="a.cif"\r\n'
-STEPS = 3000  # lines of Python that one body may take
+STEPS = 3000  # lines of Python that may be executed for one body
 
 
 def request(content_type: bytes, body: bytes) -> Request:

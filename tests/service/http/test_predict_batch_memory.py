@@ -1,4 +1,4 @@
-"""A bulk answer is computed as it is read: few of its results are kept, in either form, however large they are."""
+"""A batch is computed as its response is read: few results are buffered, in either form and of any size."""
 
 import asyncio
 import json
@@ -45,13 +45,13 @@ Si1 Si 0.07 0.16 0.27
 
 
 class PredictionPipeline:
-    """Answers of a given size, every seventh of which takes longer; it knows how many were asked for."""
+    """Pipeline that answers with a given size, every seventh time more slowly, and counts its calls."""
 
     def __init__(self, size: int) -> None:
         self.size, self.begun = size, 0
 
     def demand(self, _models: Sequence[str], _size: Size) -> Demand:
-        """Foretell the seconds of each."""
+        """Predict the seconds of each."""
         return Demand(0.0, 0.001)
 
     async def answer(self, posted: PredictionInput, *, ticket: Ticket, **_: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class PredictionPipeline:
 
 
 def results(pipeline: PredictionPipeline, *, in_order: bool) -> AsyncGenerator[tuple[int, bytes]]:
-    """Of a request for many crystals."""
+    """Results of a request for many crystals."""
     dependencies = SimpleNamespace(
         admission=Admission(Settings()), pipeline=pipeline, tracing=SimpleNamespace(wanted=False)
     )
@@ -79,7 +79,7 @@ def results(pipeline: PredictionPipeline, *, in_order: bool) -> AsyncGenerator[t
 
 @pytest.mark.parametrize("in_order", [True, False])
 @pytest.mark.parametrize("size", [100, 100_000, MIB])
-def test_no_more_is_begun_than_may_be_kept(size: int, in_order: bool) -> None:
+def test_no_more_is_started_than_may_be_buffered(size: int, in_order: bool) -> None:
     async def run() -> tuple[list[int], int]:
         pipeline = PredictionPipeline(size)
         given: list[int] = []
@@ -89,7 +89,7 @@ def test_no_more_is_begun_than_may_be_kept(size: int, in_order: bool) -> None:
                 assert json.loads(content)["id"] == str(index)
                 given.append(index)
                 ahead = max(ahead, pipeline.begun - len(given))
-                await asyncio.sleep(0.002 if len(given) % 10 == 0 else 0)  # a reader who pauses
+                await asyncio.sleep(0.002 if len(given) % 10 == 0 else 0)  # a reader that pauses
         return given, ahead
 
     given, ahead = asyncio.run(run())
@@ -99,7 +99,7 @@ def test_no_more_is_begun_than_may_be_kept(size: int, in_order: bool) -> None:
     assert bulk._Buffer.total == 0
 
 
-def test_who_leaves_keeps_nothing() -> None:
+def test_a_disconnection_empties_the_buffer() -> None:
     async def run() -> None:
         async with aclosing(results(PredictionPipeline(100_000), in_order=True)) as found:
             async for index, _ in found:
@@ -145,7 +145,7 @@ class Peak:
 
 
 def test_the_service_does_not_keep_its_answer(serving: tuple[psutil.Process, str]) -> None:
-    """As JSON, of which it kept all, and all again to send it."""
+    """As JSON, which once was buffered twice."""
     process, address = serving
     crystals = [{"structure": MANY_ATOMS}] * MANY
     models = [f"{MODEL}@{OLD}", f"{MODEL}@{NEW}"]

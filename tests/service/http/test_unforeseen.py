@@ -32,7 +32,7 @@ def answer_to(method: str, path: str, **options: Any) -> httpx.Response:
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/predict"), ("GET", "/models")])
-def test_the_client_is_told_that_it_is_not_to_blame(method: str, path: str) -> None:
+def test_an_unexpected_error_is_a_500_problem(method: str, path: str) -> None:
     labels = {"route": path, "status": "500"}
     before = REGISTRY.get_sample_value("deepergatgnn_requests_total", labels) or 0
     with capture_logs() as logs:
@@ -43,5 +43,5 @@ def test_the_client_is_told_that_it_is_not_to_blame(method: str, path: str) -> N
     assert reply.headers["x-content-type-options"] == "nosniff"
     assert "NoneType" not in reply.text
     assert REGISTRY.get_sample_value("deepergatgnn_requests_total", labels) == before + 1
-    [said] = [line for line in logs if line["event"] == "unexpected"]
-    assert said["request_id"] == "mine"
+    [line] = [each for each in logs if each["event"] == "unexpected"]
+    assert line["request_id"] == "mine"
