@@ -67,7 +67,7 @@ def create_app(dependencies: Dependencies, keys: ApiKeys) -> ASGIApp:
         settings.body_timeout_s,
     )
     app = AccessControl(app, keys, settings)
-    app = RequestContext(app, PREDICTION_ROUTES, dependencies.inference.check, settings.cors_origins)
+    app = RequestContext(app, PREDICTION_ROUTES, dependencies.check_early, settings.cors_origins)
     return RootPath(app, settings.root_path) if settings.root_path else app
 
 

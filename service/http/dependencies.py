@@ -6,6 +6,7 @@ from typing import cast
 from fastapi import Request
 
 from deepergatgnn.service.http.rate_limits import ANONYMOUS
+from deepergatgnn.service.messages import Lane
 from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.prediction.catalogue import Catalogue
 from deepergatgnn.service.prediction.pipeline import PredictionPipeline
@@ -32,6 +33,14 @@ class Dependencies:
         """Connect to the broker and start the parse processes."""
         await self.inference.start()
         await self.parse_pool.warm()
+
+    def check_early(self, lane: Lane, connection: str) -> None:
+        """Check whether a request may be read at all, before anything is known of it but its connection.
+
+        Raises:
+            ServiceError: 503 not ready, 429 too much work is waiting.
+        """
+        self.inference.check(lane, connection)
 
     async def stop(self) -> None:
         """Refuse new work, then close every part."""

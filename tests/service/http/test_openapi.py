@@ -29,7 +29,7 @@ Document = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A service that needs a key."""
+    """A service that asks for a key."""
     with service(DEEPERGATGNN_API_KEYS=KEY) as where:
         yield where
 

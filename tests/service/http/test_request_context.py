@@ -11,14 +11,19 @@ from structlog.testing import capture_logs
 from deepergatgnn.service.errors import ServiceError
 from deepergatgnn.service.http.api_keys import ApiKeys
 from deepergatgnn.service.http.app import create_app, create_dependencies
+from deepergatgnn.service.http.dependencies import Dependencies
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.telemetry.logs import LOGGED
 
 ORIGIN = "https://lab.example.org"
 
 
-def refuse(lane: str, connection: str) -> None:
-    raise ServiceError("overloaded", f"{lane} {connection}", 3)
+class Overloaded(Dependencies):
+    """Dependencies that refuse every request early."""
+
+    def check_early(self, lane: object, connection: str) -> None:
+        """Refuse it."""
+        raise ServiceError("overloaded", f"{lane} {connection}", 3)
 
 
 def refused(count: int, **headers: str) -> list[Message]:
@@ -33,9 +38,8 @@ def refused(count: int, **headers: str) -> list[Message]:
         sent.append(message)
 
     async def run() -> None:
-        dependencies = create_dependencies(settings, "unix:///nowhere")
-        dependencies.inference.check = refuse  # type: ignore[assignment,method-assign]
-        app = create_app(dependencies, ApiKeys.of(settings))
+        parts = vars(create_dependencies(settings, "unix:///nowhere"))
+        app = create_app(Overloaded(**parts), ApiKeys.of(settings))
         raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         for _ in range(count):
             scope: Scope = {"type": "http", "method": "POST", "path": "/predict/batch", "headers": raw}
@@ -59,7 +63,7 @@ def test_an_early_refusal_is_a_whole_problem_and_is_counted() -> None:
     found: dict[str, Any] = {name.decode(): value.decode() for name, value in start["headers"]}
     assert start["status"] == 429
     assert b'"code":"overloaded"' in body["body"]
-    assert b"bulk 127.0.0.1:7" in body["body"]
+    assert b"127.0.0.1:7" in body["body"]
     assert (found["retry-after"], found["x-request-id"]) == ("3", "mine")
     assert found["content-type"] == "application/problem+json"
     assert found["access-control-allow-origin"] == ORIGIN

@@ -1,8 +1,7 @@
 """An unexpected error: a problem with an id and every header, counted, that does not show what it was."""
 
 import asyncio
-from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -11,19 +10,24 @@ from structlog.testing import capture_logs
 
 from deepergatgnn.service.http.api_keys import ApiKeys
 from deepergatgnn.service.http.app import create_app, create_dependencies
+from deepergatgnn.service.http.dependencies import Dependencies
 from deepergatgnn.service.settings import Settings
 
 CIF = "data_x"
 
 
-def answer_to(method: str, path: str, **options: Any) -> httpx.Response:
-    """Response of an application without catalogue and pipeline, which accepts every request."""
+class Broken(Dependencies):
+    """Dependencies that accept every request and fail to serve it."""
 
+    def check_early(self, *_: object) -> None:
+        """Accept it."""
+
+
+def answer_to(method: str, path: str, **options: Any) -> httpx.Response:
     async def send() -> httpx.Response:
-        settings, missing = Settings(), cast("Any", None)
-        dependencies = create_dependencies(settings, "unix:///nowhere")
-        dependencies.inference.check = lambda *_: None  # type: ignore[method-assign]
-        app = create_app(replace(dependencies, catalogue=missing, pipeline=missing), ApiKeys.of(settings))
+        settings = Settings()
+        parts = vars(create_dependencies(settings, "unix:///nowhere")) | {"catalogue": None, "pipeline": None}
+        app = create_app(Broken(**parts), ApiKeys.of(settings))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, **options)
