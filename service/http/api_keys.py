@@ -25,8 +25,10 @@ from deepergatgnn.service.http.rate_limits import ANONYMOUS, Bucket, Caller, Rat
 from deepergatgnn.service.settings import Settings
 
 PREFIX = "dgn_"  # for secret scanners and people
-DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})")
+DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LINE = re.compile(rf"(?:(?P<name>{NAME.pattern}) )?sha256:(?P<digest>[0-9a-fA-F]{{64}})(?P<options>( \S+)*)")
+_RATE_FIELDS = {"rate": "per_second", "burst": "burst"}
 MAX_FILE_BYTES = 1024 * 1024
 CHECK_INTERVAL_S = 1.0  # between looks at the keys file
 log = structlog.get_logger("keys")
@@ -72,11 +74,7 @@ class ApiKeys:
 
     @classmethod
     def of(cls, settings: Settings) -> "ApiKeys":
-        """Return the keys of the settings.
-
-        Raises:
-            ConfigError: as the class.
-        """
+        """Return the keys of the settings."""
         return cls(settings.api_keys, settings.api_keys_file)
 
     def __bool__(self) -> bool:
@@ -152,31 +150,25 @@ def parse_key(text: str, number: int) -> Key:
         ConfigError: with the number but nothing of the text, which may be a secret.
     """
     words = text.split()
-    digests = [word for word in words if word.startswith("sha256:")]
-    if not digests:
+    if not any(word.startswith("sha256:") for word in words):
         return Key(f"key-{number}", digest_of(text.strip()))
-    match = DIGEST.fullmatch(digests[0])
-    names, options = words[: words.index(digests[0])], words[words.index(digests[0]) + 1 :]
-    if match is None or len(names) > 1 or (names and not NAME.fullmatch(names[0])):
+    match = LINE.fullmatch(" ".join(words))
+    if match is None:
         raise ConfigError(
             f"key {number} is not NAME sha256:HEX: a name is letters, digits, '.', '_', '-'; HEX is 64 digits"
         )
-    return _with_options(names[0] if names else f"key-{number}", bytes.fromhex(match[1]), options, number)
-
-
-def _with_options(name: str, digest: bytes, options: Sequence[str], number: int) -> Key:
-    numbers = dict(option.split("=", 1) for option in options if option.startswith(("rate=", "burst=")))
+    name, options = match["name"] or f"key-{number}", match["options"].split()
+    values = dict(option.split("=", 1) for option in options if option.startswith(("rate=", "burst=")))
     disabled = options.count("disabled")
-    if len(numbers) + disabled != len(options) or disabled > 1:
+    if len(values) + disabled != len(options) or disabled > 1:
         raise ConfigError(f"key {number} ({name}): an option is rate=NUMBER, burst=NUMBER or disabled, each once")
-    if "burst" in numbers and "rate" not in numbers:
+    if "burst" in values and "rate" not in values:
         raise ConfigError(f"key {number} ({name}): burst without rate")
     try:
-        values = {word: float(value) for word, value in numbers.items()}
-        rate = Rate.of(values["rate"], values.get("burst")) if values else None
+        rate = Rate.of(**{_RATE_FIELDS[word]: float(value) for word, value in values.items()}) if values else None
     except ValueError as error:
         raise ConfigError(f"key {number} ({name}): {error}") from None
-    return Key(name, digest, rate, disabled=bool(disabled))
+    return Key(name, bytes.fromhex(match["digest"]), rate, disabled=bool(disabled))
 
 
 def read_keys(path: Path) -> list[Key]:

@@ -322,11 +322,7 @@ class Connection(RequestReader):
         super().on_header(name, value)
 
     def serve(self) -> None:
-        """Serve the request of this head or, behind the one that is served, queue it.
-
-        Raises:
-            TooLongError: the head is too long, or too many requests are queued.
-        """
+        """Serve or queue the request; a TooLongError if its head is too long or too many are queued."""
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.limits.max_head or len(self.pipeline) >= self.PIPELINED:
             raise TooLongError

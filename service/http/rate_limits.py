@@ -33,11 +33,7 @@ class Rate:
 
     @classmethod
     def of(cls, per_second: float, burst: float | None = None) -> "Rate":
-        """Return a rate; the default burst is ten seconds of it, and at least one crystal.
-
-        Raises:
-            ValueError: as the class.
-        """
+        """Return a rate; the default burst is ten seconds of it, and at least one crystal."""
         return cls(per_second, max(1.0, BURST_S * per_second) if burst is None else burst)
 
 
@@ -58,11 +54,7 @@ class Bucket:
         self._level, self._updated = rate.burst, clock()
 
     def take(self, crystals: int, paid: int = 0) -> float:
-        """Take crystals if there are as many.
-
-        Args:
-            crystals: of the request.
-            paid: of them, taken before; they stay taken if the rest cannot be.
+        """Take the crystals of a request, of which some are paid for, if there are as many.
 
         Returns:
             0 if they were taken; else the seconds until all can be.
@@ -92,23 +84,15 @@ class Caller:
     disabled: bool = False
 
     def check_enabled(self) -> None:
-        """Check that the key is not disabled.
-
-        Raises:
-            ServiceError: 403 `key_disabled`.
-        """
+        """Raise a ServiceError, 403, if the key is disabled."""
         if self.disabled:
             raise ServiceError("key_disabled", f"the key {self.name!r} is disabled: ask for another one")
 
     def spend(self, n_crystals: int, paid: int = 0) -> None:
-        """Count crystals of a request before any work is done for them.
-
-        Args:
-            n_crystals: of the request.
-            paid: of them, counted before.
+        """Count crystals of a request, of which some are paid for, before any work is done for them.
 
         Raises:
-            ServiceError: 429 `rate_limited` if the key may not have as many now; the rest is then not counted.
+            ServiceError: 429 if the key may not have as many now; the rest is then not counted.
         """
         if self.bucket is None:
             return

@@ -27,11 +27,7 @@ class RequestReader(HttpToolsProtocol):
         self._in_body = False
 
     def read(self, data: bytes) -> None:
-        """Parse the next bytes.
-
-        Raises:
-            HttpParserError: they are no request.
-        """
+        """Parse the next bytes; an HttpParserError if they are no request."""
         self._unset_keepalive_if_required()
         while data:
             try:
@@ -61,11 +57,7 @@ class RequestReader(HttpToolsProtocol):
         self._fields, self._in_body = 0, False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header, or drop a trailer.
-
-        Raises:
-            TooLongError: there are too many.
-        """
+        """Add a header, or drop a trailer; a TooLongError if there are too many."""
         self._fields += 1
         if self._fields > MOST_FIELDS:
             raise TooLongError
@@ -73,11 +65,7 @@ class RequestReader(HttpToolsProtocol):
             super().on_header(name, value.strip(BLANKS))
 
     def on_headers_complete(self) -> None:
-        """Serve the request unless its head is parsed again without `Upgrade`.
-
-        Raises:
-            ValueError: it asks for a tunnel.
-        """
+        """Serve the request unless its head is parsed again without `Upgrade`; a ValueError for a tunnel."""
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise ValueError("this is no proxy")
