@@ -40,7 +40,7 @@ def serve(
 
     Example: deepergatgnn serve --models bulk-modulus,band-gap@1.0.0 --root-path /crystals
     """
-    from deepergatgnn.service.http.access import Keys
+    from deepergatgnn.service.http.api_keys import ApiKeys
     from deepergatgnn.service.operations.serve import run
     from deepergatgnn.service.settings import read_settings
 
@@ -49,7 +49,7 @@ def serve(
     SelectedModels(settings.model_store, settings.models).check()
     if workers or (workers is None and settings.redis_url is None):
         _check_worker_libraries()
-    if not Keys.of(settings):
+    if not ApiKeys.of(settings):
         print("no API keys: listening on this machine only", flush=True)
     run(settings, workers, lambda address: print(f"ready on {address}", flush=True))
 

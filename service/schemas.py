@@ -1,4 +1,4 @@
-"""Bodies of requests and answers; units stand in the names where the number has one."""
+"""Schemas of request and response bodies; the name of a number with a unit ends with it."""
 
 from typing import Annotated, Any, Literal
 
@@ -62,7 +62,7 @@ class PredictRequest(BaseModel):
 
 
 class PredictOptions(BaseModel):
-    """The query of `POST /predict`, for bodies that have no place for it."""
+    """Query options of `POST /predict`, for bodies that are not JSON."""
 
     format: Format | None = None
     models: list[ModelReference] | None = Field(default=None, max_length=32, examples=[["bulk-modulus"]])
@@ -81,7 +81,7 @@ class BulkItem(BaseModel):
 
 
 class BulkRequest(BaseModel):
-    """Many structures and what to say of each; an item that is malformed fails alone, as a bad structure does."""
+    """Many structures and the options of all; a malformed item fails alone, as a refused structure does."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -105,7 +105,7 @@ class BulkRequest(BaseModel):
 
 
 class Interval(BaseModel):
-    """Where the true value lies with probability `level`."""
+    """Interval that contains the true value with probability `level`."""
 
     level: float
     low: float
@@ -130,9 +130,9 @@ class AtomWeight(BaseModel):
 
 
 class PropertyPrediction(BaseModel):
-    """What one model says; `interval` is null where its calibration cannot promise one, as `warnings` then says.
+    """Prediction of one model; `interval` is null where its calibration gives none, and `warnings` says why.
 
-    A model of classes gives `probabilities`, no interval, and the unit `probability`.
+    A classifier gives `probabilities`, no interval, and the unit `probability`.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [PREDICTION]})
@@ -160,7 +160,7 @@ class PropertyPrediction(BaseModel):
 
 
 class LatencyMs(BaseModel):
-    """Measured, in milliseconds; the parts do not add up to more than `total`."""
+    """Measured times in milliseconds; the parts do not add up to more than `total`."""
 
     parse: float
     graph: float
@@ -170,7 +170,7 @@ class LatencyMs(BaseModel):
 
 
 class Cell(BaseModel):
-    """The posted cell as it was understood: lengths in Å, angles in degrees, volume in Å³."""
+    """Cell as it was parsed: lengths in Å, angles in degrees, volume in Å³."""
 
     a: float
     b: float
@@ -182,7 +182,7 @@ class Cell(BaseModel):
 
 
 class PredictResponse(BaseModel):
-    """The answer for one structure."""
+    """Predictions for one structure."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -214,34 +214,34 @@ class PredictResponse(BaseModel):
 
 
 class ItemError(BaseModel):
-    """Why a structure of a bulk request has no answer."""
+    """Error of one structure of a bulk request."""
 
     code: str
     detail: str
 
 
 class RefusedItem(BaseModel):
-    """A structure of a bulk request that has no answer."""
+    """Structure of a bulk request that is refused."""
 
     id: str
     error: ItemError
 
 
 class BulkResponse(BaseModel):
-    """An answer or an error for each structure, in their order."""
+    """Predictions or an error for each structure, in the posted order."""
 
     results: list[PredictResponse | RefusedItem]
 
 
 class ModelVersion(BaseModel):
-    """One version of a model, in short."""
+    """One version of a model."""
 
     version: str
     production: bool
 
 
 class ModelSummary(BaseModel):
-    """One model; `live` is the version that answers, that in production unless workers found it unsound."""
+    """One model; `live` is the version in use: that in production, unless its verification failed."""
 
     name: str
     production: str | None
@@ -266,7 +266,7 @@ class Health(BaseModel):
 
 
 class ReadyModels(BaseModel):
-    """Of the models in production, which answer (NAME@VERSION), and why others do not."""
+    """Models in production: those in use (NAME@VERSION), and the reason of each that failed."""
 
     ready: list[str]
     failed: dict[str, str]

@@ -1,37 +1,48 @@
-"""API keys as they are written down: sha256 digests with a name and a rate, never the keys themselves.
+"""API keys: sha256 digests with a name and a rate, from the settings and from a file.
 
-A line of the keys file, and an item of DEEPERGATGNN_API_KEYS, is
+A line of the file, and an item of DEEPERGATGNN_API_KEYS, is
 
     NAME sha256:HEX [rate=CRYSTALS_PER_SECOND] [burst=CRYSTALS] [disabled]
 
-A key is 256 random bits, so a plain digest of it cannot be guessed back: no salt, no slow hash.
+A key has 256 random bits, so a plain digest cannot be inverted by guessing: no salt, no slow hash.
 """
 
 import hashlib
+import hmac
 import re
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepergatgnn.errors import ConfigError
-from deepergatgnn.service.http.rate_limits import Rate
+import structlog
+from pydantic import SecretStr
 
-PREFIX = "dgn_"  # so that scanners for secrets, and people, know what they have found
-DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})")
+from deepergatgnn.errors import ConfigError
+from deepergatgnn.service.errors import ServiceError
+from deepergatgnn.service.http.rate_limits import ANONYMOUS, Bucket, Caller, Rate
+from deepergatgnn.service.settings import Settings
+
+PREFIX = "dgn_"  # for secret scanners and people
+DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LINE = re.compile(rf"(?:(?P<name>{NAME.pattern}) )?sha256:(?P<digest>[0-9a-fA-F]{{64}})(?P<options>( \S+)*)")
+_RATE_FIELDS = {"rate": "per_second", "burst": "burst"}
 MAX_FILE_BYTES = 1024 * 1024
+CHECK_INTERVAL_S = 1.0  # between looks at the keys file
+log = structlog.get_logger("keys")
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key that is known.
+    """One API key.
 
     Attributes:
         name: for logs and messages.
         digest: sha256 of the key.
-        rate: None: as much as the service can do.
-        disabled: known, and refused.
+        rate: None: no limit.
+        disabled: whether requests with it get 403.
     """
 
     name: str
@@ -40,18 +51,96 @@ class Key:
     disabled: bool = False
 
 
+class ApiKeys:
+    """Accepted keys: those of the settings, and those of a file that is read again when it changes.
+
+    If the changed file is invalid, the keys before it stay and an error is logged. To refuse every key, mark them
+    `disabled`.
+
+    Args:
+        items: of the settings.
+        path: of the file.
+
+    Raises:
+        ConfigError: if a key is invalid, or the file cannot be read or has none.
+    """
+
+    def __init__(self, items: Sequence[SecretStr] = (), path: Path | None = None) -> None:
+        self._path = path
+        self._items = [parse_key(secret.get_secret_value(), number) for number, secret in enumerate(items, 1)]
+        self._keys: dict[bytes, tuple[Key, Bucket | None]] = {}
+        self._checked, self._signature = time.monotonic(), _signature(path)
+        self._replace(read_keys(path) if path is not None else [])
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ApiKeys":
+        """Return the keys of the settings."""
+        return cls(settings.api_keys, settings.api_keys_file)
+
+    def __bool__(self) -> bool:
+        """Return whether requests need a key."""
+        return bool(self._keys)
+
+    def identify(self, headers: Mapping[str, str]) -> Caller:
+        """Return the caller of a request with these headers, disabled or not; anonymous if there are no keys.
+
+        Raises:
+            ServiceError: 401 missing or wrong key.
+        """
+        if not self:
+            return ANONYMOUS
+        self._refresh()
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = digest_of(key.encode("latin-1"))  # the bytes that were sent
+        # Every digest is compared, so that the time does not depend on which one matches.
+        found = [entry for known, entry in self._keys.items() if hmac.compare_digest(digest, known)]
+        if not found:
+            raise ServiceError("unauthorized", "the key is missing or wrong: send Authorization: Bearer KEY")
+        matched, bucket = found[0]
+        return Caller(matched.name, bucket, matched.disabled)
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if self._path is None or now - self._checked < CHECK_INTERVAL_S:
+            return
+        self._checked = now
+        signature = _signature(self._path)
+        if signature == self._signature:
+            return
+        self._signature = signature
+        try:
+            keys = read_keys(self._path)
+        except ConfigError as error:
+            # No traceback: the error is in the file.
+            log.error("invalid keys file ignored, the previous keys stay", error=str(error))  # noqa: TRY400
+            return
+        self._replace(keys)
+        log.info("keys file reloaded", keys=len(keys))
+
+    def _replace(self, keys: Sequence[Key]) -> None:
+        """Accept these keys after those of the settings; a key with the same rate as before keeps its bucket."""
+        before = self._keys
+        self._keys = {}
+        for key in (*self._items, *keys):
+            old, bucket = before.get(key.digest, (None, None))
+            if old is None or old.rate != key.rate:
+                bucket = Bucket(key.rate) if key.rate else None
+            self._keys[key.digest] = (key, bucket)
+
+
 def new_key() -> str:
-    """A fresh key."""
+    """Return a new random key."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def digest_of(key: str | bytes) -> bytes:
-    """What is kept of a key."""
+    """Return the sha256 of a key."""
     return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
 
 
 def parse_key(text: str, number: int) -> Key:
-    """A key from a line or an item; a text without `sha256:` is the key itself.
+    """Return the key of a line or an item; a text without `sha256:` is the key itself.
 
     Args:
         text: the line.
@@ -61,38 +150,32 @@ def parse_key(text: str, number: int) -> Key:
         ConfigError: with the number but nothing of the text, which may be a secret.
     """
     words = text.split()
-    found = [word for word in words if word.startswith("sha256:")]
-    if not found:
+    if not any(word.startswith("sha256:") for word in words):
         return Key(f"key-{number}", digest_of(text.strip()))
-    match = DIGEST.fullmatch(found[0])
-    names, options = words[: words.index(found[0])], words[words.index(found[0]) + 1 :]
-    if match is None or len(names) > 1 or (names and not NAME.fullmatch(names[0])):
+    match = LINE.fullmatch(" ".join(words))
+    if match is None:
         raise ConfigError(
             f"key {number} is not NAME sha256:HEX: a name is letters, digits, '.', '_', '-'; HEX is 64 digits"
         )
-    return _with_options(names[0] if names else f"key-{number}", bytes.fromhex(match[1]), options, number)
-
-
-def _with_options(name: str, digest: bytes, options: Sequence[str], number: int) -> Key:
-    numbers = dict(option.split("=", 1) for option in options if option.startswith(("rate=", "burst=")))
+    name, options = match["name"] or f"key-{number}", match["options"].split()
+    values = dict(option.split("=", 1) for option in options if option.startswith(("rate=", "burst=")))
     disabled = options.count("disabled")
-    if len(numbers) + disabled != len(options) or disabled > 1:
+    if len(values) + disabled != len(options) or disabled > 1:
         raise ConfigError(f"key {number} ({name}): an option is rate=NUMBER, burst=NUMBER or disabled, each once")
-    if "burst" in numbers and "rate" not in numbers:
+    if "burst" in values and "rate" not in values:
         raise ConfigError(f"key {number} ({name}): burst without rate")
     try:
-        values = {word: float(value) for word, value in numbers.items()}
-        rate = Rate.of(values["rate"], values.get("burst")) if values else None
+        rate = Rate.of(**{_RATE_FIELDS[word]: float(value) for word, value in values.items()}) if values else None
     except ValueError as error:
         raise ConfigError(f"key {number} ({name}): {error}") from None
-    return Key(name, digest, rate, disabled=bool(disabled))
+    return Key(name, bytes.fromhex(match["digest"]), rate, disabled=bool(disabled))
 
 
 def read_keys(path: Path) -> list[Key]:
-    """The keys of a file; empty lines and those that begin with # do not count.
+    """Return the keys of a file; empty lines and lines that begin with # are skipped.
 
     Raises:
-        ConfigError: if it cannot be read, is no text, or holds no key, a wrong line, or a name or digest twice.
+        ConfigError: if it cannot be read, is no text, or has no key, an invalid line, or a name or digest twice.
     """
     try:
         with path.open("rb") as file:
@@ -115,7 +198,16 @@ def read_keys(path: Path) -> list[Key]:
         keys.append(parse_key(line, number))
     if not keys:
         raise ConfigError(f"the keys file {path} holds no key: make one with `deepergatgnn keys new NAME`")
-    for what, said in (("name", [key.name for key in keys]), ("digest", [key.digest.hex() for key in keys])):
-        if twice := sorted({each for each in said if said.count(each) > 1}):
-            raise ConfigError(f"the keys file {path} holds the {what} {twice[0]} twice")
+    for what, values in (("name", [key.name for key in keys]), ("digest", [key.digest.hex() for key in keys])):
+        if repeated := sorted({value for value in values if values.count(value) > 1}):
+            raise ConfigError(f"the keys file {path} holds the {what} {repeated[0]} twice")
     return keys
+
+
+def _signature(path: Path | None) -> tuple[int, int, int] | None:
+    """Return the time, inode and size of a file, one of which changes when the file does."""
+    try:
+        status = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_ino, status.st_size) if status is not None else None

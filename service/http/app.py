@@ -1,25 +1,26 @@
-"""The API application: routes, errors, keys, limits; its process never imports torch."""
+"""The ASGI application of one API process, composed of its parts; the process never imports torch."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import structlog
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from deepergatgnn import __version__
-from deepergatgnn.errors import DeeperGATGNNError
 from deepergatgnn.model_store import open_models
-from deepergatgnn.service.errors import ServiceError, unforeseen
 from deepergatgnn.service.garbage_collector import tune_garbage_collector
-from deepergatgnn.service.http.dependencies import PARTS, State
+from deepergatgnn.service.http import models, status
+from deepergatgnn.service.http.access import OPEN_PATHS, AccessControl
+from deepergatgnn.service.http.api_keys import ApiKeys
+from deepergatgnn.service.http.body_limits import BodyLimits
+from deepergatgnn.service.http.dependencies import Dependencies
 from deepergatgnn.service.http.openapi import describe
+from deepergatgnn.service.http.predict import PREDICT
 from deepergatgnn.service.http.predict_batch import PREDICT_BATCH
-from deepergatgnn.service.http.problems import problem_of, service_error
-from deepergatgnn.service.http.routes import PREDICT, router
-from deepergatgnn.service.http.security_headers import DOCUMENTS
+from deepergatgnn.service.http.prediction_route import MIB
+from deepergatgnn.service.http.problems import EXCEPTION_HANDLERS
+from deepergatgnn.service.http.request_context import RequestContext
+from deepergatgnn.service.http.root_path import RootPath
 from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.prediction.catalogue import Catalogue
 from deepergatgnn.service.prediction.pipeline import PredictionPipeline
@@ -30,98 +31,79 @@ from deepergatgnn.service.scheduling.admission import Admission
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.telemetry.tracing import Tracing, otlp_exporter
 
-CODES = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+PREDICTION_ROUTES = (PREDICT, PREDICT_BATCH)
 DESCRIPTION = """Properties of crystals with DeeperGATGNN: post a CIF, POSCAR, extxyz or JSON structure; get the value,
 a 90 % interval, whether the crystal is like the training set, the attention of every atom, and each phase's time."""
-log = structlog.get_logger("api")
 
 
-def create_app(settings: Settings, broker_url: str, *, keyed: bool = False) -> FastAPI:
-    """The routes of one API process and their documents; what stands before them is in `front`.
+def create_dependencies(settings: Settings, broker_url: str) -> Dependencies:
+    """Return the parts of one API process, not started.
 
     Args:
         settings: of the service.
         broker_url: of the broker, embedded or not.
-        keyed: whether the documents ask for a key.
+    """
+    cache = ResultCache(settings.cache_entries)
+    pool = ParsePool(settings.parse_processes, settings.parse_timeout_s, settings.parse_memory_mib, named=cache.enabled)
+    admission, inference = Admission(settings), InferenceClient(broker_url)
+    cluster = ClusterState(inference, admission, settings)
+    store = open_models(settings.model_store, settings.models)
+    catalogue = Catalogue(store, lambda: cluster.loaded, lambda: cluster.failed)
+    pipeline = PredictionPipeline(catalogue, pool, inference, admission, cache)
+    tracing = Tracing(otlp_exporter() if settings.tracing else None)
+    return Dependencies(settings, catalogue, inference, cluster, admission, pool, pipeline, tracing)
+
+
+def create_app(dependencies: Dependencies, keys: ApiKeys) -> ASGIApp:
+    """Return the API behind its middleware, which precedes FastAPI's own as every request passes it.
+
+    Args:
+        dependencies: started and stopped by the lifespan of the application.
+        keys: that are accepted.
+    """
+    settings = dependencies.settings
+    app: ASGIApp = BodyLimits(
+        create_api(dependencies, keyed=bool(keys)),
+        int(settings.max_body_mib * MIB),
+        {route.path: route.max_body_bytes(settings) for route in PREDICTION_ROUTES},
+        int(settings.max_bodies_mib * MIB),
+        settings.body_timeout_s,
+    )
+    app = AccessControl(app, keys, settings)
+    app = RequestContext(app, PREDICTION_ROUTES, dependencies.check_early, settings.cors_origins)
+    return RootPath(app, settings.root_path) if settings.root_path else app
+
+
+def create_api(dependencies: Dependencies, *, keyed: bool = False) -> FastAPI:
+    """Return the routes, error handlers and documents.
+
+    Args:
+        dependencies: of the endpoints.
+        keyed: whether the OpenAPI document requires a key.
     """
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, State]]:
-        cache = ResultCache(settings.cache_entries)
-        pool = ParsePool(
-            settings.parse_processes, settings.parse_timeout_s, settings.parse_memory_mib, named=cache.enabled
-        )
-        admission, dispatcher = Admission(settings), InferenceClient(broker_url)
-        cluster = ClusterState(dispatcher, admission, settings)
-        store = open_models(settings.model_store, settings.models)
-        catalogue = Catalogue(store, lambda: cluster.loaded, lambda: cluster.failed)
-        tracing = Tracing(otlp_exporter() if settings.tracing else None)
-        oracle = PredictionPipeline(catalogue, pool, dispatcher, admission, cache)
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
-            await dispatcher.start()
-            await cluster.start()
-            await pool.warm()
+            await dependencies.start()
             tune_garbage_collector()
-            yield {PARTS: State(settings, catalogue, dispatcher, cluster, admission, pool, oracle, tracing)}
+            yield
         finally:
-            dispatcher.draining = True
-            await cluster.stop()
-            await dispatcher.stop()
-            pool.close()
-            tracing.close()
+            await dependencies.stop()
 
-    app = FastAPI(
+    api = FastAPI(
         title="DeeperGATGNN",
         description=DESCRIPTION,
         version=__version__,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        exception_handlers=EXCEPTION_HANDLERS,
     )
-    app.routes.extend((PREDICT, PREDICT_BATCH))
-    app.include_router(router)
-    app.add_route("/docs", _show_documents, include_in_schema=False)
-    app.add_exception_handler(DeeperGATGNNError, _on_our_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_surprise)
-    document = describe(app, keyed=keyed, root_path=settings.root_path)
-    app.openapi = lambda: document  # type: ignore[method-assign]
-    return app
-
-
-async def _show_documents(_: Request) -> HTMLResponse:
-    """The API documents, in the very text that their Content-Security-Policy was made for."""
-    return HTMLResponse(DOCUMENTS)
-
-
-async def _on_our_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, DeeperGATGNNError)  # noqa: S101 - registered for this class only
-    return problem_of(request, service_error(error))
-
-
-async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
-    first = error.errors()[0]
-    return problem_of(request, ServiceError("malformed", f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
-
-
-async def _on_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
-    headers = dict(error.headers or {})
-    if request.scope["path"] == "*":
-        headers["Allow"] = "GET, POST"
-    if "Allow" in headers:
-        methods = {*headers["Allow"].split(", "), "OPTIONS"}
-        headers["Allow"] = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers=headers)
-    code = CODES.get(error.status_code, "http_error")
-    answer = problem_of(request, ServiceError(code, str(error.detail)), error.status_code)
-    answer.headers.update(headers)
-    return answer
-
-
-async def _on_surprise(request: Request, error: Exception) -> JSONResponse:
-    log.error("unexpected", error=repr(error), request_id=request.state.request_id)  # uvicorn writes where it was
-    return problem_of(request, unforeseen())
+    api.state.dependencies = dependencies
+    api.routes[:0] = PREDICTION_ROUTES
+    api.include_router(models.router)
+    api.include_router(status.router)
+    document = describe(api, keyed=keyed, open_paths=OPEN_PATHS, root_path=dependencies.settings.root_path)
+    api.openapi = lambda: document  # type: ignore[method-assign]
+    return api

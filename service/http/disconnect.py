@@ -1,67 +1,64 @@
-"""Whether the client of a connection is still there, and work that ends when it is not."""
+"""Disconnection of clients, and the cancellation of work whose client has disconnected."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
-PRESENCE = "presence"  # its name in the state of a request
+CLIENT = "client_connection"  # key of the `ClientConnection` in the state of a request
 T = TypeVar("T")
 
 
-class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
-
-
-class ClientPresence:
-    """Of one client, as its connection tells it: a task for each request that waits for its end would cost more.
+class ClientConnection:
+    """Connection of a client as its requests see it; cheaper than a task for each request that polls for its end.
 
     Args:
         wake: wakes the task that waits for the body of a request.
 
     Attributes:
-        gone: whether the client has left.
-        told: what is called when it does.
+        disconnected: whether the client has disconnected.
+        on_disconnect: functions to call when it does.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.wake = wake
-        self.gone = False
-        self.told: set[Callable[[], None]] = set()
+        self.disconnected = False
+        self.on_disconnect: set[Callable[[], None]] = set()
 
-    def leave(self) -> None:
-        """The client is gone."""
-        self.gone = True
-        for tell in [*self.told]:
-            tell()
+    def disconnect(self) -> None:
+        """Note that the client has disconnected, and call what waits for that."""
+        self.disconnected = True
+        for callback in [*self.on_disconnect]:
+            callback()
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, which ends early if the client leaves.
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of the work, which is cancelled if the client disconnects.
 
     Raises:
-        ClientGoneError: the client left.
+        ClientDisconnect: the client disconnected.
     """
-    presence: ClientPresence = request.scope["state"][PRESENCE]
-    if presence.gone:
+    client: ClientConnection = request.scope["state"][CLIENT]
+    if client.disconnected:
         work.close()
-        raise ClientGoneError
-    waiting = asyncio.current_task()
-    assert waiting is not None  # noqa: S101 - a request is served by a task
-    left = False
+        raise ClientDisconnect
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a request is served by a task
+    cancelled = False
 
-    def leave() -> None:
-        nonlocal left
-        left = True
-        waiting.cancel()
+    def cancel() -> None:
+        nonlocal cancelled
+        cancelled = True
+        task.cancel()
 
-    presence.told.add(leave)
+    client.on_disconnect.add(cancel)
     try:
         return await work
     except asyncio.CancelledError:
-        if left and not waiting.uncancel():  # else somebody else ends the task too
-            raise ClientGoneError from None
+        if cancelled and not task.uncancel():  # else something beside the disconnection cancels the task too
+            raise ClientDisconnect from None
         raise
     finally:
-        presence.told.discard(leave)
+        client.on_disconnect.discard(cancel)

@@ -1,7 +1,7 @@
-"""Forms: the one file of a `multipart/form-data` body (RFC 7578), whatever else somebody puts into it.
+"""Forms: the one file of a `multipart/form-data` body (RFC 7578).
 
-Delimiters are looked for as a whole, since a parser that goes from byte to byte holds the event loop for seconds; heads
-are bounded before they are parsed, and others have their turn within a long file.
+Delimiters are searched as a whole, since a byte-wise parser holds the event loop for seconds; part headers are bounded
+before they are parsed, and a long file is searched in steps between turns of the event loop.
 """
 
 import asyncio
@@ -10,18 +10,18 @@ from python_multipart.multipart import parse_options_header
 
 from deepergatgnn.service.errors import ServiceError
 
-MOST_TYPE = 512  # bytes of a Content-Type that parameters are looked for in
-MOST_BOUNDARY = 70  # as RFC 2046 says
+MOST_TYPE = 512  # bytes of a Content-Type that are parsed
+MOST_BOUNDARY = 70  # characters, by RFC 2046
 MOST_HEAD = 4096  # bytes of the headers of a part
 MOST_LINES = 8  # of them
 MOST_PADDING = 128  # blanks behind a delimiter
-STEP = 1 << 20  # bytes that are looked through in one turn of the event loop
+STEP = 1 << 20  # bytes that are searched in one turn of the event loop
 END = b"\r\n"
 CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252"})
 
 
 async def read_form(content_type: str, body: bytes) -> bytes:
-    """The content of the only field, `file`.
+    """Return the content of the only field, `file`.
 
     Raises:
         ServiceError: 400 malformed.
@@ -31,18 +31,18 @@ async def read_form(content_type: str, body: bytes) -> bytes:
     _, options = parse_options_header(content_type)
     boundary, charset = options.get(b"boundary", b""), options.get(b"charset", b"utf-8").decode("latin-1")
     if not 0 < len(boundary) <= MOST_BOUNDARY:
-        raise _malformed(f"the boundary of the form has {len(boundary)} characters: 1 to {MOST_BOUNDARY} may be")
-    if charset.lower() not in CHARSETS:  # Python would look for it, and remember each that it does not know
+        raise _malformed(f"the boundary of the form has {len(boundary)} characters, not 1 to {MOST_BOUNDARY}")
+    if charset.lower() not in CHARSETS:  # Python would search for a codec, and remember each unknown name
         raise _malformed(f"the form has the charset {charset[:40]!r}: post it in utf-8")
     delimiter = END + b"--" + boundary
-    body = END + body  # the first delimiter may be without a line's end before it
+    body = END + body  # the first delimiter may lack the line end before it
     at = await _find(body, delimiter, 0)
     if at < 0:
-        raise _malformed("the form does not have the boundary that its Content-Type names")
+        raise _malformed("the form lacks the boundary that its Content-Type names")
     begin, last = _after_delimiter(body, at + len(delimiter))
     if last:
         raise _malformed("the form has no field 'file'")
-    name, begin = _name_of_part(body, begin, charset)
+    name, begin = _part_name(body, begin, charset)
     if name != "file":
         raise _malformed(f"the form has a field {name[:80]!r}: post the file as 'file', all else in the query")
     end = await _find(body, delimiter, begin - len(END))  # a part may be empty
@@ -55,7 +55,7 @@ async def read_form(content_type: str, body: bytes) -> bytes:
 
 
 async def _find(body: bytes, mark: bytes, start: int) -> int:
-    """As `bytes.find`, with turns for others."""
+    """Return what `bytes.find` does, in steps."""
     while True:
         end = start + STEP + len(mark) - 1
         at = body.find(mark, start, end)
@@ -66,17 +66,17 @@ async def _find(body: bytes, mark: bytes, start: int) -> int:
 
 
 def _after_delimiter(body: bytes, at: int) -> tuple[int, bool]:
-    """Where a delimiter's line ends, and whether it was the last one."""
+    """Return where the line of a delimiter ends, and whether it is the last one."""
     if body[at : at + 2] == b"--":
         return at + 2, True
     end = body.find(END, at, at + MOST_PADDING)
     if end < 0 or body[at:end].strip(b" \t"):
-        raise _malformed("a boundary of the form is not followed by a line's end")
+        raise _malformed("a boundary of the form is not followed by a line end")
     return end + len(END), False
 
 
-def _name_of_part(body: bytes, at: int, charset: str) -> tuple[str, int]:
-    """The name of the field that begins there, and where its content does."""
+def _part_name(body: bytes, at: int, charset: str) -> tuple[str, int]:
+    """Return the name of the field that begins there, and where its content does."""
     end = body.find(END + END, at, at + MOST_HEAD)
     lines = body[at:end].split(END)
     if end < 0 or len(lines) > MOST_LINES:

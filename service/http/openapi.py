@@ -1,108 +1,134 @@
-"""The OpenAPI document: what every operation may answer beside its own, with which headers, and how keys are sent."""
+"""The OpenAPI document: FastAPI's own, the operations of prediction routes, and what every operation shares."""
 
+from collections.abc import Collection
+from copy import deepcopy
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
-from deepergatgnn.service.http.access import OPEN_PATHS
+from deepergatgnn.service.http.prediction_route import PredictionRoute
 from deepergatgnn.service.http.problems import LATER, PROBLEM_JSON
-from deepergatgnn.service.http.request_body import LEAST_MS
-from deepergatgnn.service.schemas import BulkItem, BulkRequest, PredictRequest, Problem
+from deepergatgnn.service.schemas import (
+    BulkItem,
+    BulkRequest,
+    BulkResponse,
+    PredictRequest,
+    PredictResponse,
+    Problem,
+)
 
 Document = dict[str, Any]
 REFERENCE = "#/components/schemas/{model}"
-# Of the connection, the envelope and the door, which every request passes.
-EVERYWHERE = (400, 408, 421, 431, 503)
+EVERYWHERE = (400, 408, 421, 431, 503)  # of the connection and the middleware, which every request passes
 KEYED = (401, 403)
 REQUEST_ID = {"description": "The request's own, or a new one.", "required": True, "schema": {"type": "string"}}
 RETRY_AFTER = {"description": "Seconds.", "required": True, "schema": {"type": "integer", "minimum": 1}}
 CHALLENGE = {"required": True, "schema": {"const": "Bearer"}}
-TIMING = {"description": "`latency_ms`, as `phase;dur=ms`.", "required": True, "schema": {"type": "string"}}
 SCHEMES = {
-    "bearer": {"type": "http", "scheme": "bearer"},
-    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    scheme.scheme_name: scheme.model.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for scheme in (HTTPBearer(scheme_name="bearer"), APIKeyHeader(name="X-API-Key", scheme_name="key"))
 }
-GIVEN_ID = {
+REQUEST_ID_HEADER = {
     "name": "X-Request-ID",
     "in": "header",
     "description": "Comes back in the answer and stands in the logs; one with other characters is replaced.",
     "schema": {"type": "string"},
     "example": "screen-17:4",
 }
-DEADLINE = {
-    "name": "X-Request-Deadline-Ms",
-    "in": "header",
-    "description": "After so many milliseconds nobody waits for the answer any more; only shortens the service's own.",
-    "schema": {"type": "number", "minimum": LEAST_MS},
-    "example": 30000,
-}
 
 
-def refer(model: type[BaseModel]) -> Document:
-    """A reference to a schema of the document."""
+def reference(model: type[BaseModel]) -> Document:
+    """Return a reference to a schema of the document."""
     return {"$ref": REFERENCE.format(model=model.__name__)}
 
 
 def query_parameters(model: type[BaseModel]) -> list[Document]:
-    """The fields of a model as parameters of the query."""
+    """Return the fields of a model as parameters of the query."""
     fields = model.model_json_schema()["properties"]
     return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in fields.items()]
 
 
+def body(content: Document) -> Document:
+    """Return a required request body with this content by media type."""
+    return {"required": True, "content": content}
+
+
 def statuses(*numbers: int) -> dict[int | str, Document]:
-    """Errors of one operation, for FastAPI's `responses`; `describe` completes them."""
+    """Return error responses, which `describe` completes, in the form of FastAPI's `responses`."""
     return {number: {"description": HTTPStatus(number).phrase} for number in numbers}
 
 
-def describe(app: FastAPI, *, keyed: bool, root_path: str = "") -> Document:
-    """The document of an application.
+def prediction_responses(content: Document, **more: Any) -> Document:
+    """Return the responses of a prediction route: with this content by media type, or an error."""
+    errors = {str(number): response for number, response in statuses(404, 413, 415, 422, 429, 500, 504).items()}
+    return {"200": {"description": "Successful Response", "content": content} | more} | errors
+
+
+def describe(app: FastAPI, *, keyed: bool, open_paths: Collection[str], root_path: str = "") -> Document:
+    """Return the document of an application.
 
     Args:
         app: with all its routes.
         keyed: whether requests need a key.
-        root_path: beneath which a proxy serves it.
+        open_paths: paths that need none.
+        root_path: path beneath which a proxy serves it.
     """
     document: Document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
     if root_path:
         document["servers"] = [{"url": root_path}]
+    for route in app.routes:
+        if isinstance(route, PredictionRoute):
+            document["paths"][route.path] = {"post": deepcopy(route.operation)}
     components = document["components"]
     components["securitySchemes"] = SCHEMES
     for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, answered as a Problem here
         components["schemas"].pop(name, None)
-    for model in (PredictRequest, BulkItem, BulkRequest, Problem):
-        components["schemas"][model.__name__] = model.model_json_schema(ref_template=REFERENCE)
-        components["schemas"][model.__name__].pop("$defs", None)
-    # What is not a BulkItem is refused, but by itself.
-    components["schemas"]["BulkRequest"]["properties"]["structures"]["items"] = {"anyOf": [refer(BulkItem), {}]}
+    components["schemas"] |= _schemas()
     if keyed:
         document["security"] = [{name: []} for name in SCHEMES]
     for path, operations in document["paths"].items():
+        is_open = path in open_paths
         for operation in operations.values():
-            if path in OPEN_PATHS:
+            if is_open:
                 operation["security"] = []
-            _complete(operation, EVERYWHERE + (() if path in OPEN_PATHS else KEYED))
+            _complete(operation, EVERYWHERE if is_open else EVERYWHERE + KEYED)
     return document
 
 
+def _schemas() -> Document:
+    """Return the schemas that prediction routes and errors refer to."""
+    requests, responses = (PredictRequest, BulkItem, BulkRequest, Problem), (PredictResponse, BulkResponse)
+    _, schema = models_json_schema(
+        [*((model, "validation") for model in requests), *((model, "serialization") for model in responses)],
+        ref_template=REFERENCE,
+    )
+    schemas: Document = schema["$defs"]
+    # An item that is no BulkItem fails alone.
+    schemas["BulkRequest"]["properties"]["structures"]["items"] = {"anyOf": [reference(BulkItem), {}]}
+    return schemas
+
+
 def _complete(operation: Document, common: tuple[int, ...]) -> None:
-    """Give an operation the errors, headers and parameters that it shares with others."""
-    answers = operation["responses"]
-    if "HTTPValidationError" in str(answers.get("422")):
-        del answers["422"]
-    answers |= {str(status): answer for status, answer in statuses(*common).items() if str(status) not in answers}
-    for status, answer in answers.items():
-        headers = answer.setdefault("headers", {})
+    """Add the errors, headers and parameters that operations share."""
+    responses = operation["responses"]
+    if "HTTPValidationError" in str(responses.get("422")):
+        del responses["422"]
+    responses |= {str(status): each for status, each in statuses(*common).items() if str(status) not in responses}
+    for status, response in responses.items():
+        headers = response.setdefault("headers", {})
         headers["X-Request-ID"] = REQUEST_ID
         if int(status) in LATER:
             headers["Retry-After"] = RETRY_AFTER
         if int(status) == HTTPStatus.UNAUTHORIZED:
             headers["WWW-Authenticate"] = CHALLENGE
         if int(status) >= HTTPStatus.BAD_REQUEST:
-            answer["content"] = {PROBLEM_JSON: {"schema": refer(Problem)}}
-    operation["responses"] = dict(sorted(answers.items()))
-    operation.setdefault("parameters", []).append(GIVEN_ID)
+            response["content"] = {PROBLEM_JSON: {"schema": reference(Problem)}}
+    operation["responses"] = dict(sorted(responses.items()))
+    operation.setdefault("parameters", []).append(REQUEST_ID_HEADER)

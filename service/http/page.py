@@ -1,4 +1,4 @@
-"""The page for people, served whole: no file from anywhere else."""
+"""The page at `/`, served whole: it loads no other file."""
 
 from functools import cache
 from importlib.resources import files
@@ -9,9 +9,9 @@ _ROOT, _DOCUMENTS = 'data-root=""', 'href="/docs"'
 
 @cache
 def page_beneath(root_path: str) -> str:
-    """The page as it works beneath a path; its scripts and styles, which its policy names, are the same.
+    """Return the page as it works beneath a path; its scripts and styles, which its policy names, stay the same.
 
     Args:
-        root_path: as of the settings, whose characters need no escape.
+        root_path: as in the settings, which allow no character that needs an escape.
     """
     return PAGE.replace(_ROOT, f'data-root="{root_path}"').replace(_DOCUMENTS, f'href="{root_path}/docs"')

@@ -1,6 +1,7 @@
-"""`POST /predict/batch`: many crystals in one request, each answered or refused by itself.
+"""`POST /predict/batch`: properties of many crystals, each answered or refused by itself.
 
-Answers leave as the client takes them, in either form. Until then few are kept: crystals are begun as answers leave.
+Results leave as the client reads them, as JSON or NDJSON, and crystals are started as results leave: so that few
+results are buffered.
 """
 
 import asyncio
@@ -13,17 +14,15 @@ import orjson
 import structlog
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.requests import ClientDisconnect
 
 from deepergatgnn.errors import DeeperGATGNNError
 from deepergatgnn.service.errors import ServiceError, unforeseen
-from deepergatgnn.service.http.dependencies import State, flow_of_request, state_of
-from deepergatgnn.service.http.direct_route import DirectRoute
-from deepergatgnn.service.http.disconnect import ClientGoneError, unless_gone
-from deepergatgnn.service.http.openapi import DEADLINE, refer
+from deepergatgnn.service.http.dependencies import Dependencies, dependencies_of, flow_of_request
+from deepergatgnn.service.http.disconnect import cancel_on_disconnect
+from deepergatgnn.service.http.openapi import body, prediction_responses, reference
+from deepergatgnn.service.http.prediction_route import PredictionRoute
 from deepergatgnn.service.http.problems import counted
-from deepergatgnn.service.http.request_body import patience_s, read_documents
-from deepergatgnn.service.http.routes import CLIENT_GONE, ERRORS
+from deepergatgnn.service.http.request_body import DEADLINE_HEADER, read_json_body, time_limit_s
 from deepergatgnn.service.lanes import BULK
 from deepergatgnn.service.parsing.json_bodies import Contents, Fields, source_of
 from deepergatgnn.service.prediction.pipeline import PredictionInput
@@ -33,14 +32,23 @@ from deepergatgnn.service.schemas import BulkRequest, BulkResponse
 from deepergatgnn.service.telemetry import metrics
 
 NDJSON = "application/x-ndjson"
-WINDOW_S = 0.5  # predicted seconds of work of one request that are under way at once
-WINDOW = (16, 192)  # crystals, at least and at most, unless their answers are large
-MOST_KEPT = 8 * 1024 * 1024  # bytes of answers of one request that may be kept, those under way included
-MOST_KEPT_BY_ALL = 64 * 1024 * 1024  # of all requests: beyond it, each has one crystal under way
-WHOLE = 256 * 1024  # bytes of a JSON answer that is sent in one piece, with its length
-SLOW_S = 0.25  # that a client takes for an answer; then its other crystals do not count as waiting for workers
+WINDOW_S = 0.5  # predicted seconds of work of one request in progress at once
+WINDOW = (16, 192)  # least and most crystals in progress, unless their results are large
+MAX_BUFFERED = 8 * 1024 * 1024  # bytes of results of one request, those in progress included
+MAX_BUFFERED_TOTAL = 64 * 1024 * 1024  # of all requests: beyond it, each has one crystal in progress
+WHOLE = 256 * 1024  # bytes of a JSON response that is sent in one piece, with its length
+SLOW_S = 0.25  # that a client takes for a result; then its unstarted crystals do not count as waiting for workers
 log = structlog.get_logger("api")
-LINES = {"type": "string", "description": "A line for each structure: an object as in `results` of the JSON form."}
+
+
+class _Posted(NamedTuple):
+    """Fields and structures of a request, as `read_body` returns them."""
+
+    fields: Fields
+    contents: Contents
+
+
+Result = tuple[int, bytes]  # index and JSON
 
 
 async def predict_batch(request: Request) -> Response:
@@ -50,239 +58,211 @@ async def predict_batch(request: Request) -> Response:
     `Accept: application/x-ndjson` they stream as they are ready, one JSON object a line, in whatever order. A long
     answer is sent as it is computed, and computed as it is read.
     """
-    state = state_of(request)
-    try:
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise ServiceError("unknown_media_type", f"media type {media_type[:80]!r}: post application/json")
-        deadline = time.monotonic() + patience_s(request, state.settings.bulk_deadline_s)
-        request.state.caller.spend(1)  # for reading the body, whatever is in it
-        body = _Body(*await read_documents(request, "bulk", {"most": state.settings.max_bulk}))
-        count = len(body.contents)
-        request.state.caller.spend(count, paid=1)
-        state.catalogue.resolve(body.fields["models"])
-        lines = NDJSON in request.headers.get("accept", "")
-        results = _results(state, body, request, deadline, in_order=not lines)
-        if lines:
-            first = await unless_gone(request, _first(results))  # from here on what is refused is a result
-            return StreamingResponse(_lines(first, results), media_type=NDJSON)
-        pieces = _json(results)
-        begun, whole = await unless_gone(request, _begun(pieces))
-        if whole:
-            return Response(b"".join(begun), media_type="application/json")
-        return StreamingResponse(_continued(begun, pieces), media_type="application/json")
-    except (ClientGoneError, ClientDisconnect):
-        return Response(status_code=CLIENT_GONE)
-    except DeeperGATGNNError as error:
-        raise counted(error) from None
+    dependencies, caller = dependencies_of(request), request.state.caller
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ServiceError("unknown_media_type", f"media type {media_type[:80]!r}: post application/json")
+    deadline = time.monotonic() + time_limit_s(request, dependencies.settings.bulk_deadline_s)
+    caller.spend(1)  # for reading the body, whatever is in it
+    posted = _Posted(*await read_json_body(request, "bulk", {"most": dependencies.settings.max_bulk}))
+    caller.spend(len(posted.contents), paid=1)
+    dependencies.catalogue.resolve(posted.fields["models"])
+    as_lines = NDJSON in request.headers.get("accept", "")
+    results = _results(dependencies, posted, request, deadline, in_order=not as_lines)
+    pieces = _encoded(results, as_lines=as_lines)
+    # Once the head is sent, the status is too: of lines, at the first result.
+    head, complete = await cancel_on_disconnect(request, _head(pieces, 0 if as_lines else WHOLE))
+    media_type = NDJSON if as_lines else "application/json"
+    if complete:
+        return Response(b"".join(head), media_type=media_type)
+    return StreamingResponse(_with_rest(head, pieces), media_type=media_type)
 
 
-PREDICT_BATCH = DirectRoute(
+LINES = {"type": "string", "description": "A line for each structure: an object as in `results` of the JSON form."}
+PREDICT_BATCH = PredictionRoute(
     "/predict/batch",
     predict_batch,
-    response_model=BulkResponse,
-    responses=ERRORS | {200: {"content": {NDJSON: {"schema": LINES}}}},
-    summary="Properties of many crystals",
-    parameters=[DEADLINE],
-    body={"application/json": {"schema": refer(BulkRequest)}},
+    lane=BULK,
+    body_limit="max_bulk_body_mib",
+    operation={
+        "summary": "Properties of many crystals",
+        "parameters": [DEADLINE_HEADER],
+        "requestBody": body({"application/json": {"schema": reference(BulkRequest)}}),
+        "responses": prediction_responses(
+            {"application/json": {"schema": reference(BulkResponse)}, NDJSON: {"schema": LINES}}
+        ),
+    },
 )
 
 
-class _Body(NamedTuple):
-    """What was posted, as `read_body` tells it."""
-
-    fields: Fields
-    contents: Contents
-
-
-Result = tuple[int, bytes]
-
-
-async def _first(results: AsyncGenerator[Result]) -> Result | None:
-    return await anext(results, None)
-
-
-async def _lines(first: Result | None, results: AsyncGenerator[Result]) -> AsyncGenerator[bytes]:
-    async with aclosing(results):
-        if first is not None:
-            yield first[1] + b"\n"
-        async for _, content in results:
-            yield content + b"\n"
-
-
-async def _json(results: AsyncGenerator[Result]) -> AsyncGenerator[bytes]:
-    """The JSON form, piece by piece."""
-    before = b'{"results":['
+async def _encoded(results: AsyncGenerator[Result], *, as_lines: bool) -> AsyncGenerator[bytes]:
+    before, between, after, end = (b"", b"", b"\n", b"") if as_lines else (b'{"results":[', b",", b"", b"]}")
     async with aclosing(results):
         async for _, content in results:
-            yield before + content
-            before = b","
-    yield b"]}"
+            yield before + content + after
+            before = between
+    if end:
+        yield end
 
 
-async def _begun(pieces: AsyncGenerator[bytes]) -> tuple[list[bytes], bool]:
-    """The first pieces, and whether they are all of them."""
-    begun, size = [], 0
+async def _head(pieces: AsyncGenerator[bytes], size: int) -> tuple[list[bytes], bool]:
+    """Return the first pieces until they exceed a size in bytes, and whether they are all."""
+    head: list[bytes] = []
     async for piece in pieces:
-        begun.append(piece)
-        size += len(piece)
-        if size > WHOLE:
-            return begun, False
-    return begun, True
+        head.append(piece)
+        size -= len(piece)
+        if size < 0:
+            return head, False
+    return head, True
 
 
-async def _continued(begun: list[bytes], pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+async def _with_rest(head: list[bytes], pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     async with aclosing(pieces):
-        yield b"".join(begun)
-        begun.clear()
+        yield b"".join(head)
+        head.clear()
         async for piece in pieces:
             yield piece
 
 
-class _Kept:
-    """Encoded answers of one request that its client has not taken, and room for those of crystals under way.
+class _Buffer:
+    """Results of one request that its client has not read, and the space reserved for those in progress.
 
     Attributes:
-        by_all: bytes of all requests.
+        total: bytes of all requests.
     """
 
-    by_all = 0
+    total = 0
 
     def __init__(self) -> None:
-        self._answers: dict[int, bytes] = {}
+        self._results: dict[int, bytes] = {}
         self._bytes = 0
-        self._largest = MOST_KEPT // WINDOW[0]  # bytes, of those seen; before any, so that the least may be under way
+        self._expected = MAX_BUFFERED // WINDOW[0]  # bytes of a result; at first such that the least may be started
 
-    def learn(self, size: int) -> None:
-        """Expect answers of that size, or a little less than those before."""
-        self._largest = max(size, self._largest // 2)
+    def observe(self, size: int) -> None:
+        """Expect results of this size, or of half the size expected so far."""
+        self._expected = max(size, self._expected // 2)
 
     def put(self, index: int, content: bytes) -> None:
-        """Keep an answer."""
-        self._answers[index] = content
+        """Add a result."""
+        self._results[index] = content
         self._count(len(content))
 
     def take(self, index: int) -> bytes | None:
-        """Give an answer away, if it is there."""
-        content = self._answers.pop(index, None)
+        """Remove and return a result, if it is there."""
+        content = self._results.pop(index, None)
         if content is not None:
             self._count(-len(content))
         return content
 
-    def has_room(self, under_way: int) -> bool:
-        """Whether one more crystal may be begun while so many are under way."""
-        if not self._answers and not under_way:
+    def has_room(self, in_progress: int) -> bool:
+        """Return whether one more crystal may be started."""
+        if not self._results and not in_progress:
             return True
-        wanted = (under_way + 1) * self._largest
-        return self._bytes + wanted <= MOST_KEPT and _Kept.by_all + wanted <= MOST_KEPT_BY_ALL
+        reserved = (in_progress + 1) * self._expected
+        return self._bytes + reserved <= MAX_BUFFERED and _Buffer.total + reserved <= MAX_BUFFERED_TOTAL
 
     def clear(self) -> None:
-        """Keep nothing."""
-        self._answers.clear()
+        """Remove all results."""
+        self._results.clear()
         self._count(-self._bytes)
 
     def _count(self, size: int) -> None:
         self._bytes += size
-        _Kept.by_all += size
+        _Buffer.total += size
 
 
 @contextmanager
-def _held_while_slow(ticket: Ticket, crystals: int) -> Iterator[None]:
-    """Do not count crystals as waiting for workers while they wait for the client to take an answer."""
-    held = 0
+def _uncounted_while_slow(ticket: Ticket, crystals: int) -> Iterator[None]:
+    """Exclude crystals from those that wait for workers while the client takes long to read a result."""
+    excluded = 0
 
-    def hold() -> None:
-        nonlocal held
-        held = crystals
-        ticket.hold(held)
+    def exclude() -> None:
+        nonlocal excluded
+        excluded = crystals
+        ticket.hold(excluded)
 
-    handle = asyncio.get_running_loop().call_later(SLOW_S, hold)
+    handle = asyncio.get_running_loop().call_later(SLOW_S, exclude)
     try:
         yield
     finally:
         handle.cancel()
-        ticket.resume(held)
+        ticket.resume(excluded)
 
 
 async def _results(
-    state: State, body: _Body, request: Request, deadline: float, *, in_order: bool
+    dependencies: Dependencies, posted: _Posted, request: Request, deadline: float, *, in_order: bool
 ) -> AsyncGenerator[Result]:
-    """Index and JSON of each result; some crystals are under way at once, the others wait here.
+    """Yield each result; a window of crystals is in progress at once, the others wait here.
 
     Args:
-        state: of the process.
-        body: of the request.
-        request: that is answered.
+        dependencies: of the process.
+        posted: body of the request.
+        request: for its id, flow and headers.
         deadline: of all crystals.
         in_order: as they were posted; else as they are ready.
     """
-    admission = state.admission
+    admission = dependencies.admission
     least, most = WINDOW
-    count, begun, given = len(body.contents), 0, 0
-    at_once = int(min(most, max(least, WINDOW_S / max(admission.typical, 1e-6))))
-    count = len(body.contents)
-    demand = state.oracle.demand(body.fields["models"], Size.roughly(sum(map(len, body.contents)) // max(1, count)))
+    window = int(min(most, max(least, WINDOW_S / max(admission.typical, 1e-6))))
+    count, started, yielded = len(posted.contents), 0, 0
+    size = Size.roughly(sum(map(len, posted.contents)) // max(1, count))
+    demand = dependencies.pipeline.demand(posted.fields["models"], size)
     with admission.admit(BULK, flow_of_request(request), demand, count) as ticket:
         ready: asyncio.Queue[asyncio.Task[Result]] = asyncio.Queue()
-        under_way: set[asyncio.Task[Result]] = set()
-        kept = _Kept()
+        in_progress: set[asyncio.Task[Result]] = set()
+        buffer = _Buffer()
         try:
-            while given < count:
-                while begun < count and len(under_way) < at_once and kept.has_room(len(under_way)):
-                    task = asyncio.create_task(_result(state, body, begun, request, deadline, ticket))
+            while yielded < count:
+                while started < count and len(in_progress) < window and buffer.has_room(len(in_progress)):
+                    task = asyncio.create_task(_result(dependencies, posted, started, request, deadline, ticket))
                     task.add_done_callback(ready.put_nowait)
-                    under_way.add(task)
-                    begun += 1
-                    await asyncio.sleep(0)  # others have their turn
-                index, content = given, kept.take(given)
+                    in_progress.add(task)
+                    started += 1
+                    await asyncio.sleep(0)  # let other tasks run
+                index, content = yielded, buffer.take(yielded)
                 if content is None:
                     task = await ready.get()
-                    under_way.discard(task)
+                    in_progress.discard(task)
                     index, content = task.result()
-                    kept.learn(len(content))
-                    if in_order and index != given:
-                        kept.put(index, content)
+                    buffer.observe(len(content))
+                    if in_order and index != yielded:
+                        buffer.put(index, content)
                         continue
-                given += 1
-                with _held_while_slow(ticket, count - begun):
+                yielded += 1
+                with _uncounted_while_slow(ticket, count - started):
                     yield index, content
         finally:
-            if begun < count:
-                metrics.ABANDONED.labels("gone").inc(count - begun)
-            kept.clear()
-            for task in under_way:
+            if started < count:
+                metrics.ABANDONED.labels("gone").inc(count - started)
+            buffer.clear()
+            for task in in_progress:
                 task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+            await asyncio.gather(*in_progress, return_exceptions=True)
 
 
-async def _result(state: State, body: _Body, index: int, request: Request, deadline: float, ticket: Ticket) -> Result:
-    """One crystal, answered or refused."""
-    asked, item = body.fields, body.fields["items"][index]
+async def _result(
+    dependencies: Dependencies, posted: _Posted, index: int, request: Request, deadline: float, ticket: Ticket
+) -> Result:
+    """Return the answer or the error of one crystal."""
+    fields, item, request_id = posted.fields, posted.fields["items"][index], request.state.request_id
     if "refused" in item:
-        return index, _refusal(item["id"], ServiceError(*item["refused"]))
+        return index, _error(item["id"], ServiceError(*item["refused"]))
     try:
-        source = source_of(item, body.contents[index])
-        posted = PredictionInput(
-            source, item["format"], asked["models"], asked["attention"] != "none", asked["embedding"], item["id"]
+        source, attention = source_of(item, posted.contents[index]), fields["attention"] != "none"
+        crystal = PredictionInput(source, item["format"], fields["models"], attention, fields["embedding"], item["id"])
+        answer = await dependencies.pipeline.answer(
+            crystal, request_id=request_id, started=time.perf_counter(), deadline=deadline, lane=BULK, ticket=ticket
         )
-        answer = await state.oracle.answer(
-            posted,
-            request_id=request.state.request_id,
-            started=time.perf_counter(),
-            deadline=deadline,
-            lane=BULK,
-            ticket=ticket,
-        )
-        if state.tracing.wanted:
-            state.tracing.record(request.state.request_id, answer["formula"], answer["latency_ms"], request.headers)
+        if dependencies.tracing.wanted:
+            dependencies.tracing.record(request_id, answer["formula"], answer["latency_ms"], request.headers)
         return index, orjson.dumps(answer)
     except DeeperGATGNNError as error:
-        return index, _refusal(item["id"], error)
-    except Exception:  # the others have their answers, and the status is sent
-        log.exception("unexpected", request_id=request.state.request_id)
-        return index, _refusal(item["id"], unforeseen())
+        return index, _error(item["id"], error)
+    except Exception:  # the other crystals have their results, and the status is sent
+        log.exception("unexpected", request_id=request_id)
+        return index, _error(item["id"], unforeseen())
 
 
-def _refusal(name: str, error: DeeperGATGNNError) -> bytes:
-    refused = counted(error)
-    return orjson.dumps({"id": name, "error": {"code": refused.code, "detail": refused.detail}})
+def _error(item_id: str, error: DeeperGATGNNError) -> bytes:
+    found = counted(error)
+    return orjson.dumps({"id": item_id, "error": {"code": found.code, "detail": found.detail}})

@@ -1,15 +1,15 @@
-"""Progress of a client that sends a body or takes an answer: time that bytes earn, and that runs out without them."""
+"""Progress of a client that sends a body or reads a response: bytes earn time, and without them it runs out."""
 
 
 class Progress:
-    """When a client has kept the service waiting for too long.
+    """Time that a slow client has left.
 
-    It has `patience_s` at first. Bytes earn time at `rate`, but never more than `patience_s` from now: so a client that
-    keeps to the rate may go on for ever, and neither a fast start nor a byte now and then buys a long pause.
+    At first it is `patience_s`. Bytes add time at `rate`, but never beyond `patience_s` from now: a client that keeps
+    the rate is never cut off, and neither a fast start nor an occasional byte buys a long pause.
 
     Args:
-        patience_s: without a byte, at most.
-        rate: bytes a second that are enough.
+        patience_s: seconds without a byte, at most.
+        rate: bytes a second that suffice.
         now: `time.monotonic()`.
     """
 
@@ -18,13 +18,13 @@ class Progress:
         self._due = now + patience_s
 
     def earn(self, size: int, now: float) -> None:
-        """Count bytes that went over the wire."""
+        """Count transferred bytes."""
         self._due = min(now + self._patience_s, self._due + size / self._rate)
 
     def left_s(self, now: float) -> float:
-        """Seconds until the time has run out; below zero, it has."""
+        """Return the seconds left; below zero, time has run out."""
         return self._due - now
 
     def lost_s(self, now: float) -> float:
-        """Seconds that the client has kept the service waiting for beyond the rate, and has not made good."""
+        """Return the seconds lost by being slower than the rate, and not made up for."""
         return self._patience_s - self.left_s(now)

@@ -1,9 +1,8 @@
-"""Connections of strangers: a limit, beside uvicorn's own, for each thing that a client can make one wait for.
+"""uvicorn protocol with limits against slow and greedy clients, in place of a proxy's.
 
-A connection that is not being served must bring a whole head within a time, of a bounded size; an answer must be taken
-without a long pause, and what all clients together have not taken yet is bounded. Over the highest number of
-connections, the one that has kept the service waiting longest gives its place to the newcomer. What arrives is read a
-little at a time. Bodies have their limits in `envelope`, where there is a request to answer.
+Limits: time for a request head, its size, pauses in reading a response, bytes of all unread responses, and number of
+connections; over the last, the connection that has kept the service waiting longest is closed for the new one. Input is
+parsed in small slices between turns of the event loop. Bodies have their limits in `body_limits`.
 """
 
 import asyncio
@@ -16,63 +15,61 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from secrets import token_hex
 from typing import Any, ClassVar, cast
-from uuid import uuid4
 
-import orjson
 from httptools import HttpParserError
 
-from deepergatgnn.service.http.disconnect import PRESENCE, ClientPresence
-from deepergatgnn.service.http.problems import PROBLEM_JSON, problem_document, status_of
+from deepergatgnn.service.errors import ServiceError
+from deepergatgnn.service.http.disconnect import CLIENT, ClientConnection
+from deepergatgnn.service.http.problems import problem_of
 from deepergatgnn.service.http.progress import Progress
 from deepergatgnn.service.http.request_reader import RequestReader, TooLongError
-from deepergatgnn.service.http.security_headers import headers_for
+from deepergatgnn.service.http.security_headers import raw_headers_for
 from deepergatgnn.service.settings import Settings
 
-LOOK_S = 0.5
-SPARE_FILES = 256  # descriptors for all that is no client: broker, parse processes, models
-GATHERED = 64 * 1024  # bytes that may wait for the end of a turn
+CHECK_INTERVAL_S = 0.5
+SPARE_FILES = 256  # descriptors for everything but clients: broker, parse processes, models
+GATHERED = 64 * 1024  # bytes that may wait for the end of a turn of the event loop
 FRAMING = 16  # bytes around each byte of a body, at most
-SLICE = 8 * 1024  # bytes that are read at once
-PIECES_A_TURN = 2048  # headers and pieces of bodies of one connection, before others have their turn
+SLICE = 8 * 1024  # bytes that are parsed at once
+PIECES_A_TURN = 2048  # headers and body pieces of one connection in a turn of the event loop
 CHECKED_A_TURN = 256  # connections
-SMALL_REST = 64 * 1024  # of a body: its connection is kept when the answer comes first
-LINGERING = (
-    16 * 1024 * 1024
-)  # bytes that are thrown away after an answer, so that a client that still sends may read it
-ANSWER_RATE = 1024  # bytes a second at which an answer may be taken
+SMALL_REST = 64 * 1024  # of a body: its connection is kept when the response comes first
+LINGERING = 16 * 1024 * 1024  # bytes discarded after a response, so that a client that still sends can read it
+RESPONSE_RATE = 1024  # bytes a second at which a client may read a response
 GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
-HEAD_TOO_LARGE = "head_too_large", "the request line and the headers are too long together"
-HEAD_TOO_SLOW = "too_slow", "the request line and the headers did not arrive in time"
-NOT_HTTP = "malformed", "this is not an HTTP/1.1 request"
-FULL = "too_many_connections", "every connection is in use: retry soon"
+HEAD_TOO_LARGE = ServiceError("head_too_large", "the request line and the headers are too long together")
+HEAD_TOO_SLOW = ServiceError("too_slow", "the request line and the headers did not arrive in time")
+NOT_HTTP = ServiceError("malformed", "this is not an HTTP/1.1 request")
+FULL = ServiceError("too_many_connections", "every connection is in use: retry soon")
 
 
 @dataclass(eq=False)
-class Guard:
-    """What the connections of one process share.
+class ConnectionLimits:
+    """Limits and connections of one process.
 
     Attributes:
-        patience_s: for a head.
+        head_timeout_s: for a head.
         max_head: bytes of a head.
         max_connections: at once.
-        answer_patience_s: for some more of an answer to be taken.
-        max_unsent: bytes of all answers that are not taken yet.
-        waiting: connections that the service waits for, by how long: the first came first.
+        response_timeout_s: for more of a response to be read.
+        max_unsent: bytes of all responses that are not read yet.
+        waiting: connections that the service waits for, the longest wait first.
         open: all connections.
     """
 
-    patience_s: float
+    head_timeout_s: float
     max_head: int
     max_connections: int
-    answer_patience_s: float = 30.0
+    response_timeout_s: float = 30.0
     max_unsent: int = 256 * 1024 * 1024
     waiting: dict["Connection", None] = field(default_factory=dict)
     open: set["Connection"] = field(default_factory=set)
 
     @classmethod
-    def of(cls, settings: Settings) -> "Guard":
-        """The limits of the settings, or what the system allows of them."""
+    def of(cls, settings: Settings) -> "ConnectionLimits":
+        """Return the limits of the settings, as far as the system allows them."""
         return cls(
             settings.header_timeout_s,
             settings.max_head_kib * 1024,
@@ -82,12 +79,12 @@ class Guard:
         )
 
     def protocol(self) -> type["Connection"]:
-        """The class that uvicorn makes of each connection."""
-        return type("GuardedConnection", (Connection,), {"guard": self})
+        """Return the protocol class for uvicorn."""
+        return type("LimitedConnection", (Connection,), {"limits": self})
 
-    def admit(self, newcomer: "Connection") -> bool:
-        """Whether there is a place for one more, made by ending another if need be."""
-        self.open.add(newcomer)
+    def admit(self, connection: "Connection") -> bool:
+        """Return whether there is room for a new connection, after closing another if need be."""
+        self.open.add(connection)
         while len(self.open) > self.max_connections:
             oldest = next(iter(self.waiting), None)
             if oldest is None:
@@ -96,9 +93,9 @@ class Guard:
         return True
 
     async def watch(self) -> None:
-        """End what is overdue, and wake who waits for a body, for as long as the service runs."""
+        """Check every connection twice a second, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             now = time.monotonic()
             for number, connection in enumerate(list(self.open)):
                 connection.check(now)
@@ -107,8 +104,8 @@ class Guard:
             self._bound_unsent(now)
 
     def _bound_unsent(self, now: float) -> None:
-        """End those that have not taken their answers for longest while all of these are too much to keep."""
-        slow = sorted((each for each in self.open if each.unsent), key=lambda each: each.taken.left_s(now))
+        """Close the slowest readers while unread responses exceed the limit."""
+        slow = sorted((each for each in self.open if each.unsent), key=lambda each: each.reading.left_s(now))
         unsent = sum(each.unsent for each in slow)
         for connection in slow:
             if unsent <= self.max_unsent:
@@ -118,18 +115,18 @@ class Guard:
 
 
 class _Transport:
-    """A transport whose writes leave together at the end of a turn of the event loop: a head and its body, lines.
+    """Transport that gathers writes until the end of a turn of the event loop.
 
-    Each by itself would cost a system call here and wake the client twice. It also knows how much of them the client
-    has taken, does not read while one of several reasons holds, and may linger before it closes.
+    A system call for each of a head, its body and NDJSON lines would wake the client as often. It also measures how
+    much the client has read, pauses reading for several reasons at once, and can linger before it closes.
 
     Args:
         transport: of the connection.
 
     Attributes:
         lingers: whether the client may still be sending when it is closed.
-        lingering: whether it is closed but for what the client still sends, which is thrown away.
-        written: bytes, whether the client has taken them or not.
+        lingering: whether it is closed but for discarding what the client still sends.
+        written: bytes passed to the system's transport.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -138,14 +135,14 @@ class _Transport:
         self._pieces: list[bytes] = []
         self._size = 0
         self.written = 0
-        self._paused: set[str] = set()
+        self._pauses: set[str] = set()
         self.lingers = self.lingering = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send something, soon."""
+        """Send data at the end of the turn."""
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces.append(data)
@@ -154,43 +151,43 @@ class _Transport:
             self._flush()
 
     def close(self) -> None:
-        """Send what was written, then close; a client that still sends would lose it if that were not read."""
+        """Send what was written, then close; closed at once, a client that still sends would lose the response."""
         self._flush()
         if self._transport.is_closing():
             return
         if self.lingers and not self.lingering and self._transport.can_write_eof():
             self.lingering = True
             self._transport.write_eof()
-            self._paused.clear()
+            self._pauses.clear()
             self._transport.resume_reading()
         else:
             self._transport.close()
 
     def is_closing(self) -> bool:
-        """Whether nothing more will be read or written."""
+        """Return whether nothing more is read or written."""
         return self.lingering or self._transport.is_closing()
 
-    def pause_reading(self, why: str = "flow") -> None:
-        """Read no more until `resume_reading` for the same reason."""
-        if not self._paused and not self.is_closing():
+    def pause_reading(self, reason: str = "flow") -> None:
+        """Stop reading until `resume_reading` for the same reason."""
+        if not self._pauses and not self.is_closing():
             self._transport.pause_reading()
-        self._paused.add(why)
+        self._pauses.add(reason)
 
-    def resume_reading(self, why: str = "flow") -> None:
-        """Read on, if nothing else is in the way."""
-        if why in self._paused:
-            self._paused.discard(why)
-            if not self._paused and not self._transport.is_closing():
+    def resume_reading(self, reason: str = "flow") -> None:
+        """Read again unless another reason holds."""
+        if reason in self._pauses:
+            self._pauses.discard(reason)
+            if not self._pauses and not self._transport.is_closing():
                 self._transport.resume_reading()
 
     @property
     def unsent(self) -> int:
-        """Bytes that the system has not taken."""
+        """Bytes that the system has not accepted."""
         return self._size + self._transport.get_write_buffer_size()
 
     @property
-    def taken(self) -> int:
-        """Bytes that the client's system has taken; this one has megabytes more, and tells of them in large steps."""
+    def read_by_client(self) -> int:
+        """Bytes that the client's system has acknowledged; this one's socket buffer holds megabytes more."""
         buffered = self._transport.get_write_buffer_size()
         with suppress(OSError, ValueError):
             queued = fcntl.ioctl(self._descriptor, termios.TIOCOUTQ, bytes(4))
@@ -200,7 +197,7 @@ class _Transport:
     @property
     def is_gone(self) -> bool:
         """Whether the client has disconnected while reading is paused."""
-        if not self._paused or self.is_closing():
+        if not self._pauses or self.is_closing():
             return False
         with suppress(OSError, ValueError):
             poll = select.poll()
@@ -221,24 +218,24 @@ class _Transport:
 
 
 class Connection(RequestReader):
-    """A connection that is ended when its client takes too long or sends too much of a head."""
+    """Connection that is closed when its client is too slow or sends too large a head."""
 
     PIPELINED: ClassVar[int] = 16  # requests that may wait behind the one that is served
-    guard: ClassVar[Guard]
+    limits: ClassVar[ConnectionLimits]
     transport: Any  # a `_Transport`
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         now = time.monotonic()
-        self._since = now  # nothing is being served since
-        self.taken = Progress(self.guard.answer_patience_s, ANSWER_RATE, now)
-        self._taken = 0  # bytes of answers that `taken` knows of
-        self._presence = ClientPresence(self._wake)
-        self._beside = 0  # bytes that are not of a body, less those that the framing of its chunks may take
-        self._arrived = b""  # and not read yet
-        self._pieces = 0  # read in this turn
-        self._thrown_away = 0
-        self._keep_alive = False  # whether the connection is kept when the body is whole
+        self._idle_since = now
+        self.reading = Progress(self.limits.response_timeout_s, RESPONSE_RATE, now)
+        self._read = 0  # bytes of responses that `reading` has counted
+        self._client = ClientConnection(self._wake)
+        self._overhead = 0  # bytes outside bodies, less what the framing of chunks may take
+        self._arrived = b""  # and not parsed yet
+        self._pieces = 0  # parsed in this turn
+        self._discarded = 0
+        self._keep_alive = False  # whether the connection is kept when the body is complete
 
     @property
     def idle(self) -> bool:
@@ -247,102 +244,97 @@ class Connection(RequestReader):
 
     @property
     def unfinished(self) -> bool:
-        """Whether the body of a request is not whole."""
+        """Whether the body of a request is incomplete."""
         return self.cycle is not None and self.cycle.more_body
 
     @property
     def unsent(self) -> int:
-        """Bytes of answers that the client has yet to take."""
+        """Bytes of responses that the client has yet to read."""
         return int(self.transport.unsent)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client connected."""
+        """Admit the connection or refuse it with 503."""
         super().connection_made(cast("asyncio.Transport", _Transport(transport)))
         self._settle()
-        if not self.guard.admit(self):
-            self.transport.write(_answer(*FULL))
+        if not self.limits.admit(self):
+            self.transport.write(_response(FULL))
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
-        self.guard.open.discard(self)
-        self.guard.waiting.pop(self, None)
+        """Tell the requests that the client has disconnected."""
+        self.limits.open.discard(self)
+        self.limits.waiting.pop(self, None)
         self.pipeline.clear()
         self._arrived = b""
         super().connection_lost(exc)
-        self._presence.leave()
+        self._client.disconnect()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of requests."""
+        """Parse data, or discard it after the last response."""
         if self.transport.lingering:
-            self._thrown_away += len(data)
-            if self._thrown_away > LINGERING:
+            self._discarded += len(data)
+            if self._discarded > LINGERING:
                 self.end()
         elif self._arrived:
             self._arrived += data
         else:
-            self._read_some(data)
+            self._parse_some(data)
 
-    def _read_on(self) -> None:
-        """Go on with what arrived, after others had their turn."""
+    def _parse_on(self) -> None:
         data, self._arrived = self._arrived, b""
         self.transport.resume_reading("turn")
         if not self.transport.is_closing():
-            self._read_some(data)
+            self._parse_some(data)
 
-    def _read_some(self, data: bytes) -> None:
-        """Read what arrived until it is enough for a turn."""
+    def _parse_some(self, data: bytes) -> None:
+        """Parse as much as fits into a turn of the event loop, and leave the rest to the next one."""
         self._pieces, at = 0, 0
         while at < len(data) and not self.transport.is_closing():
             if self._pieces > PIECES_A_TURN:
                 self._arrived = data[at:]
                 self.transport.pause_reading("turn")
-                self.loop.call_soon(self._read_on)
+                self.loop.call_soon(self._parse_on)
                 return
-            self._read_slice(data[at : at + SLICE])
+            self._parse_slice(data[at : at + SLICE])
             at += SLICE
 
-    def _read_slice(self, data: bytes) -> None:
-        """Read bytes; what is not of a body, a trailer too, is kept in memory and so is counted."""
-        self._beside += len(data)
+    def _parse_slice(self, data: bytes) -> None:
+        """Parse bytes; those outside bodies, trailers too, are kept in memory and therefore counted."""
+        self._overhead += len(data)
         try:
             self.read(data)
         except HttpParserError as error:
             if isinstance(error.__context__, TooLongError):
-                self._beside = self.guard.max_head + 1
-            self._refuse(*(HEAD_TOO_LARGE if self._beside > self.guard.max_head else NOT_HTTP))
+                self._overhead = self.limits.max_head + 1
+            self._refuse(HEAD_TOO_LARGE if self._overhead > self.limits.max_head else NOT_HTTP)
             return
-        if self._beside > self.guard.max_head and not self.transport.is_closing():
-            self._refuse(*HEAD_TOO_LARGE)
+        if self._overhead > self.limits.max_head and not self.transport.is_closing():
+            self._refuse(HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Give the request its client connection."""
         super().on_message_begin()
-        self.scope["state"][PRESENCE] = self._presence
+        self.scope["state"][CLIENT] = self._client
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header."""
+        """Count a header."""
         self._pieces += 1
         super().on_header(name, value)
 
     def serve(self) -> None:
-        """Serve the request of this head or, behind the one that is served, queue it.
-
-        Raises:
-            TooLongError: the head is too long, or too many wait already.
-        """
+        """Serve or queue the request; a TooLongError if its head is too long or too many are queued."""
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > self.guard.max_head or len(self.pipeline) >= self.PIPELINED:
+        if size > self.limits.max_head or len(self.pipeline) >= self.PIPELINED:
             raise TooLongError
         super().serve()
         self._keep_alive = self.cycle.keep_alive
-        if not self._reads_rest_on():
-            self.cycle.keep_alive = False  # until the body is whole
+        if not self._has_small_rest():
+            self.cycle.keep_alive = False  # until the body is complete
         self.transport.lingers = True
         self._settle()
 
-    def _reads_rest_on(self) -> bool:
-        """Whether a body may still come when its request is answered: a short one, from a client that will send it."""
+    def _has_small_rest(self) -> bool:
+        """Return whether a body that is still arriving at the response is worth reading to keep the connection."""
         if self.expect_100_continue:
             return False
         for name, value in self.headers:
@@ -353,108 +345,101 @@ class Connection(RequestReader):
         return True
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body, which in the smallest chunks comes with many times its length."""
+        """Count a piece of a body; its framing, in the smallest chunks many times its length, is no overhead."""
         self._pieces += 1
-        self._beside = max(0, self._beside - (1 + FRAMING) * len(body))  # a long body buys no long trailers
+        self._overhead = max(0, self._overhead - (1 + FRAMING) * len(body))  # a long body buys no long trailers
         super().on_body(body)
 
     def complete(self) -> None:
-        """A request is whole."""
+        """Note that a request is complete."""
         super().complete()
-        self._beside = 0
+        self._overhead = 0
         self.transport.lingers = self.cycle.more_body = False
         if not self.pipeline:
-            self.flow.resume_reading()  # otherwise a disconnect would go unnoticed
+            self.flow.resume_reading()  # otherwise a disconnection would go unnoticed
         if not self.cycle.response_started:
             self.cycle.keep_alive = self._keep_alive
         self._settle()
 
     def on_response_complete(self) -> None:
-        """An answer is written."""
+        """Note that a response is written."""
         super().on_response_complete()
-        self._since = time.monotonic()
+        self._idle_since = time.monotonic()
         self._settle()
 
     def shutdown(self) -> None:
-        """The service ends: keep no connection."""
+        """Close the connection after the current response."""
         self._keep_alive = False
         super().shutdown()
 
     def check(self, now: float) -> None:
-        """End the connection if the client has left or took too long."""
+        """Close the connection if the client has disconnected or is too slow."""
         if self.transport.is_gone:
             self.end()
             return
-        if self._taken < self.transport.written:
-            taken = self.transport.taken
-            self.taken.earn(taken - self._taken, now)
-            self._taken = taken
+        if self._read < self.transport.written:
+            read = self.transport.read_by_client
+            self.reading.earn(read - self._read, now)
+            self._read = read
         elif not self.transport.is_closing():
-            self.taken = Progress(self.guard.answer_patience_s, ANSWER_RATE, now)
-        if self.taken.left_s(now) <= 0:
+            self.reading = Progress(self.limits.response_timeout_s, RESPONSE_RATE, now)
+        if self.reading.left_s(now) <= 0:
             self.end()
-        elif self.idle and self._taken == self.transport.written:
-            if now - self._since > self.guard.patience_s:
-                self._give_up()
+        elif self.idle and self._read == self.transport.written:
+            if now - self._idle_since > self.limits.head_timeout_s:
+                self._time_out()
         elif self.unfinished:
-            self._wake()  # with nothing new, for `envelope` to see how long that has been so
+            self._wake()  # without data, so that `body_limits` sees the time
 
     def _wake(self) -> None:
-        """Wake the task that waits for the body."""
         if self.cycle is not None:
             self.cycle.message_event.set()
 
-    def _give_up(self) -> None:
-        """No request came in time, or what is thrown away does not end."""
-        if self._beside > 0 and not self.unfinished and not self.transport.is_closing():
-            self._refuse(*HEAD_TOO_SLOW)
+    def _time_out(self) -> None:
+        if self._overhead > 0 and not self.unfinished and not self.transport.is_closing():
+            self._refuse(HEAD_TOO_SLOW)
         else:
             self.end()
 
     def end(self) -> None:
-        """End it now, whatever is still to be written."""
-        self.guard.open.discard(self)
-        self.guard.waiting.pop(self, None)
+        """Close the connection at once, whatever is still unsent."""
+        self.limits.open.discard(self)
+        self.limits.waiting.pop(self, None)
         self.transport.abort()
 
     def _settle(self) -> None:
-        """Note whether the service waits for the client now: for a request, or for the rest of one."""
-        self.guard.waiting.pop(self, None)
+        """Note whether the service now waits for the client: for a request, or for the rest of one."""
+        self.limits.waiting.pop(self, None)
         if self.idle or self.unfinished:
-            self.guard.waiting[self] = None
+            self.limits.waiting[self] = None
 
-    def _refuse(self, code: str, detail: str) -> None:
-        """Say why, where no other answer is under way, and close."""
+    def _refuse(self, error: ServiceError) -> None:
+        """Write a problem, unless another response is being written, and close."""
         if self.unfinished and not self.pipeline and not self.cycle.response_started:
-            self.cycle.disconnected = True  # this is its answer: whoever waits for its body need not
+            self.cycle.disconnected = True  # the problem is its response: its task must not write one
             self.cycle.message_event.set()
-            self.transport.write(_answer(code, detail))
+            self.transport.write(_response(error))
         elif self.idle and not self.unfinished:
-            self.transport.write(_answer(code, detail))
+            self.transport.write(_response(error))
         self._arrived = b""
-        self._since = time.monotonic()
+        self._idle_since = time.monotonic()
         self.transport.lingers = True
         self.transport.close()
 
 
-def _answer(code: str, detail: str) -> bytes:
-    """A whole answer, for what no request can be made of."""
-    request_id, status = uuid4().hex, status_of(code)
-    content = orjson.dumps(problem_document(status, code, detail, request_id))
-    headers = {
-        "Content-Type": PROBLEM_JSON,
-        "Content-Length": str(len(content)),
-        "Connection": "close",
-        "X-Request-ID": request_id,
-        **headers_for(""),
-        **({"Retry-After": "1"} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}),
-    }
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {headers[name]}" for name in headers)]
-    return "\r\n".join([*lines, "", ""]).encode() + content
+def _response(error: ServiceError) -> bytes:
+    """Return a whole response to what could not be parsed as a request."""
+    request_id = token_hex(16)
+    response = problem_of({"state": {"request_id": request_id}}, error)
+    response.headers["connection"] = "close"
+    headers = [*response.raw_headers, (b"x-request-id", request_id.encode()), *raw_headers_for("")]
+    lines = [f"HTTP/1.1 {response.status_code} {HTTPStatus(response.status_code).phrase}".encode()]
+    lines += [name + b": " + value for name, value in headers]
+    return b"\r\n".join([*lines, b"", bytes(response.body)])
 
 
 def allowed_connections(wanted: int) -> int:
-    """As many connections as are wanted, or as the limit of open files leaves when it is raised as far as it goes."""
+    """Return the number of connections that the limit of open files allows, which is raised as far as it goes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -1,4 +1,4 @@
-"""Rates of callers: a bucket of crystals that fills evenly and may be overdrawn by one request."""
+"""Rate limits of API keys: a token bucket of crystals that one request may overdraw."""
 
 import math
 import time
@@ -7,27 +7,25 @@ from dataclasses import dataclass
 
 from deepergatgnn.service.errors import ServiceError
 
-BURST_S = 10.0  # of its rate that a key may spend at once, if its line does not say
+BURST_S = 10.0  # of the rate: the burst of a key whose line names none
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What a key may spend.
+    """Rate limit of a key.
 
     Attributes:
         per_second: crystals a second in the long run.
         burst: crystals at once after a pause.
+
+    Raises:
+        ValueError: if one of them is not positive and finite, or the burst is less than one crystal.
     """
 
     per_second: float
     burst: float
 
     def __post_init__(self) -> None:
-        """Refuse what is no rate.
-
-        Raises:
-            ValueError: if one of them is not positive and finite, or less than one crystal fits.
-        """
         if not (math.isfinite(self.per_second) and self.per_second > 0):
             raise ValueError(f"rate is {self.per_second}: give crystals per second, more than 0")
         if not (math.isfinite(self.burst) and self.burst >= 1):
@@ -35,82 +33,66 @@ class Rate:
 
     @classmethod
     def of(cls, per_second: float, burst: float | None = None) -> "Rate":
-        """A rate; `burst` is ten seconds of it, and at least one crystal, if not given.
-
-        Raises:
-            ValueError: as the class.
-        """
+        """Return a rate; the default burst is ten seconds of it, and at least one crystal."""
         return cls(per_second, max(1.0, BURST_S * per_second) if burst is None else burst)
 
 
 class Bucket:
-    """What is left of a rate. Not for several threads: the event loop's alone.
+    """Token bucket of one key, for one thread.
 
-    A request for more than the burst is let in once the bucket is full, and its debt is waited for afterwards: so none
-    is refused for ever, and in any time t no more than `per_second` · t + burst + one request is let in.
+    A request for more than the burst is accepted once the bucket is full, and leaves a debt: so none is refused for
+    ever, and in any time t at most `per_second` · t + burst + one request are accepted.
 
     Args:
-        rate: how it fills.
-        clock: seconds, never backwards.
+        rate: at which it fills.
+        clock: monotonic seconds.
     """
 
     def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
         self._clock = clock
-        self._level, self._at = rate.burst, clock()
+        self._level, self._updated = rate.burst, clock()
 
     def take(self, crystals: int, paid: int = 0) -> float:
-        """Take crystals, if there are as many.
-
-        Args:
-            crystals: of the request.
-            paid: of them, taken before; they stay taken if the others cannot be.
+        """Take the crystals of a request, of which some are paid for, if there are as many.
 
         Returns:
-            0 if they were taken; else nothing more was, and this is the seconds until all can be.
+            0 if they were taken; else the seconds until all can be.
         """
         now = self._clock()
-        self._level = min(self.rate.burst, self._level + (now - self._at) * self.rate.per_second)
-        self._at = now
-        wanted = min(crystals, self.rate.burst)
-        if wanted > self._level + paid:
-            return (wanted - self._level) / self.rate.per_second
+        self._level = min(self.rate.burst, self._level + (now - self._updated) * self.rate.per_second)
+        self._updated = now
+        needed = min(crystals, self.rate.burst)
+        if needed > self._level + paid:
+            return (needed - self._level) / self.rate.per_second
         self._level -= crystals - paid
         return 0.0
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request.
+    """Sender of a request.
 
     Attributes:
-        name: of the key; "anonymous" where none is asked for.
-        bucket: of the key; None: no rate.
-        disabled: known, and not let in.
+        name: of the key; "anonymous" where none is needed.
+        bucket: of the key; None: no limit.
+        disabled: whether the key is.
     """
 
     name: str
     bucket: Bucket | None = None
     disabled: bool = False
 
-    def admit(self) -> None:
-        """Return if the caller is let in.
-
-        Raises:
-            ServiceError: 403, for a disabled key.
-        """
+    def check_enabled(self) -> None:
+        """Raise a ServiceError, 403, if the key is disabled."""
         if self.disabled:
             raise ServiceError("key_disabled", f"the key {self.name!r} is disabled: ask for another one")
 
     def spend(self, n_crystals: int, paid: int = 0) -> None:
-        """Count crystals that the caller asks for, before any work is done for them.
-
-        Args:
-            n_crystals: of the request.
-            paid: of them, counted before.
+        """Count crystals of a request, of which some are paid for, before any work is done for them.
 
         Raises:
-            ServiceError: 429 `rate_limited` if they are more than the key may have now; no other is then counted.
+            ServiceError: 429 if the key may not have as many now; the rest is then not counted.
         """
         if self.bucket is None:
             return

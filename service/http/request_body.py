@@ -1,4 +1,4 @@
-"""Requests on their way in: bodies of three kinds become one form, deadlines."""
+"""Bodies of three kinds in one form, query options, and the deadline header."""
 
 import re
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from deepergatgnn.service.errors import ServiceError
-from deepergatgnn.service.http.dependencies import flow_of_request, state_of
-from deepergatgnn.service.http.disconnect import unless_gone
+from deepergatgnn.service.http.dependencies import dependencies_of, flow_of_request
+from deepergatgnn.service.http.disconnect import cancel_on_disconnect
 from deepergatgnn.service.http.forms import read_form
 from deepergatgnn.service.http.security_headers import header
 from deepergatgnn.service.lanes import BULK, INTERACTIVE, Lane
@@ -29,17 +29,24 @@ from deepergatgnn.service.schemas import PredictOptions
 
 PLAIN = frozenset({"chemical/x-cif", "text/plain", "application/octet-stream"})
 NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-LEAST_MS = 0.001
+MIN_DEADLINE_MS = 0.001
+DEADLINE_HEADER = {
+    "name": "X-Request-Deadline-Ms",
+    "in": "header",
+    "description": "Deadline in ms; may only shorten the service's own.",
+    "schema": {"type": "number", "minimum": MIN_DEADLINE_MS},
+    "example": 30000,
+}
 LANE_OF: Mapping[Kind, Lane] = {"single": INTERACTIVE, "bulk": BULK}
 SHORT_JSON = 128 * 1024  # bytes that the event loop reads itself, in a few milliseconds
 NO_OPTIONS = PredictOptions()
 
 
-def options_of(request: Request) -> PredictOptions:
-    """What the query asks for.
+def query_options(request: Request) -> PredictOptions:
+    """Return the options of the query.
 
     Raises:
-        ServiceError: 400, with the first parameter that does not fit.
+        ServiceError: 400, with the first invalid parameter.
     """
     if not request.scope["query_string"]:
         return NO_OPTIONS
@@ -50,21 +57,21 @@ def options_of(request: Request) -> PredictOptions:
     return validated(PredictOptions, given)
 
 
-async def read_posted(request: Request) -> PredictionInput:
-    """The request in its one form, from any of the three it may be posted in.
+async def read_prediction_input(request: Request) -> PredictionInput:
+    """Return the input of a request, whichever kind of body it has.
 
     Raises:
-        ClientDisconnect: the client left.
+        ClientDisconnect: the client disconnected.
         ServiceError: 400 malformed, 413 too much JSON, 415 unknown media type.
-        StructureError: if what JSON holds is refused unread.
+        StructureError: the structure in the JSON is refused unread.
     """
-    asked = options_of(request)
+    options = query_options(request)
     content_type = header(request.scope, b"content-type") or ""
     media_type = content_type.partition(";")[0].strip().lower()
     source: bytes | str
     if media_type == "application/json":
-        options = {} if asked is NO_OPTIONS else asked.model_dump(exclude_none=True)
-        body, [content] = await read_documents(request, "single", options)
+        defaults = {} if options is NO_OPTIONS else options.model_dump(exclude_none=True)
+        body, [content] = await read_json_body(request, "single", defaults)
         source = source_of(body, content)
         return PredictionInput(
             source, body["format"], body["models"], body["attention"] != "none", body["embedding"], body["id"]
@@ -75,32 +82,37 @@ async def read_posted(request: Request) -> PredictionInput:
         source = await read_form(content_type, b"".join(await _pieces(request)))
     else:
         detail = (
-            f"media type {media_type[:80] or 'none'!r} is not read: post application/json, chemical/x-cif, text/plain "
-            "or multipart/form-data"
+            f"media type {media_type[:80] or 'none'!r} is not supported: post application/json, chemical/x-cif, "
+            "text/plain or multipart/form-data"
         )
         raise ServiceError("unknown_media_type", detail)
-    wanted = asked.attention != "none", bool(asked.embedding)
-    return PredictionInput(source, asked.format or "auto", asked.models or [], *wanted, id=None)
+    outputs = options.attention != "none", bool(options.embedding)
+    return PredictionInput(source, options.format or "auto", options.models or [], *outputs, id=None)
 
 
-async def read_documents(request: Request, kind: Kind, options: Options) -> tuple[Fields, Contents]:
-    """What a JSON body asks for, see `read_body`; a long one is read in a parse process, not by the event loop.
+async def read_json_body(request: Request, kind: Kind, options: Options) -> tuple[Fields, Contents]:
+    """Return fields and structures of a JSON body, see `read_body`; a parse process reads a long one.
 
     Raises:
-        ClientDisconnect, ClientGoneError: the client left.
-        ServiceError, StructureError: as `read_body`; the latter also if reading it broke or outlasted its process.
+        ClientDisconnect: the client disconnected.
+        ServiceError, StructureError: as `read_body`; the latter also if the parse process crashed or timed out.
     """
     pieces = await _pieces(request)
-    if sum(map(len, pieces)) <= SHORT_JSON:
+    size = sum(map(len, pieces))
+    if size <= SHORT_JSON:
         return await read_body_in_turns(kind, b"".join(pieces), options)
-    state, lane, flow = state_of(request), LANE_OF[kind], flow_of_request(request)
-    demand = Demand(state.pool.cost.seconds(Size(sum(map(len, pieces)), 0, 0), 0), 0.0)
-    with state.admission.admit(lane, flow, demand) as ticket, ticket.crystal() as crystal, crystal.parsing():
-        return await unless_gone(request, state.pool.read(kind, pieces, options, flow))
+    dependencies, flow = dependencies_of(request), flow_of_request(request)
+    pool, demand = dependencies.parse_pool, Demand(dependencies.parse_pool.cost.seconds(Size(size, 0, 0), 0), 0.0)
+    with (
+        dependencies.admission.admit(LANE_OF[kind], flow, demand) as ticket,
+        ticket.crystal() as crystal,
+        crystal.parsing(),
+    ):
+        return await cancel_on_disconnect(request, pool.read(kind, pieces, options, flow))
 
 
 async def _pieces(request: Request) -> list[bytes]:
-    """The body as it comes; as `request.stream()`, with less around each piece."""
+    """Return the body as it arrives; like `request.stream()`, with less overhead."""
     pieces, more = [], True
     while more:
         message = await request.receive()
@@ -112,12 +124,16 @@ async def _pieces(request: Request) -> list[bytes]:
     return pieces
 
 
-def patience_s(request: Request, most_s: float) -> float:
-    """Seconds until the deadline: the service's own, or less if the client says so."""
+def time_limit_s(request: Request, max_s: float) -> float:
+    """Return the seconds until the deadline: the service's own, or less if the client's header says so.
+
+    Raises:
+        ServiceError: 400, the header is no such number.
+    """
     given = header(request.scope, b"x-request-deadline-ms")
     if given is None:
-        return most_s
-    wanted_ms = float(given) if NUMBER.fullmatch(given) else 0.0
-    if wanted_ms < LEAST_MS:
-        raise ServiceError("malformed", f"X-Request-Deadline-Ms is not a number of at least {LEAST_MS}")
-    return min(wanted_ms / 1000, most_s)
+        return max_s
+    limit_ms = float(given) if NUMBER.fullmatch(given) else 0.0
+    if limit_ms < MIN_DEADLINE_MS:
+        raise ServiceError("malformed", f"X-Request-Deadline-Ms is not a number of at least {MIN_DEADLINE_MS}")
+    return min(limit_ms / 1000, max_s)

@@ -1,7 +1,7 @@
-"""Requests as RFC 9110 and 9112 say, where uvicorn's reading of them differs.
+"""Request parsing as in RFC 9110 and 9112, where uvicorn's differs.
 
-No protocol is upgraded to: `Upgrade` is ignored, and what follows the head is the body of its request. A trailer is no
-header. Blanks around a value do not belong to it. A client of HTTP/1.0 is not told to send its body.
+No protocol is upgraded to: `Upgrade` is ignored, and what follows the head is the body. Trailers are dropped. Blanks
+around a value are stripped. A client of HTTP/1.0 gets no `100 Continue`.
 """
 
 from typing import Any
@@ -11,15 +11,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_FIELDS = 256  # headers of a request and trailers of a body, each of them
 BLANKS = b" \t"
-NOT_FOR_HERE = frozenset({b"cookie"})  # unused by the service, and expensive to parse
+DROPPED = frozenset({b"cookie"})  # unused by the service, and expensive to parse
 
 
 class TooLongError(ValueError):
-    """A head that is longer than any that is of use."""
+    """A head that exceeds a limit."""
 
 
 class RequestReader(HttpToolsProtocol):
-    """A connection that reads requests as their authors meant them."""
+    """Protocol that parses requests."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -27,23 +27,19 @@ class RequestReader(HttpToolsProtocol):
         self._in_body = False
 
     def read(self, data: bytes) -> None:
-        """Read the next bytes.
-
-        Raises:
-            HttpParserError: they are no request.
-        """
+        """Parse the next bytes; an HttpParserError if they are no request."""
         self._unset_keepalive_if_required()
         while data:
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 data = data[upgrade.args[0] :]
-                self._read_again()
+                self._parse_without_upgrade()
             else:
                 return
 
-    def _read_again(self) -> None:
-        """Read the head without what asks for another protocol: the parser has left the body to that protocol."""
+    def _parse_without_upgrade(self) -> None:
+        """Parse the head again without `Upgrade`: the parser leaves the body to the protocol that it names."""
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
             if name == b"connection":
@@ -56,29 +52,21 @@ class RequestReader(HttpToolsProtocol):
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Begin a request."""
         super().on_message_begin()
         self._fields, self._in_body = 0, False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer, which is dropped.
-
-        Raises:
-            TooLongError: there are too many.
-        """
+        """Add a header, or drop a trailer; a TooLongError if there are too many."""
         self._fields += 1
         if self._fields > MOST_FIELDS:
             raise TooLongError
-        if not self._in_body and name.lower() not in NOT_FOR_HERE:
+        if not self._in_body and name.lower() not in DROPPED:
             super().on_header(name, value.strip(BLANKS))
 
     def on_headers_complete(self) -> None:
-        """A head is whole.
-
-        Raises:
-            ValueError: it asks for a tunnel.
-        """
-        if self.parser.should_upgrade():  # it will be read again
+        """Serve the request unless its head is parsed again without `Upgrade`; a ValueError for a tunnel."""
+        if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise ValueError("this is no proxy")
             return
@@ -91,10 +79,10 @@ class RequestReader(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """A request is whole."""
+        """Complete the request unless its head is parsed again."""
         if not self.parser.should_upgrade():
             self.complete()
 
     def complete(self) -> None:
-        """Note that the body is whole."""
+        """Note that the body is complete."""
         super().on_message_complete()

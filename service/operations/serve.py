@@ -13,18 +13,16 @@ from contextlib import ExitStack
 from math import ceil
 from multiprocessing import process as processes
 from types import FrameType
-from typing import cast
 
 import structlog
 import uvicorn
 import uvloop
 
 from deepergatgnn.errors import ConfigError
-from deepergatgnn.service.http.access import Keys
-from deepergatgnn.service.http.app import create_app
-from deepergatgnn.service.http.dependencies import PARTS, State
-from deepergatgnn.service.http.middleware import build_middleware
-from deepergatgnn.service.http.protocol import Guard
+from deepergatgnn.service.http.api_keys import ApiKeys
+from deepergatgnn.service.http.app import create_app, create_dependencies
+from deepergatgnn.service.http.dependencies import Dependencies
+from deepergatgnn.service.http.protocol import ConnectionLimits
 from deepergatgnn.service.operations.broker import EmbeddedBroker, short_folder
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.settings import Settings, is_setting
@@ -93,15 +91,11 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """A server that says on SIGTERM that it is going, and goes a little later."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, dependencies: Dependencies) -> None:
         super().__init__(config)
-        self._grace_s, self._drain_s = settings.drain_grace_s, settings.drain_s
+        self._dependencies = dependencies
+        self._grace_s, self._drain_s = dependencies.settings.drain_grace_s, dependencies.settings.drain_s
         self._leaving = False
-
-    @property
-    def state(self) -> State:
-        """The parts of the application, once it has started."""
-        return cast("State", self.lifespan.state[PARTS])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: not ready any more, but all else as before for the time of grace; a second signal ends that."""
@@ -109,14 +103,14 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         self._leaving = True
-        self.state.cluster.leaving = True
+        self._dependencies.cluster.leaving = True
         loop = asyncio.get_running_loop()
         loop.call_later(self._grace_s, super().handle_exit, sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests finish; those that cannot are told so before their connections are closed."""
         told_s = max(0.0, self._drain_s - TOLD_BEFORE_S)
-        cut = asyncio.get_running_loop().call_later(told_s, self.state.dispatcher.abort)
+        cut = asyncio.get_running_loop().call_later(told_s, self._dependencies.inference.abort)
         try:
             await super().shutdown(sockets)
         finally:
@@ -132,10 +126,11 @@ async def _serve(
     broker: EmbeddedBroker | None,
 ) -> bool:
     """Serve; whether a worker could work with the settings, where any was to."""
-    keys, guard = Keys.of(settings), Guard.of(settings)
+    keys, limits = ApiKeys.of(settings), ConnectionLimits.of(settings)
+    dependencies = create_dependencies(settings, url)
     config = uvicorn.Config(
-        build_middleware(create_app(settings, url, keyed=bool(keys)), keys, settings),
-        http=guard.protocol(),
+        create_app(dependencies, keys),
+        http=limits.protocol(),
         ws="none",
         log_level="warning",
         access_log=False,
@@ -145,13 +140,13 @@ async def _serve(
         proxy_headers=False,  # who sent a request is of no interest here
         lifespan="on",
     )
-    server = _Server(config, settings)
+    server = _Server(config, dependencies)
     ready = asyncio.Event()
     keepers = [asyncio.create_task(_keep_worker(settings, url, ready)) for _ in range(count)]
     host, port = listener.getsockname()[:2]
 
     async def announce_when_ready() -> None:
-        while not server.started or (count and not server.state.cluster.workers):  # noqa: ASYNC110 - uvicorn has no event
+        while not server.started or (count and not dependencies.cluster.workers):  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(0.05)
         ready.set()
         announce(f"http://{host}:{port}")
@@ -162,7 +157,7 @@ async def _serve(
             await asyncio.sleep(0.05)
         server.should_exit = True
 
-    beside = [asyncio.create_task(announce_when_ready()), asyncio.create_task(guard.watch()), *keepers]
+    beside = [asyncio.create_task(announce_when_ready()), asyncio.create_task(limits.watch()), *keepers]
     if keepers:
         beside.append(asyncio.create_task(end_without_workers()))
     if broker is not None:

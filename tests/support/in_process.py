@@ -1,4 +1,4 @@
-"""The connections of the service in front of an application of a test, in its own event loop."""
+"""The service's protocol in front of a test's application, in the event loop of the test."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,18 +9,18 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from deepergatgnn.service.http.protocol import Connection, Guard
+from deepergatgnn.service.http.protocol import Connection, ConnectionLimits
 
 
 @dataclass
 class Recorder:
-    """An application that answers with what it was sent, and keeps it."""
+    """Application that records requests, and answers with the length of their bodies."""
 
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
     headers: list[dict[bytes, bytes]] = field(default_factory=list)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Record one request."""
         self.headers.append(dict(scope["headers"]))
         body, more = b"", True
         while more:
@@ -36,22 +36,21 @@ class Recorder:
 
 @asynccontextmanager
 async def listening(
-    app: ASGIApp, guard: Guard | None = None, protocol: type[Connection] | None = None
+    app: ASGIApp, limits: ConnectionLimits | None = None, protocol: type[Connection] | None = None
 ) -> AsyncIterator[str]:
-    """The address of the application."""
-    guard = guard or Guard(patience_s=10, max_head=65536, max_connections=100)
-    made = protocol or Connection
-    kind = type("Guarded", (made,), {"guard": guard})
+    """Yield the address of the application."""
+    limits = limits or ConnectionLimits(head_timeout_s=10, max_head=65536, max_connections=100)
+    kind = type("LimitedConnection", (protocol or Connection,), {"limits": limits})
     config = uvicorn.Config(app, http=kind, ws="none", lifespan="off", log_config=None)
     config.load()
     state = ServerState()
     server = await asyncio.get_running_loop().create_server(lambda: kind(config, state, {}), "127.0.0.1", 0)
-    watching = asyncio.create_task(guard.watch())
+    watching = asyncio.create_task(limits.watch())
     try:
         yield "http://{}:{}".format(*server.sockets[0].getsockname())
     finally:
         watching.cancel()
         server.close()
-        for connection in list(guard.open):
+        for connection in list(limits.open):
             connection.end()
         await asyncio.gather(watching, *state.tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Connections of clients that nobody would call well-behaved, as bytes on sockets."""
+"""Clients that misbehave, as bytes on sockets."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def place(address: str) -> tuple[str, int]:
-    """Host and port of an address."""
+    """Return host and port of an address."""
     parts = urlsplit(address)
     assert parts.hostname is not None
     assert parts.port is not None
@@ -29,7 +29,7 @@ def place(address: str) -> tuple[str, int]:
 
 @dataclass
 class Crowd:
-    """Open connections.
+    """Open connections to a service.
 
     Args:
         address: of the service.
@@ -41,14 +41,14 @@ class Crowd:
         self.members: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def join(self, count: int, sent: bytes) -> None:
-        """Connect and send the same, then say nothing."""
+        """Open connections and send the same bytes on each."""
         for _ in range(count):
             reader, writer = await asyncio.open_connection(*place(self.address))
             writer.write(sent)
             self.members.append((reader, writer))
 
     async def trickle(self, content: bytes, pause_s: float) -> None:
-        """Send a byte on every connection, again and again."""
+        """Send the content on every connection, a byte at a time."""
         await self.trickle_pieces([content[number : number + 1] for number in range(len(content))], pause_s)
 
     async def trickle_pieces(self, pieces: Sequence[bytes], pause_s: float) -> None:
@@ -60,20 +60,20 @@ class Crowd:
             await asyncio.sleep(pause_s)
 
     async def endings(self, seconds: float) -> list[bytes | None]:
-        """What each was told until the service closed it; None where it did not in time."""
+        """Return what each received until the service closed it; None if it did not in time."""
         return await asyncio.gather(*(self._ending(reader, seconds) for reader, _ in self.members))
 
     async def _ending(self, reader: asyncio.StreamReader, seconds: float) -> bytes | None:
-        said = b""
+        received = b""
         try:
             async with asyncio.timeout(seconds):
                 while piece := await reader.read(1 << 16):
-                    said += piece
+                    received += piece
         except TimeoutError:
             return None
         except OSError:
-            pass  # closed, not very politely
-        return said
+            pass  # reset by the service
+        return received
 
     async def leave(self) -> None:
         """Close all at once."""
@@ -86,9 +86,9 @@ class Crowd:
 
 
 async def exchange(address: str, *sent: bytes, pause_s: float = 0.0, seconds: float = 30, ends: bool = False) -> bytes:
-    """Send pieces; what came until the service closed the connection or said nothing more."""
+    """Send pieces; return what is received until the connection is closed or the time is over."""
     reader, writer = await asyncio.open_connection(*place(address))
-    said = b""
+    received = b""
     try:
         with contextlib.suppress(OSError):
             for piece in sent:
@@ -100,27 +100,27 @@ async def exchange(address: str, *sent: bytes, pause_s: float = 0.0, seconds: fl
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(seconds):
                 while piece := await reader.read(1 << 16):
-                    said += piece
+                    received += piece
     finally:
         writer.transport.abort()
-    return said
+    return received
 
 
-def statuses(said: bytes) -> list[int]:
-    """Of the answers in what a service said."""
-    return [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3}) [A-Z]", said)]
+def statuses(received: bytes) -> list[int]:
+    """Return the statuses of the responses in what was received."""
+    return [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3}) [A-Z]", received)]
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a process holds."""
+    """Open files and memory of processes."""
 
     files: int
     mib: float
 
     @classmethod
     def of(cls, processes: Sequence[psutil.Process]) -> "Footprint":
-        """Of some processes together; memory that they share is counted once."""
+        """Return the footprint of processes together; memory that they share is not counted."""
         return cls(
             sum(process.num_fds() for process in processes),
             sum(process.memory_full_info().uss for process in processes) / (1 << 20),

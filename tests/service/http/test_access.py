@@ -1,4 +1,4 @@
-"""The door of a running service: keys and their rates, rotation, names, other pages, headers, and no way out."""
+"""Access to a running service: keys, rates, rotation, hosts, origins, security headers, no outgoing connections."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ def line(name: str, *options: str) -> str:
 
 @pytest.fixture(scope="module")
 def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of the service below."""
+    """The keys file of the service below."""
     path = tmp_path_factory.mktemp("keys") / "keys"
     rated = line("slow", "rate=0.01", "burst=2") + line("many", "rate=0.01", "burst=3")
     path.write_text(line("alice") + rated + line("gone", "disabled"), "utf-8")
@@ -45,7 +45,7 @@ def keyed_address(keys_file: Path) -> Iterator[str]:
 
 @pytest.fixture
 def keyed(keyed_address: str) -> Iterator[httpx.Client]:
-    """A client of it that has no key yet."""
+    """A client without a key."""
     with httpx.Client(base_url=keyed_address, timeout=60) as opened:
         yield opened
 
@@ -77,12 +77,12 @@ def test_health_page_and_documents_need_no_key(keyed: httpx.Client) -> None:
         assert keyed.get(path).status_code == 200
 
 
-def test_a_disabled_key_is_told_so(keyed: httpx.Client) -> None:
+def test_a_disabled_key_gets_403(keyed: httpx.Client) -> None:
     refused = predict(keyed, "gonegone")
     assert (refused.status_code, refused.json()["code"]) == (403, "key_disabled")
 
 
-def test_a_key_over_its_rate_is_told_when_to_come_again_and_others_are_not(keyed: httpx.Client) -> None:
+def test_a_key_over_its_rate_gets_429_with_retry_after_and_others_do_not(keyed: httpx.Client) -> None:
     assert [predict(keyed, "slowslow").status_code for _ in range(2)] == [200, 200]
     refused = predict(keyed, "slowslow")
     assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
@@ -98,13 +98,13 @@ def test_a_bulk_body_costs_a_crystal_whatever_is_in_it(keyed: httpx.Client) -> N
     assert [status([]), status({"structures": [0, 0]}), status([])] == [400, 200, 429]
 
 
-def test_an_unread_body_of_a_stranger_ends_with_401(keyed: httpx.Client) -> None:
+def test_a_long_body_without_a_key_gets_401(keyed: httpx.Client) -> None:
     refused = keyed.post("/predict", content=bytes(20 * 1024 * 1024), headers=PLAIN)
     assert refused.status_code == 401
     assert predict(keyed, "first").status_code == 200
 
 
-def test_pages_of_the_named_origin_may_ask_and_no_other(keyed: httpx.Client) -> None:
+def test_only_the_configured_origin_gets_cors_headers(keyed: httpx.Client) -> None:
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     allowed = keyed.options("/predict", headers=asked | {"Origin": ORIGIN})
     assert allowed.status_code == 200
@@ -174,7 +174,7 @@ def test_with_keys_any_name_is_answered(keyed: httpx.Client) -> None:
     assert predict(keyed, "wrong", Host="crystals.example.org").status_code == 401
 
 
-def test_without_keys_no_other_page_may_send_work(client: httpx.Client) -> None:
+def test_without_keys_cross_origin_requests_are_refused(client: httpx.Client) -> None:
     for origin in ("https://evil.example", "null", "http://localhost:3000", "http://[", str(client.base_url) + "1"):
         refused = client.post(MODEL, content=CIF, headers=PLAIN | {"Origin": origin})
         assert (refused.status_code, refused.json()["code"]) == (403, "wrong_origin")
@@ -182,7 +182,7 @@ def test_without_keys_no_other_page_may_send_work(client: httpx.Client) -> None:
     assert client.post(MODEL, content=CIF, headers=PLAIN | {"Origin": own}).status_code == 200
 
 
-def test_no_answer_invites_other_pages(client: httpx.Client) -> None:
+def test_without_origins_no_response_has_cors_headers(client: httpx.Client) -> None:
     asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     answers = [
         client.get(path, headers={"Origin": ORIGIN}) for path in ("/", "/models", "/healthz", "/metrics", "/none")

@@ -1,4 +1,4 @@
-"""A chosen list of models, served beneath a path as a reverse proxy does it, with the prefix and without."""
+"""Selected models beneath a root path, behind a proxy that keeps the prefix and one that removes it."""
 
 import re
 import subprocess
@@ -50,7 +50,7 @@ def test_every_route_answers(proxied: httpx.Client) -> None:
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
 
 
-def test_the_door_and_the_headers_are_those_of_the_route(address: str) -> None:
+def test_access_and_headers_are_those_of_the_route(address: str) -> None:
     for path in ("/models", "/predict", "/metrics"):
         assert httpx.get(f"{address}{BENEATH}{path}").status_code == 401
     for path in ("/", "/docs"):
@@ -99,7 +99,7 @@ def test_without_a_root_path_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("path", ["crystals", "/a b", '/a"', "/a//b", "/predict", "/models/x", "/..", "http://x/y"])
-def test_what_is_no_root_path_is_told(path: str) -> None:
+def test_an_invalid_root_path_is_refused(path: str) -> None:
     with pytest.raises(ValidationError, match="root_path"):
         Settings(root_path=path)
 

@@ -1,4 +1,4 @@
-"""Long bodies share what there is for them: who pauses gives way, and nobody has all of it."""
+"""Limits of long bodies: a paused one is evicted, and no client has the whole total."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,10 +8,10 @@ import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepergatgnn.service.errors import ServiceError
+from deepergatgnn.service.http.body_limits import PAUSE_S, BodyLimits
 from deepergatgnn.service.http.problems import status_of
 from deepergatgnn.service.http.progress import Progress
-from deepergatgnn.service.http.protocol import Guard
-from deepergatgnn.service.http.request_context import PAUSE_S, RequestContext
+from deepergatgnn.service.http.protocol import ConnectionLimits
 from tests.support.in_process import Recorder, listening
 from tests.support.strangers import Crowd, exchange, statuses
 
@@ -21,8 +21,8 @@ LONG = 8 * MIB - 1
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
 
 
-def in_envelope(client: Callable[[], str] | None = None, patience_s: float = PATIENCE_S) -> ASGIApp:
-    """A recorder behind an envelope with room for four long bodies; each request may be another client's."""
+def limited_app(client: Callable[[], str] | None = None, patience_s: float = PATIENCE_S) -> ASGIApp:
+    """A recorder behind limits with room for four long bodies; each request may come from another client."""
     recorder = Recorder()
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,12 +33,12 @@ def in_envelope(client: Callable[[], str] | None = None, patience_s: float = PAT
             await send(head)
             await send({"type": "http.response.body", "body": b""})
 
-    envelope = RequestContext(answer, 8 * MIB, {}, max_bodies=32 * MIB, body_timeout_s=patience_s)
+    limited = BodyLimits(answer, 8 * MIB, {}, max_total=32 * MIB, timeout_s=patience_s)
 
     async def named(scope: Scope, receive: Receive, send: Send) -> None:
         if client is not None:
             scope["client"] = (client(), 0)
-        await envelope(scope, receive, send)
+        await limited(scope, receive, send)
 
     return named
 
@@ -53,7 +53,7 @@ async def crowd(address: str) -> AsyncIterator[Crowd]:
 
 
 async def post(address: str) -> list[int]:
-    """What is said to a long body that comes without a pause; as told, it comes again a second later, three times."""
+    """Statuses for a long body sent without a pause; after a 429 it is sent again a second later, up to three times."""
     for _ in range(4):
         said = statuses(await exchange(address, HEAD % LONG + bytes(LONG), seconds=20))
         if said != [429]:
@@ -64,12 +64,12 @@ async def post(address: str) -> list[int]:
 
 @pytest.mark.parametrize("drip", [b"", bytes(100)], ids=["silent", "a byte now and then"])
 @pytest.mark.parametrize("clients", ["one", "many"])
-def test_bodies_that_stop_short_of_their_end_keep_nobody_out(clients: str, drip: bytes) -> None:
-    """All from one address, as behind a proxy or from one machine; or from as many as there are."""
+def test_unfinished_bodies_do_not_block_others(clients: str, drip: bytes) -> None:
+    """From one address, as behind a proxy, or each from another."""
     numbers = iter(range(10_000))
 
     async def run() -> list[list[int]]:
-        app = in_envelope(None if clients == "one" else lambda: f"client {next(numbers)}")
+        app = limited_app(None if clients == "one" else lambda: f"client {next(numbers)}")
         async with listening(app) as address, crowd(address) as gathered:
             await gathered.join(8, HEAD % LONG + bytes(LONG - 150))
             dripping = asyncio.create_task(gathered.trickle(drip, 0.05))
@@ -81,9 +81,9 @@ def test_bodies_that_stop_short_of_their_end_keep_nobody_out(clients: str, drip:
     assert asyncio.run(run()) == [[200]] * 6
 
 
-def test_who_gives_way_is_told_so() -> None:
+def test_an_evicted_body_gets_408() -> None:
     async def run() -> list[tuple[int, ...]]:
-        async with listening(in_envelope()) as address, crowd(address) as gathered:
+        async with listening(limited_app()) as address, crowd(address) as gathered:
             await gathered.join(2, HEAD % LONG + bytes(LONG - 150))
             await asyncio.sleep(2 * PAUSE_S)
             assert await post(address) == [200]
@@ -93,12 +93,12 @@ def test_who_gives_way_is_told_so() -> None:
     assert asyncio.run(run()) == [(), (408,)]
 
 
-def test_a_client_with_many_bodies_gives_way_to_one_with_few() -> None:
-    """None of them pauses: each sends a megabyte every fifth of a second."""
+def test_bodies_of_a_client_with_many_are_evicted_for_one_with_few() -> None:
+    """No client pauses: each body grows by 256 KiB every tenth of a second."""
     names = iter(["many"] * 6 + ["few"] * 10)
 
     async def run() -> tuple[list[int], list[bytes | None]]:
-        async with listening(in_envelope(lambda: next(names))) as address, crowd(address) as gathered:
+        async with listening(limited_app(lambda: next(names))) as address, crowd(address) as gathered:
             await gathered.join(6, HEAD % LONG + bytes(4 * MIB))
             sending = asyncio.create_task(gathered.trickle_pieces([bytes(256 * 1024)] * 12, 0.1))
             await asyncio.sleep(0.2)
@@ -113,8 +113,8 @@ def test_a_client_with_many_bodies_gives_way_to_one_with_few() -> None:
 
 def test_bodies_end_when_they_are_too_slow_however_fast_they_began() -> None:
     async def run() -> list[bytes | None]:
-        guard = Guard(patience_s=10, max_head=65536, max_connections=100)
-        async with listening(in_envelope(patience_s=1.0), guard) as address, crowd(address) as gathered:
+        limits = ConnectionLimits(head_timeout_s=10, max_head=65536, max_connections=100)
+        async with listening(limited_app(patience_s=1.0), limits) as address, crowd(address) as gathered:
             await gathered.join(2, HEAD % LONG + bytes(LONG - 150))
             dripping = asyncio.create_task(gathered.trickle(bytes(100), 0.1))
             endings = await gathered.endings(8)

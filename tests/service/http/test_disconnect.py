@@ -1,4 +1,4 @@
-"""A client that leaves is noticed whatever it had sent, and nothing more is done for it."""
+"""A disconnection is noticed whatever was sent before it, and cancels the work of its requests."""
 
 import asyncio
 import json
@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from deepergatgnn.service.http.disconnect import ClientGoneError, unless_gone
+from deepergatgnn.service.http.disconnect import cancel_on_disconnect
 from tests.conftest import running, until
 from tests.support.in_process import listening
 from tests.support.processes import CIF, small_store
@@ -37,7 +38,7 @@ BEHIND = {
 
 
 class Working:
-    """An application that works for as long as its client is there."""
+    """Application that works until its client disconnects."""
 
     def __init__(self) -> None:
         self.working, self.left = asyncio.Event(), asyncio.Event()
@@ -48,8 +49,8 @@ class Working:
             pass
         self.working.set()
         try:
-            await unless_gone(Request(scope), asyncio.sleep(600))
-        except ClientGoneError:
+            await cancel_on_disconnect(Request(scope), asyncio.sleep(600))
+        except ClientDisconnect:
             self.left.set()
 
 
@@ -84,7 +85,7 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def figure(where: str, name: str) -> float:
-    """Of the metrics."""
+    """Value of a metric."""
     found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{where}/metrics").text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
@@ -101,7 +102,7 @@ def test_what_a_long_bulk_request_had_under_way_is_dropped_and_counted(where: st
             f"POST /predict/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: {accept}\r\n"
         )
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        # The body was admitted too while it was read, as one.
+        # While it is read, the body is admitted as one crystal.
         until(lambda: figure(where, 'deepergatgnn_admitted{lane="bulk"}') > 1, "its crystals are admitted")
     until(lambda: figure(where, 'deepergatgnn_admitted{lane="bulk"}') == 0, "it is dropped")
     answered, abandoned = (figure(where, name) - old for name, old in zip(names, before, strict=True))

@@ -1,4 +1,4 @@
-"""Crystal vectors on request: what the network's head sees, with the cache of results and in bulk too."""
+"""Crystal vectors on request, with the result cache and in batches."""
 
 import json
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def vectors(reply: httpx.Response) -> list[list[float] | None]:
     return [prediction.get("embedding") for prediction in reply.json()["predictions"]]
 
 
-def test_a_vector_comes_where_it_is_asked_for(cached: httpx.Client, store: Path) -> None:
+def test_a_vector_is_returned_where_requested(cached: httpx.Client, store: Path) -> None:
     expected = Predictor.load(store / MODEL / OLD).embed_structures([POSCAR])
     plain: dict[str, Any] = {"content": POSCAR, "headers": {"Content-Type": "text/plain"}}
     asked: dict[str, dict[str, Any]] = {
@@ -110,7 +110,7 @@ def test_the_documents_say_so(cached: httpx.Client) -> None:
     assert any(parameter["name"] == "embedding" for parameter in parameters)
 
 
-def test_a_result_without_a_vector_is_none_for_who_wants_it() -> None:
+def test_a_cached_result_without_the_vector_is_a_miss_for_a_request_of_one() -> None:
     [graph] = parse(POSCAR, "poscar", [GraphConfig()], rounds=3).graphs
     even = tuple(1 / len(graph.colours) for _ in graph.colours)
     short, long = (replace(answer, attention=even) for answer in (SHORT, LONG))
@@ -119,13 +119,13 @@ def test_a_result_without_a_vector_is_none_for_who_wants_it() -> None:
     assert cache.get(graph, "m@1.0.0") is not None
     assert cache.get(graph, "m@1.0.0", embedding=True) is None
     cache.put(graph, long)
-    cache.put(graph, short)  # who did not want it takes it from nobody
+    cache.put(graph, short)  # does not overwrite the longer one
     found = cache.get(graph, "m@1.0.0", embedding=True)
     assert found is not None
     assert found.embedding == (1.0, 2.0)
 
 
-def test_who_wants_a_vector_waits_for_nobody_who_does_not() -> None:
+def test_a_request_of_a_vector_does_not_follow_one_without() -> None:
     [graph] = packed(1)
     cache, parts = ResultCache(8), [(graph, ["m@1.0.0"])]
     with cache.leading(parts, INTERACTIVE, 1e12):

@@ -1,4 +1,4 @@
-"""Forms are read as their authors meant them, and hostile ones in a number of steps that does not grow with them."""
+"""Valid forms are parsed, and hostile ones take a bounded number of steps."""
 
 import asyncio
 import sys
@@ -10,13 +10,13 @@ import pytest
 from fastapi import Request
 
 from deepergatgnn.service.errors import ServiceError
-from deepergatgnn.service.http.request_body import read_posted
+from deepergatgnn.service.http.request_body import read_prediction_input
 from deepergatgnn.service.prediction.pipeline import PredictionInput
 
 KIB = 1 << 10
 TYPE = b"multipart/form-data; boundary=x"
 DISPOSITION = b'Content-Disposition: form-data; name="file"; filename="a.cif"\r\n'
-STEPS = 3000  # lines of Python that one body may take
+STEPS = 3000  # lines of Python that may be executed for one body
 
 
 def request(content_type: bytes, body: bytes) -> Request:
@@ -33,7 +33,7 @@ def request(content_type: bytes, body: bytes) -> Request:
 def read(content_type: bytes, body: bytes) -> PredictionInput | ServiceError:
     """What a form is understood as."""
     try:
-        return asyncio.run(read_posted(request(content_type, body)))
+        return asyncio.run(read_prediction_input(request(content_type, body)))
     except ServiceError as error:
         return error
 
@@ -119,7 +119,7 @@ def test_no_form_takes_more_steps_because_it_is_longer(case: str) -> None:
     content_type, body = HOSTILE[case]
 
     async def run() -> None:
-        posted = read_posted(request(content_type, body))
+        posted = read_prediction_input(request(content_type, body))
         before = sys.gettrace()
         sys.settrace(count)
         try:
@@ -144,7 +144,7 @@ def test_others_have_their_turn_within_a_long_form() -> None:
                 turns += 1
 
         watching = asyncio.create_task(watch())
-        await read_posted(request(TYPE, body))
+        await read_prediction_input(request(TYPE, body))
         watching.cancel()
         return turns
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: every answer is one that it names, in the form that it gives; schemathesis tries."""
+"""Every response conforms to the OpenAPI document; schemathesis searches for others."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import jsonschema_rs
 import pytest
 
 from deepergatgnn.service.http.access import OPEN_PATHS
-from deepergatgnn.service.http.app import create_app
+from deepergatgnn.service.http.app import create_api, create_dependencies
 from deepergatgnn.service.settings import Settings
 from tests.conftest import service
 
@@ -47,7 +47,7 @@ def document(address: str) -> Document:
 
 
 def check(document: Document, reply: httpx.Response) -> None:
-    """A reply is one of those that the document names, with their headers, and its body fits their schema."""
+    """Check that the document names the reply and its headers, and that its body is valid."""
     method, path = reply.request.method.lower(), reply.request.url.path
     named = document["paths"][path if path in document["paths"] else "/models/{name}"]
     answer = named[method]["responses"][str(reply.status_code)]
@@ -59,7 +59,7 @@ def check(document: Document, reply: httpx.Response) -> None:
 
 
 def test_schemathesis_finds_nothing(address: str, tmp_path: Path) -> None:
-    """Its examples, the edges of every schema, random requests and chains of them, valid and not, with all checks."""
+    """Examples, boundary values, random valid and invalid requests and sequences of them, with all checks."""
     command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(CONFIG), "run"]
     options = ["--checks", "all", "--max-examples", str(EXAMPLES), "--continue-on-failure", "--no-color"]
     environment = os.environ | {"DEEPERGATGNN_TESTED_KEY": KEY}
@@ -98,7 +98,7 @@ def test_lines_are_results(client: httpx.Client, document: Document) -> None:
 
 
 def test_a_wrong_form_would_be_seen(client: httpx.Client, document: Document) -> None:
-    """Or else the tests above show nothing."""
+    """Otherwise the tests above would prove nothing."""
     reply = client.post("/predict", content=CIF, headers={"Content-Type": "chemical/x-cif"})
     answer = reply.json()
     del answer["cell"]["volume"]
@@ -130,7 +130,7 @@ def test_what_is_posted_and_how_keys_are_sent_is_documented(document: Document) 
 
 
 def test_without_keys_none_is_documented() -> None:
-    document = create_app(Settings(), "redis://127.0.0.1:1").openapi()
+    document = create_api(create_dependencies(Settings(), "redis://127.0.0.1:1")).openapi()
     assert not any(document.get("security", []))
     assert not any(
         operation.get("security") for operations in document["paths"].values() for operation in operations.values()
@@ -138,7 +138,7 @@ def test_without_keys_none_is_documented() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_other_methods_are_told_which_are_allowed(client: httpx.Client, document: Document, method: str) -> None:
+def test_other_methods_get_405_with_allow(client: httpx.Client, document: Document, method: str) -> None:
     for path, operations in document["paths"].items():
         if method.lower() in operations:
             continue

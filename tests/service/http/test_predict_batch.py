@@ -102,7 +102,7 @@ def test_a_wrong_request_is_refused_whole(client: httpx.Client, body: Any, statu
         assert reply.headers["content-type"] == "application/problem+json"
 
 
-def test_a_passed_deadline_is_told_for_each(client: httpx.Client) -> None:
+def test_a_passed_deadline_is_an_error_of_each(client: httpx.Client) -> None:
     body = {"structures": [{"structure": CIF}] * 3}
     reply = client.post("/predict/batch", json=body, headers={"X-Request-Deadline-Ms": "0.01"})
     assert [result["error"]["code"] for result in reply.json()["results"]] == ["deadline_passed"] * 3

@@ -1,4 +1,4 @@
-"""A bulk answer is computed as it is read: few of its results are kept, in either form, however large they are."""
+"""A batch is computed as its response is read: few results are buffered, in either form and of any size."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ import pytest
 from fastapi import Request
 
 from deepergatgnn.service.http import predict_batch as bulk
-from deepergatgnn.service.http.dependencies import State
+from deepergatgnn.service.http.dependencies import Dependencies
 from deepergatgnn.service.http.rate_limits import ANONYMOUS
 from deepergatgnn.service.prediction.pipeline import PredictionInput
 from deepergatgnn.service.scheduling.admission import Admission, Demand, Ticket
@@ -45,59 +45,61 @@ Si1 Si 0.07 0.16 0.27
 
 
 class PredictionPipeline:
-    """Answers of a given size, every seventh of which takes longer; it knows how many were asked for."""
+    """Pipeline that answers with a given size, every seventh time more slowly, and counts its calls."""
 
     def __init__(self, size: int) -> None:
         self.size, self.begun = size, 0
 
     def demand(self, _models: Sequence[str], _size: Size) -> Demand:
-        """Foretell the seconds of each."""
+        """Predict the seconds of each."""
         return Demand(0.0, 0.001)
 
     async def answer(self, posted: PredictionInput, *, ticket: Ticket, **_: Any) -> dict[str, Any]:
         """Answer one."""
         self.begun += 1
-        with ticket.crystal() as crystal:
-            for _ in range(50 if self.begun % 7 == 0 else 1):
-                await asyncio.sleep(0)
-            crystal.price(0.001)
+        for _ in range(50 if self.begun % 7 == 0 else 1):
+            await asyncio.sleep(0)
+        ticket.priced(0.001)
+        ticket.answered(0.001)
         return {"id": posted.id, "text": "x" * self.size}
 
 
-def results(oracle: PredictionPipeline, *, in_order: bool) -> AsyncGenerator[tuple[int, bytes]]:
-    """Of a request for many crystals."""
-    state = SimpleNamespace(admission=Admission(Settings()), oracle=oracle, tracing=SimpleNamespace(wanted=False))
+def results(pipeline: PredictionPipeline, *, in_order: bool) -> AsyncGenerator[tuple[int, bytes]]:
+    """Results of a request for many crystals."""
+    dependencies = SimpleNamespace(
+        admission=Admission(Settings()), pipeline=pipeline, tracing=SimpleNamespace(wanted=False)
+    )
     items = [{"id": str(number), "format": "cif", "is_text": True} for number in range(COUNT)]
-    body = bulk._Body({"models": [], "attention": "none", "embedding": False, "items": items}, [b"data_x"] * COUNT)
+    body = bulk._Posted({"models": [], "attention": "none", "embedding": False, "items": items}, [b"data_x"] * COUNT)
     request = Request(
         {"type": "http", "state": {"request_id": "mine", "caller": ANONYMOUS}, "client": ("127.0.0.1", 1)}
     )
-    return bulk._results(cast("State", state), body, request, 1e12, in_order=in_order)
+    return bulk._results(cast("Dependencies", dependencies), body, request, 1e12, in_order=in_order)
 
 
 @pytest.mark.parametrize("in_order", [True, False])
 @pytest.mark.parametrize("size", [100, 100_000, MIB])
-def test_no_more_is_begun_than_may_be_kept(size: int, in_order: bool) -> None:
+def test_no_more_is_started_than_may_be_buffered(size: int, in_order: bool) -> None:
     async def run() -> tuple[list[int], int]:
-        oracle = PredictionPipeline(size)
+        pipeline = PredictionPipeline(size)
         given: list[int] = []
         ahead = 0
-        async with aclosing(results(oracle, in_order=in_order)) as found:
+        async with aclosing(results(pipeline, in_order=in_order)) as found:
             async for index, content in found:
                 assert json.loads(content)["id"] == str(index)
                 given.append(index)
-                ahead = max(ahead, oracle.begun - len(given))
-                await asyncio.sleep(0.002 if len(given) % 10 == 0 else 0)  # a reader who pauses
+                ahead = max(ahead, pipeline.begun - len(given))
+                await asyncio.sleep(0.002 if len(given) % 10 == 0 else 0)  # a reader that pauses
         return given, ahead
 
     given, ahead = asyncio.run(run())
     assert sorted(given) == list(range(COUNT))
     assert not in_order or given == sorted(given)
-    assert ahead * size <= 1.1 * max(bulk.MOST_KEPT, bulk.WINDOW[0] * size)
-    assert bulk._Kept.by_all == 0
+    assert ahead * size <= 1.1 * max(bulk.MAX_BUFFERED, bulk.WINDOW[0] * size)
+    assert bulk._Buffer.total == 0
 
 
-def test_who_leaves_keeps_nothing() -> None:
+def test_a_disconnection_empties_the_buffer() -> None:
     async def run() -> None:
         async with aclosing(results(PredictionPipeline(100_000), in_order=True)) as found:
             async for index, _ in found:
@@ -105,7 +107,7 @@ def test_who_leaves_keeps_nothing() -> None:
                     break
 
     asyncio.run(run())
-    assert bulk._Kept.by_all == 0
+    assert bulk._Buffer.total == 0
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +145,7 @@ class Peak:
 
 
 def test_the_service_does_not_keep_its_answer(serving: tuple[psutil.Process, str]) -> None:
-    """As JSON, of which it kept all, and all again to send it."""
+    """As JSON, which once was buffered twice."""
     process, address = serving
     crystals = [{"structure": MANY_ATOMS}] * MANY
     models = [f"{MODEL}@{OLD}", f"{MODEL}@{NEW}"]

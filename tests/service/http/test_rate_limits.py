@@ -1,4 +1,4 @@
-"""Rates of keys: what is let in over any time is bounded, what is refused says when to come again, none starves."""
+"""Rate limits: accepted crystals are bounded over any time, refusals say when to retry, no request starves."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from deepergatgnn.service.http.rate_limits import ANONYMOUS, Bucket, Caller, Rat
 
 
 class Clock:
-    """Time as a test wants it."""
+    """Clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -23,7 +23,7 @@ REQUESTS = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 3000)), min_size=
 
 
 @given(rate=RATES, requests=REQUESTS)
-def test_no_window_lets_in_more_than_rate_burst_and_one_request(rate: Rate, requests: list[tuple[float, int]]) -> None:
+def test_no_window_accepts_more_than_rate_burst_and_one_request(rate: Rate, requests: list[tuple[float, int]]) -> None:
     clock = Clock()
     bucket = Bucket(rate, clock)
     taken = []
@@ -39,7 +39,7 @@ def test_no_window_lets_in_more_than_rate_burst_and_one_request(rate: Rate, requ
 
 
 @given(rate=RATES, requests=REQUESTS)
-def test_who_comes_again_when_told_is_let_in(rate: Rate, requests: list[tuple[float, int]]) -> None:
+def test_a_retry_at_the_given_time_is_accepted(rate: Rate, requests: list[tuple[float, int]]) -> None:
     clock = Clock()
     bucket = Bucket(rate, clock)
     for pause, crystals in requests:
@@ -85,7 +85,7 @@ def test_a_request_beyond_the_burst_waits_for_a_full_bucket_and_pays_afterwards(
     assert bucket.take(100) > 0
 
 
-def test_a_caller_over_its_rate_is_told_when_to_come_again() -> None:
+def test_a_caller_over_its_rate_gets_the_time_of_a_retry() -> None:
     clock = Clock()
     caller = Caller("alice", Bucket(Rate(0.5, 2), clock))
     caller.spend(2)

@@ -1,4 +1,4 @@
-"""JSON bodies: real structures fill a body, and what would become millions of objects is refused before it does."""
+"""JSON bodies: real structures may fill a body, and what would become millions of objects is refused unparsed."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ TEXT = Path("examples/ZrO2.cif").read_text("utf-8")
 
 
 def filled(unit: bytes, size: int) -> bytes:
-    """A body of that size which has nothing but this, again and again."""
+    """A body of that size that repeats the unit."""
     begin, end = b'{"structures":[', b"]}"
     return begin + b",".join([unit] * ((size - len(begin + end)) // (len(unit) + 1))) + end
 
@@ -46,7 +46,7 @@ def test_a_bulk_body_may_be_full_of_real_structures(form: object) -> None:
 
 @pytest.mark.parametrize("form", [Structure.as_dict, plain])
 def test_the_largest_cell_may_be_posted_several_times_over(form: object) -> None:
-    """So that a cell that is somewhat too large is told so."""
+    """So that a cell somewhat too large gets its own error."""
     assert callable(form)
     crystal = ZRO2.make_supercell((6, 6, 5), in_place=False)
     crystal.add_site_property("selective_dynamics", [[True, True, False]] * len(crystal))

@@ -60,7 +60,7 @@ def keyed(store: Path) -> Iterator[str]:
 
 
 async def in_two(address: str, sent: bytes, at: int) -> bytes:
-    """What is said to bytes that come in two segments."""
+    """What is received for bytes sent in two segments."""
     reader, writer = await asyncio.open_connection(*place(address))
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     writer.write(sent[:at])
@@ -108,7 +108,7 @@ def test_a_crystal_is_answered_whatever_else_is_offered(where: str, upgrade: str
         assert b'"predictions"' in said
 
 
-def test_http_1_0_is_not_asked_to_send_its_body() -> None:
+def test_http_1_0_gets_no_100_continue() -> None:
     async def run() -> bytes:
         async with listening(Recorder()) as address:
             head = b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nConnection: upgrade\r\nUpgrade: x\r\n"
@@ -234,7 +234,7 @@ def test_options_says_what_is_allowed(where: str, path: str, allowed: str) -> No
     assert (status, headers["allow"].upper(), body) == (204, allowed, b"")
 
 
-def test_what_is_not_allowed_is_told_with_what_is(where: str) -> None:
+def test_a_method_that_is_not_allowed_gets_those_that_are(where: str) -> None:
     status, headers, body = answer_to(where, "DELETE", "/healthz")
     assert (status, headers["allow"].upper()) == (405, "GET, HEAD, OPTIONS")
     assert json.loads(body)["code"] == "method_not_allowed"

@@ -1,4 +1,4 @@
-"""Clients that take their answers slowly: they get all of it as long as they go on, and nobody else pays for it."""
+"""Slow readers get the whole response as long as they keep reading, at no cost to others."""
 
 import asyncio
 import socket
@@ -8,7 +8,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepergatgnn.service.errors import ServiceError
-from deepergatgnn.service.http.protocol import Guard
+from deepergatgnn.service.http.protocol import ConnectionLimits
 from deepergatgnn.service.lanes import BULK, LANES, Lane
 from deepergatgnn.service.scheduling.admission import LONGEST_RETRY_S, Admission, Demand
 from deepergatgnn.service.scheduling.fairness import INTERNAL, Flow
@@ -33,16 +33,16 @@ def answering(size: int, pieces: int) -> ASGIApp:
     return answer
 
 
-def patient() -> Guard:
-    """Limits of a service that waits for a short time only."""
-    return Guard(PATIENCE_S, 65536, 100, PATIENCE_S)
+def patient() -> ConnectionLimits:
+    """Limits with short timeouts."""
+    return ConnectionLimits(PATIENCE_S, 65536, 100, PATIENCE_S)
 
 
 async def connect(address: str, buffer: int) -> socket.socket:
-    """A client with a small buffer, which has asked."""
+    """A client with a small buffer that has sent a request."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    client.setblocking(False)  # noqa: FBT003 - the name of the method says it
+    client.setblocking(False)  # noqa: FBT003 - the method name explains it
     loop = asyncio.get_running_loop()
     await loop.sock_connect(client, place(address))
     await loop.sock_sendall(client, GET)
@@ -66,7 +66,7 @@ async def take(client: socket.socket, size: int, pause_s: float, times: int) -> 
 @pytest.mark.parametrize(
     ("size", "pause_s"), [(512 * 1024, 0.2), (16 * 1024, 0.2)], ids=["2.5 MB/s of much", "80 kB/s"]
 )
-def test_who_reads_on_gets_all_however_long_it_takes(pieces: int, size: int, pause_s: float) -> None:
+def test_a_steady_reader_gets_all_however_long_it_takes(pieces: int, size: int, pause_s: float) -> None:
     total = 32 * MIB
 
     async def run() -> int:
@@ -78,15 +78,15 @@ def test_who_reads_on_gets_all_however_long_it_takes(pieces: int, size: int, pau
 
 
 @pytest.mark.parametrize("pieces", [1, 512], ids=["whole", "streamed"])
-def test_who_does_not_is_ended(pieces: int) -> None:
+def test_a_client_that_does_not_read_is_disconnected(pieces: int) -> None:
     async def run() -> None:
-        guard = patient()
-        async with listening(answering(32 * MIB // pieces, pieces), guard) as address:
+        limits = patient()
+        async with listening(answering(32 * MIB // pieces, pieces), limits) as address:
             with await connect(address, 4096):
                 async with asyncio.timeout(20):
-                    while not guard.open:  # noqa: ASYNC110 - it has no event
+                    while not limits.open:  # noqa: ASYNC110 - it has no event
                         await asyncio.sleep(0.01)
-                    while guard.open:  # noqa: ASYNC110 - likewise
+                    while limits.open:  # noqa: ASYNC110 - likewise
                         await asyncio.sleep(0.05)
 
     asyncio.run(run())
@@ -94,11 +94,11 @@ def test_who_does_not_is_ended(pieces: int) -> None:
 
 def test_what_is_not_taken_is_bounded_and_the_slowest_pay() -> None:
     async def run() -> tuple[int, int]:
-        guard = Guard(60.0, 65536, 100, 60.0, 100 * MIB)
-        async with listening(answering(32 * MIB, 1), guard) as address:
+        limits = ConnectionLimits(60.0, 65536, 100, 60.0, 100 * MIB)
+        async with listening(answering(32 * MIB, 1), limits) as address:
             deaf = [await connect(address, 4096) for _ in range(6)]
             await asyncio.sleep(1.5)
-            left = len(guard.open)
+            left = len(limits.open)
             read = await take(await connect(address, 64 * 1024), MIB, 0.05, 10)
             for client in deaf:
                 client.close()
@@ -149,7 +149,7 @@ def test_work_that_workers_have_does_tell_of_them(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("lane", LANES, ids=str)
-def test_nobody_is_sent_away_for_longer_than_a_minute(lane: Lane) -> None:
+def test_retry_after_is_at_most_a_minute(lane: Lane) -> None:
     admission = Admission(Settings())
     with admission.admit(lane, INTERNAL, Demand(0.0, admission.typical), 10_000_000):
         assert admission.wait_s(lane) > 10 * LONGEST_RETRY_S

@@ -1,4 +1,4 @@
-"""No request holds the event loop: what arrives is read a little at a time, and not at all once it is of no use."""
+"""No request blocks the event loop: input is parsed a little at a time, and discarded after the last response."""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from deepergatgnn.service.http.protocol import LINGERING, PIECES_A_TURN, SLICE, Connection, Guard
+from deepergatgnn.service.http.protocol import LINGERING, PIECES_A_TURN, SLICE, Connection, ConnectionLimits
 from tests.support.in_process import Recorder, listening
 from tests.support.strangers import exchange, place, statuses
 
@@ -35,7 +35,7 @@ class Counting(Connection):
 
 
 async def refuse(_: Scope, __: Receive, send: Send) -> None:
-    """An application that knows from the head alone what to say."""
+    """Application that responds to the head alone."""
     await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"6")]})
     await send({"type": "http.response.body", "body": b"no key"})
 
@@ -96,8 +96,8 @@ def test_a_body_of_the_smallest_chunks_comes_as_it_was_sent() -> None:
 
 
 @pytest.mark.parametrize("sent", [LONG % (8 * MIB) + bytes(8 * MIB), CHUNKED + BYTES], ids=["long", "chunked"])
-def test_who_still_sends_reads_the_answer_and_nothing_more_is_read(sent: bytes) -> None:
-    """A client that sends all before it reads anything, as most do."""
+def test_a_client_that_still_sends_can_read_the_response(sent: bytes) -> None:
+    """The client sends everything before it reads, as most do."""
 
     async def run() -> bytes:
         async with listening(refuse, protocol=Counting) as address:
@@ -129,8 +129,8 @@ def test_a_short_rest_does_not_cost_the_connection() -> None:
     assert statuses(asyncio.run(run())) == [401, 401]
 
 
-def test_who_is_to_be_asked_for_the_body_and_is_not_may_begin_anew() -> None:
-    """It may send the body or not: what comes next cannot be told from one."""
+def test_a_client_that_gets_no_100_continue_may_reconnect() -> None:
+    """It may send the body or not: the next bytes could be either."""
     head = (LONG % len(GET)).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
 
     async def run() -> bytes:
@@ -159,15 +159,15 @@ def test_what_is_thrown_away_after_an_answer_is_bounded() -> None:
     assert asyncio.run(run()) < 4 * LINGERING
 
 
-def test_who_neither_sends_nor_leaves_after_an_answer_is_ended() -> None:
+def test_a_client_silent_after_a_closing_response_is_disconnected() -> None:
     async def run() -> None:
-        guard = Guard(patience_s=0.5, max_head=65536, max_connections=10)
-        async with listening(refuse, guard) as address:
+        limits = ConnectionLimits(head_timeout_s=0.5, max_head=65536, max_connections=10)
+        async with listening(refuse, limits) as address:
             reader, writer = await asyncio.open_connection(*place(address))
             writer.write(LONG % (1 << 40))
             assert statuses(await reader.read()) == [401]
             async with asyncio.timeout(20):
-                while guard.open:  # noqa: ASYNC110 - it has no event
+                while limits.open:  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.05)
             writer.transport.abort()
 

@@ -41,7 +41,7 @@ def part(content: bytes, headers: bytes = b'Content-Disposition: form-data; name
 
 
 def charset(name: bytes) -> bytes:
-    """The header of a form that says in which charset its names are."""
+    """The Content-Type of a form with a charset."""
     return FORM.replace(b"=x", b"=x; charset=" + name)
 
 
@@ -137,18 +137,18 @@ def where(store: Path) -> Iterator[str]:
 
 
 def problems(said: bytes) -> list[dict[str, object]]:
-    """The problem documents in what a service said."""
+    """The problem documents in what was received."""
     return [json.loads(line) for line in said.splitlines() if line.startswith(b'{"type":"about:blank"')]
 
 
 async def said_to(where: str, sent: bytes) -> tuple[bytes, bytes]:
-    """What is said to a request, and to a good one after it."""
+    """What is received for a request, and for a valid one after it."""
     return await exchange(where, sent, seconds=20), await exchange(where, LAST, seconds=20)
 
 
 @pytest.fixture(scope="module")
 def said_to_all(where: str) -> dict[str, tuple[bytes, bytes]]:
-    """All at once: none may be answered otherwise because of another."""
+    """All at once: no response may depend on another request."""
 
     async def ask() -> list[tuple[bytes, bytes]]:
         return await asyncio.gather(*(said_to(where, sent) for sent, _ in CASES.values()))
@@ -196,9 +196,9 @@ def test_requests_behind_requests_are_bounded(where: str) -> None:
     assert set(statuses(said)) <= {200, 431}
 
 
-def test_who_expects_to_be_asked_for_the_body_is(where: str) -> None:
+def test_expect_gets_100_continue(where: str) -> None:
     head, _, body = POST.partition(b"\r\n\r\n")
     said = asyncio.run(exchange(where, head + b"\r\nExpect: 100-continue\r\n\r\n", body, pause_s=0.5, seconds=3))
     assert statuses(said) == [100, 200]
     said = asyncio.run(exchange(where, head + b"\r\nExpect: 100-continue\r\n\r\n", seconds=4))
-    assert statuses(said) == [100, 408]  # it never came
+    assert statuses(said) == [100, 408]  # the body never arrives
