@@ -5,6 +5,7 @@ reject each other's messages instead of misreading them.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
@@ -24,18 +25,14 @@ _encode = Encoder().encode
 
 
 class Waiter(Struct, array_like=True):
-    """First fields of a request: the address of an error reply, whatever follows them."""
+    """First fields of a request: the address of an error reply."""
 
     id: Text
     reply_to: Text
 
 
 class UnreadableError(ValueError):
-    """A message of the broker is damaged, or of another release.
-
-    Attributes:
-        waiter: address of the error reply, where it could be read.
-    """
+    """A message is damaged, or of another release; `waiter` is the address of the error reply, if it is readable."""
 
     def __init__(self, reason: str, waiter: Waiter | None = None) -> None:
         super().__init__(reason)
@@ -46,16 +43,11 @@ class _Message(Struct, array_like=True, forbid_unknown_fields=True):
     _decoder: ClassVar[Decoder[Any]]
 
     def pack(self) -> bytes:
-        """Return the message in MessagePack."""
         return _encode(self)
 
     @classmethod
     def unpack(cls, content: bytes) -> Self:
-        """Return the message of `pack`.
-
-        Raises:
-            UnreadableError: if a field is missing, unknown, of another type or not finite.
-        """
+        """Return the message of `pack`, or raise UnreadableError if a field is missing, unknown or invalid."""
         try:
             message: Self = cls._decoder.decode(content)
         except _DECODE_ERRORS as error:
@@ -90,33 +82,21 @@ class InferenceRequest(_Message, kw_only=True, eq=False, dict=True):
 
     @cached_property
     def graph(self) -> CrystalGraph:
-        """The crystal.
-
-        Raises:
-            ValueError: if the bytes are not those of a graph.
-        """
+        """The crystal; ValueError if the bytes are not those of a graph, which `unpack` excludes."""
         return unpack_graph(self.packed)
 
     @classmethod
     def unpack(cls, content: bytes) -> Self:
-        """Return the request of `pack`, with its graph.
-
-        Raises:
-            UnreadableError: if a field or the graph is invalid.
-        """
+        """Return the request of `pack`, or raise UnreadableError if a field or the graph is invalid."""
         try:
             request: Self = cls._decoder.decode(content)
             _ = request.graph
         except _DECODE_ERRORS as error:
-            raise UnreadableError(str(error), _waiter_of(content)) from None
+            waiter = None
+            with suppress(*_DECODE_ERRORS):
+                waiter = _WAITERS.decode(content)
+            raise UnreadableError(str(error), waiter) from None
         return request
-
-
-def _waiter_of(content: bytes) -> Waiter | None:
-    try:
-        return _WAITERS.decode(content)
-    except _DECODE_ERRORS:
-        return None
 
 
 class ModelOutput(_Message):

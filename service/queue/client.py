@@ -29,24 +29,15 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class PendingRequest:
-    """A request without a reply.
-
-    Attributes:
-        lane, request: as submitted.
-        future: of the reply.
-        deadline: `time.monotonic()`.
-        stream_id: in the broker; empty until it was added.
-        since: `time.monotonic()` when it was added last.
-        missed: successive checks that did not find it in the broker.
-    """
+    """A request without a reply; its times are of `time.monotonic()`."""
 
     lane: Lane
     request: InferenceRequest
     future: "asyncio.Future[InferenceReply]"
     deadline: float
-    stream_id: bytes = b""
-    since: float = field(default_factory=time.monotonic)
-    missed: int = 0
+    stream_id: bytes = b""  # empty until it was added
+    since: float = field(default_factory=time.monotonic)  # of the last addition
+    missed: int = 0  # successive checks that did not find it in the broker
 
 
 class InferenceClient:
@@ -116,19 +107,9 @@ class InferenceClient:
         embedding: bool = False,
         more: bool = False,
     ) -> list[InferenceReply]:
-        """Return the predictions for graphs. The caller enforces the deadline.
+        """Return a reply for each part, a graph and the versions that read it; the caller enforces the deadline.
 
-        Args:
-            parts: a graph and the versions that read it, for each featuriser.
-            deadline: `time.monotonic()`.
-            request_id: for the logs of the worker.
-            attention: whether to return the attention weights of the atoms.
-            lane: in which the requests queue.
-            embedding: whether to return the crystal vectors.
-            more: whether more crystals of the lane follow soon.
-
-        Returns:
-            A reply for each part.
+        The options are those of `InferenceRequest`, but for `deadline`, which is of `time.monotonic()`.
 
         Raises:
             ServiceError: 503 without a broker, or the error of a worker.

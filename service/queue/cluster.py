@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 
 import structlog
 from msgspec.structs import replace
@@ -60,11 +61,9 @@ class ClusterState:
     async def stop(self) -> None:
         """Stop, before the client does."""
         await ended(self._tasks)
-        try:
+        with suppress(RedisError, OSError):  # else the report expires
             async with asyncio.timeout(1):
                 await self._replicas.remove(self._client.name)
-        except (RedisError, OSError):
-            log.warning("broker unavailable at shutdown")
 
     def ensure_ready(self) -> None:
         """Return if a load balancer may send requests here.

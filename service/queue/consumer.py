@@ -1,7 +1,7 @@
 """The queue as a worker sees it; `producer` states its rules."""
 
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,17 +48,22 @@ class RequestConsumer:
                 if "BUSYGROUP" not in str(error):
                     raise
 
-    async def read(self, lane: Lane, count: int, block_s: float) -> list[Delivery]:
-        """Return up to `count` new requests of a lane, after at most `block_s`."""
+    async def _with_groups(self, command: Awaitable[Any]) -> Any:
+        """Return the reply of a command; without groups, which a broker loses with its data, create them instead."""
         try:
-            reply: Any = await self._client.xreadgroup(
-                GROUP, self._worker, {STREAMS[lane]: ">"}, count=count, block=max(1, int(block_s * 1000))
-            )
+            return await command
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
-            await self.create_groups()  # the broker lost its data
+            await self.create_groups()
             return []
+
+    async def read(self, lane: Lane, count: int, block_s: float) -> list[Delivery]:
+        """Return up to `count` new requests of a lane, after at most `block_s`."""
+        block_ms = max(1, int(block_s * 1000))
+        reply = await self._with_groups(
+            self._client.xreadgroup(GROUP, self._worker, {STREAMS[lane]: ">"}, count=count, block=block_ms)
+        )
         return await self._unpack(lane, reply[0][1]) if reply else []
 
     async def take_over(self, count: int) -> list[Delivery]:
@@ -67,15 +72,9 @@ class RequestConsumer:
 
     async def _take_over(self, lane: Lane, count: int) -> list[Delivery]:
         stream = STREAMS[lane]
-        try:
-            taken: list[bytes] = await self._client.xautoclaim(
-                stream, GROUP, self._worker, min_idle_time=self._lease_ms, count=count, justid=True
-            )
-        except ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            await self.create_groups()
-            return []
+        taken: list[bytes] = await self._with_groups(
+            self._client.xautoclaim(stream, GROUP, self._worker, self._lease_ms, count=count, justid=True)
+        )
         async with self._client.pipeline(transaction=False) as pipe:
             for stream_id in taken:
                 pipe.xrange(stream, min=stream_id, max=stream_id, count=1)
@@ -90,14 +89,9 @@ class RequestConsumer:
 
     async def attempt(self, delivery: Delivery) -> None:
         """Count a delivery of a request that was taken over, before its computation may end this worker."""
+        stream_id, times = delivery.stream_id, delivery.times
         await self._client.xclaim(
-            STREAMS[delivery.lane],
-            GROUP,
-            self._worker,
-            0,
-            [delivery.stream_id],
-            retrycount=delivery.times,
-            justid=True,
+            STREAMS[delivery.lane], GROUP, self._worker, 0, [stream_id], retrycount=times, justid=True
         )
 
     async def renew(self, deliveries: Iterable[Delivery]) -> None:
@@ -149,14 +143,8 @@ class RequestConsumer:
     async def dead_letter(self, delivery: Delivery, reply: InferenceReply) -> None:
         """Move a request to the dead-letter stream and send an error reply."""
         entry = delivery.entry
-        await self._note(
-            {
-                "id": entry.id,
-                "request": entry.request_id,
-                "models": " ".join(entry.models),
-                "graph": entry.packed,
-            }
-        )
+        models = " ".join(entry.models)
+        await self._note({"id": entry.id, "request": entry.request_id, "models": models, "graph": entry.packed})
         await self.answer([(delivery, reply)])
 
     async def _note(self, note: dict[Any, Any]) -> None:

@@ -59,10 +59,8 @@ class Demand(NamedTuple):
 class Stage:
     """Admitted work of one kind, and the speed at which it is done.
 
-    Args:
-        servers: that work in parallel.
-
     Attributes:
+        servers: that work in parallel.
         waiting: predicted seconds admitted and not done, by lane.
         elsewhere: the same for other API processes.
         done: predicted seconds so far.
@@ -119,44 +117,31 @@ class Stage:
         self._window_least = self._in_hand
 
 
-class _FlowLoad:
-    """Admitted work of one flow in one lane."""
-
-    def __init__(self) -> None:
-        self.crystals = 0
-        self.parsing = self.computing = 0.0
-
-
 class LaneLoad:
     """Admitted work of one lane.
-
-    Args:
-        parse_processes: of the lane.
 
     Attributes:
         parsing: the stage of its parse processes.
         crystals: admitted and not answered.
-        unparsed: admitted, and their cost is not known yet.
-        flows: load by flow.
+        unparsed: of these, the crystals whose cost is not known yet.
+        flows: crystals, seconds of parsing and of computing by flow.
         connections: number of flows by client.
     """
 
     def __init__(self, parse_processes: int) -> None:
         self.parsing = Stage(parse_processes)
         self.crystals = self.unparsed = 0
-        self.flows: dict[Flow, _FlowLoad] = {}
+        self.flows: dict[Flow, tuple[int, float, float]] = {}
         self.connections: Counter[str] = Counter()
 
     def change(self, flow: Flow, crystals: int, parsing: float, computing: float) -> None:
         """Add work of a flow, or subtract it."""
         self.crystals += crystals
-        load = self.flows.get(flow)
-        if load is None:
-            load = self.flows[flow] = _FlowLoad()
+        if flow not in self.flows:
             self.connections[flow.client] += 1
-        load.crystals += crystals
-        load.parsing, load.computing = load.parsing + parsing, load.computing + computing
-        if load.crystals <= 0:
+        before = self.flows.get(flow, (0, 0.0, 0.0))
+        self.flows[flow] = before[0] + crystals, before[1] + parsing, before[2] + computing
+        if self.flows[flow][0] <= 0:
             del self.flows[flow]
             self.connections[flow.client] -= 1
             if not self.connections[flow.client]:
@@ -216,15 +201,7 @@ class Crystal:
 
 
 class Ticket:
-    """An admitted request, a context; it ends after the contexts of its crystals.
-
-    Args:
-        admission: that counts it.
-        lane: of the request.
-        flow: of the request.
-        demand: predicted for each crystal.
-        crystals: of the request.
-    """
+    """An admitted request, a context; it ends after the contexts of its crystals, each of which has `demand`."""
 
     def __init__(self, admission: "Admission", lane: Lane, flow: Flow, demand: Demand, crystals: int = 1) -> None:
         self.admission, self.load = admission, admission.lanes[lane]
@@ -351,13 +328,7 @@ class Admission:
             self._ensure_room(lane, *last)
 
     def admit(self, lane: Lane, flow: Flow, demand: Demand, crystals: int = 1) -> Ticket:
-        """Admit a request, and count it until the end of its ticket's context.
-
-        Args:
-            lane: of the request.
-            flow: of the request.
-            demand: of each of its crystals.
-            crystals: of the request.
+        """Admit a request of crystals that have `demand` each, and count it until its ticket's context ends.
 
         Raises:
             ServiceError: 429 overloaded.
@@ -371,9 +342,9 @@ class Admission:
         if wait <= most or not self._busy(lane):
             return
         load = self.lanes[lane]
-        own = self._shared_seconds(lane, demand.parsing, demand.computing)
-        if (flow_load := load.flows.get(flow)) is not None:
-            own += self._shared_seconds(lane, flow_load.parsing, flow_load.computing)
+        _, parsing, computing = load.flows.get(flow, (0, 0.0, 0.0))
+        own = (parsing + demand.parsing) / load.parsing.rate(SLOWEST_SHARED)
+        own += (computing + demand.computing) / self.computing.rate(SLOWEST_SHARED)
         if own <= most / load.sharers(flow):
             return
         detail = f"{wait:.1f} s of work are waiting, {most:.1f} s may: retry later"
@@ -387,10 +358,6 @@ class Admission:
         few = self.lanes[lane].crystals < FEW * computing.servers
         most = max(BATCHES * self._settings.batch_s, FEW_S if few else 0.0)
         return computing.ahead(AHEAD[lane]) >= most * computing.servers
-
-    def _shared_seconds(self, lane: Lane, parsing: float, computing: float) -> float:
-        """Return the seconds for which work of a lane delays others."""
-        return parsing / self.lanes[lane].parsing.rate(SLOWEST_SHARED) + computing / self.computing.rate(SLOWEST_SHARED)
 
     def _remember(self, flow: Flow, demand: Demand) -> None:
         if flow.connection:

@@ -15,33 +15,23 @@ PASSED_OVER = 8  # batches of lanes before it after which a lane has a turn of i
 SHRINK, GROW = 0.7, 1.01
 
 
-class Item(Protocol):
-    """A crystal to compute.
+class _Item(Protocol):
+    """A crystal to compute; `messages.Delivery` explains its attributes."""
 
-    Attributes:
-        lane: in which it queues.
-        models: versions that compute it.
-        edges: of its merged graph.
-        suspect: whether it may have ended a worker, and is computed alone.
-        more: whether more crystals of the lane follow soon.
-        since: `time.monotonic()` from which it waits.
-    """
+    lane: Lane
+    since: float
 
     @property
-    def lane(self) -> Lane: ...  # noqa: D102
+    def models(self) -> Sequence[str]: ...
     @property
-    def models(self) -> Sequence[str]: ...  # noqa: D102
+    def edges(self) -> int: ...
     @property
-    def edges(self) -> int: ...  # noqa: D102
+    def suspect(self) -> bool: ...
     @property
-    def suspect(self) -> bool: ...  # noqa: D102
-    @property
-    def more(self) -> bool: ...  # noqa: D102
-    @property
-    def since(self) -> float: ...  # noqa: D102
+    def more(self) -> bool: ...
 
 
-T = TypeVar("T", bound=Item)
+T = TypeVar("T", bound=_Item)
 
 
 @dataclass(frozen=True)
@@ -153,11 +143,6 @@ class Backlog(Generic[T]):
         A batch of few crystals costs nearly as much as one of many. A batch of the first lane is held until its oldest
         crystal has waited for `budget.linger_s`, or its predicted seconds are worth the overhead of a batch; one of a
         later lane until it fills half of its budget.
-
-        Args:
-            budget: of the batch.
-            costs: of the models.
-            now: `time.monotonic()`.
         """
         if any(queue.suspects for queue in self._queues.values()):
             return 0.0
