@@ -17,6 +17,7 @@ _HEAD = struct.Struct("<dI")  # deadline, bytes of what is told before the graph
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
 HEAD_FIELDS = 7  # of `InferenceRequest.pack`: an API process and a worker of two releases may differ
 LONGEST_TEXT, MODELS_AT_MOST = 1024, 1024
+_TUPLES = ("reasons", "attention", "embedding")
 
 
 class UnreadableError(ValueError):
@@ -175,7 +176,8 @@ class ModelOutput:
 
     Attributes:
         low, high: ends of the 90 % interval; None where the calibration cannot promise one.
-        attention, embedding: empty where they were not wanted.
+        attention, embedding: empty where they were not wanted; attention is None where the network has none.
+        attention_reason: why it has none.
         probabilities: of each class; None where the checkpoint has none.
     """
 
@@ -186,9 +188,10 @@ class ModelOutput:
     in_domain: bool
     score: float
     reasons: tuple[str, ...]
-    attention: tuple[float, ...]
+    attention: tuple[float, ...] | None
     embedding: tuple[float, ...] = ()
     probabilities: dict[str, float] | None = None
+    attention_reason: str | None = None
 
 
 @dataclass
@@ -228,7 +231,7 @@ class InferenceReply:
             answer = cls(
                 id=document["id"],
                 predictions=tuple(
-                    ModelOutput(**p | {key: tuple(p[key]) for key in ("reasons", "attention", "embedding")})
+                    ModelOutput(**p | {k: p[k] if p[k] is None else tuple(p[k]) for k in _TUPLES})
                     for p in document["predictions"]
                 ),
                 inference_ms=document["inference_ms"],
@@ -236,7 +239,7 @@ class InferenceReply:
                 worker=document["worker"],
                 error=None if error is None else (error[0], error[1]),
             )
-            total = sum(sum(prediction.attention) + sum(prediction.embedding) for prediction in answer.predictions)
+            total = sum(sum(each.attention or ()) + sum(each.embedding) for each in answer.predictions)
         except (TypeError, ValueError, LookupError, AttributeError) as reason:
             raise UnreadableError(f"not an answer: {reason!r}") from None
         if not (

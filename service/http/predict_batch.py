@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import NamedTuple
 
 import orjson
 import structlog
@@ -24,7 +23,7 @@ from deepergatgnn.service.http.openapi import DEADLINE, refer
 from deepergatgnn.service.http.problems import counted
 from deepergatgnn.service.http.request_body import patience_s, read_documents
 from deepergatgnn.service.http.routes import CLIENT_GONE, ERRORS
-from deepergatgnn.service.parsing.json_bodies import Contents, Fields, source_of
+from deepergatgnn.service.parsing.wire import RequestBody
 from deepergatgnn.service.prediction.pipeline import PredictionInput
 from deepergatgnn.service.scheduling.admission import Ticket
 from deepergatgnn.service.scheduling.parse_cost import Size
@@ -56,10 +55,10 @@ async def predict_batch(request: Request) -> Response:
             raise ServiceError("unknown_media_type", f"media type {media_type[:80]!r}: post application/json")
         deadline = time.monotonic() + patience_s(request, state.settings.bulk_deadline_s)
         request.state.caller.spend(1)  # for reading the body, whatever is in it
-        body = _Body(*await read_documents(request, "bulk", {"most": state.settings.max_bulk}))
-        count = len(body.contents)
+        body = await read_documents(request, "bulk", {"most": state.settings.max_bulk})
+        count = len(body.items)
         request.state.caller.spend(count, paid=1)
-        state.catalogue.resolve(body.fields["models"])
+        state.catalogue.resolve(body.models)
         lines = NDJSON in request.headers.get("accept", "")
         results = _results(state, body, request, deadline, in_order=not lines)
         if lines:
@@ -85,13 +84,6 @@ PREDICT_BATCH = DirectRoute(
     parameters=[DEADLINE],
     body={"application/json": {"schema": refer(BulkRequest)}},
 )
-
-
-class _Body(NamedTuple):
-    """What was posted, as `read_body` tells it."""
-
-    fields: Fields
-    contents: Contents
 
 
 Result = tuple[int, bytes]
@@ -204,7 +196,7 @@ def _held_while_slow(ticket: Ticket, crystals: int) -> Iterator[None]:
 
 
 async def _results(
-    state: State, body: _Body, request: Request, deadline: float, *, in_order: bool
+    state: State, body: RequestBody, request: Request, deadline: float, *, in_order: bool
 ) -> AsyncGenerator[Result]:
     """Index and JSON of each result; some crystals are under way at once, the others wait here.
 
@@ -217,10 +209,10 @@ async def _results(
     """
     admission = state.dispatcher.admission
     least, most = WINDOW
-    count, begun, given = len(body.contents), 0, 0
+    count, begun, given = len(body.items), 0, 0
     at_once = int(min(most, max(least, WINDOW_S / max(admission.typical, 1e-6))))
-    count = len(body.contents)
-    demand = state.oracle.demand(body.fields["models"], Size.roughly(sum(map(len, body.contents)) // max(1, count)))
+    size = sum(len(item.content) for item in body.items)
+    demand = state.oracle.demand(body.models, Size.roughly(size // max(1, count)))
     with admission.admit("bulk", flow_of_request(request), demand, count) as ticket:
         ready: asyncio.Queue[asyncio.Task[Result]] = asyncio.Queue()
         under_way: set[asyncio.Task[Result]] = set()
@@ -254,18 +246,16 @@ async def _results(
             await asyncio.gather(*under_way, return_exceptions=True)
 
 
-async def _result(state: State, body: _Body, index: int, request: Request, deadline: float, ticket: Ticket) -> Result:
+async def _result(
+    state: State, body: RequestBody, index: int, request: Request, deadline: float, ticket: Ticket
+) -> Result:
     """One crystal, answered or refused."""
-    asked, item = body.fields, body.fields["items"][index]
-    if "refused" in item:
-        return index, _refusal(item["id"], ServiceError(*item["refused"]))
+    item = body.items[index]
+    if item.refusal is not None:
+        return index, _refusal(item.id, ServiceError(*item.refusal))
     try:
-        source = source_of(item, body.contents[index])
-        posted = PredictionInput(
-            source, item["format"], asked["models"], asked["attention"] != "none", asked["embedding"], item["id"]
-        )
         answer = await state.oracle.answer(
-            posted,
+            PredictionInput.of(body, item),
             request_id=request.state.request_id,
             started=time.perf_counter(),
             deadline=deadline,
@@ -276,12 +266,12 @@ async def _result(state: State, body: _Body, index: int, request: Request, deadl
             state.tracing.record(request.state.request_id, answer["formula"], answer["latency_ms"], request.headers)
         return index, orjson.dumps(answer)
     except DeeperGATGNNError as error:
-        return index, _refusal(item["id"], error)
+        return index, _refusal(item.id, error)
     except Exception:  # the others have their answers, and the status is sent
         log.exception("unexpected", request_id=request.state.request_id)
-        return index, _refusal(item["id"], unforeseen())
+        return index, _refusal(item.id, unforeseen())
 
 
-def _refusal(name: str, error: DeeperGATGNNError) -> bytes:
+def _refusal(name: str | None, error: DeeperGATGNNError) -> bytes:
     refused = counted(error)
     return orjson.dumps({"id": name, "error": {"code": refused.code, "detail": refused.detail}})

@@ -13,15 +13,8 @@ from deepergatgnn.service.http.disconnect import unless_gone
 from deepergatgnn.service.http.forms import read_form
 from deepergatgnn.service.http.security_headers import header
 from deepergatgnn.service.messages import Lane
-from deepergatgnn.service.parsing.json_bodies import (
-    Contents,
-    Fields,
-    Kind,
-    Options,
-    read_body_in_turns,
-    source_of,
-    validated,
-)
+from deepergatgnn.service.parsing.json_bodies import Options, read_body_in_turns, validated
+from deepergatgnn.service.parsing.wire import Kind, RequestBody
 from deepergatgnn.service.prediction.pipeline import PredictionInput
 from deepergatgnn.service.scheduling.admission import Demand
 from deepergatgnn.service.scheduling.parse_cost import Size
@@ -61,14 +54,10 @@ async def read_posted(request: Request) -> PredictionInput:
     asked = options_of(request)
     content_type = header(request.scope, b"content-type") or ""
     media_type = content_type.partition(";")[0].strip().lower()
-    source: bytes | str
     if media_type == "application/json":
         options = {} if asked is NO_OPTIONS else asked.model_dump(exclude_none=True)
-        body, [content] = await read_documents(request, "single", options)
-        source = source_of(body, content)
-        return PredictionInput(
-            source, body["format"], body["models"], body["attention"] != "none", body["embedding"], body["id"]
-        )
+        body = await read_documents(request, "single", options)
+        return PredictionInput.of(body, body.items[0])
     if media_type in PLAIN:
         source = b"".join(await _pieces(request))
     elif media_type == "multipart/form-data":
@@ -83,7 +72,7 @@ async def read_posted(request: Request) -> PredictionInput:
     return PredictionInput(source, asked.format or "auto", asked.models or [], *wanted, id=None)
 
 
-async def read_documents(request: Request, kind: Kind, options: Options) -> tuple[Fields, Contents]:
+async def read_documents(request: Request, kind: Kind, options: Options) -> RequestBody:
     """What a JSON body asks for, see `read_body`; a long one is read in a parse process, not by the event loop.
 
     Raises:

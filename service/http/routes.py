@@ -2,7 +2,6 @@
 
 import time
 from contextlib import suppress
-from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -86,7 +85,7 @@ PREDICT = DirectRoute(
 )
 
 
-async def _predict(request: Request, state: State, started: float) -> dict[str, Any]:
+async def _predict(request: Request, state: State, started: float) -> PredictResponse:
     request.state.caller.spend(1)
     deadline = time.monotonic() + patience_s(request, state.settings.deadline_s)
     posted = await read_posted(request)  # who is slow to send it takes nobody's place
@@ -162,7 +161,7 @@ async def readyz(request: Request) -> Readiness:
     """
     state = state_of(request)
     state.dispatcher.readiness()
-    offer = state.catalogue.offer()
+    offer = state.catalogue.availability()
     keyed = state.settings.api_keys or state.settings.api_keys_file  # the probe is open without a key
     failed = dict.fromkeys(offer.failed, "see the log") if keyed else dict(offer.failed)
     if not offer.ready:

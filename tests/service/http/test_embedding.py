@@ -109,7 +109,7 @@ def test_the_documents_say_so(cached: httpx.Client) -> None:
 
 
 def test_a_result_without_a_vector_is_none_for_who_wants_it() -> None:
-    [graph] = parse(POSCAR, "poscar", [GraphConfig()], rounds=3).graphs
+    [graph] = parse(POSCAR.encode(), "poscar", [GraphConfig()], rounds=3).graphs
     even = tuple(1 / len(graph.colours) for _ in graph.colours)
     short, long = (ModelOutput(**vars(answer) | {"attention": even}) for answer in (SHORT, LONG))
     cache = ResultCache(8)
@@ -126,12 +126,12 @@ def test_a_result_without_a_vector_is_none_for_who_wants_it() -> None:
 def test_who_wants_a_vector_waits_for_nobody_who_does_not() -> None:
     [graph] = packed(1)
     cache, parts = ResultCache(8), [(graph, ["m@1.0.0"])]
-    with cache.leading(parts, "interactive", 1e12):
-        assert cache.under_way(graph, "m@1.0.0", "interactive", 1e12) is not None
-        assert cache.under_way(graph, "m@1.0.0", "interactive", 1e12, embedding=True) is None
-        with cache.leading(parts, "interactive", 1e12, embedding=True):
+    with cache.lead(parts, "interactive", 1e12):
+        assert cache.in_flight(graph, "m@1.0.0", "interactive", 1e12) is not None
+        assert cache.in_flight(graph, "m@1.0.0", "interactive", 1e12, embedding=True) is None
+        with cache.lead(parts, "interactive", 1e12, embedding=True):
             for embedding in (False, True):
-                assert cache.under_way(graph, "m@1.0.0", "interactive", 1e12, embedding=embedding) is not None
+                assert cache.in_flight(graph, "m@1.0.0", "interactive", 1e12, embedding=embedding) is not None
 
 
 def test_it_travels_through_the_broker() -> None:

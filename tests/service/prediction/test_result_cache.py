@@ -22,7 +22,7 @@ ANSWER = ModelOutput("m@1.0.0", 1.0, 0.5, 1.5, in_domain=True, score=0.1, reason
 
 def packed(crystal: Crystal) -> PackedGraph:
     structure = crystal_to_pymatgen(crystal)
-    return parse(structure.to(fmt="poscar"), "poscar", [CONFIG], rounds=LAYERS).graphs[0]
+    return parse(structure.to(fmt="poscar").encode(), "poscar", [CONFIG], rounds=LAYERS).graphs[0]
 
 
 @pytest.mark.parametrize("crystal", some_crystals(12), ids=lambda crystal: crystal.reduced_formula)
@@ -61,7 +61,7 @@ def test_a_name_sees_as_far_as_the_network() -> None:
     structure = crystal_to_pymatgen(some_crystals(12)[0]) * (1, 1, 24)
     structure.replace(0, "Lr")
     kinds = [
-        len(set(parse(structure.to(fmt="poscar"), "poscar", [CONFIG], rounds=layers).graphs[0].colours))
+        len(set(parse(structure.to(fmt="poscar").encode(), "poscar", [CONFIG], rounds=layers).graphs[0].colours))
         for layers in range(1, 8)
     ]
     assert kinds == sorted(set(kinds)), kinds

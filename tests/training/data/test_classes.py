@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pydantic import TypeAdapter
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 from typer.testing import CliRunner
@@ -25,7 +26,7 @@ from deepergatgnn.nn.network import NetworkOutput
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.messages import Answer, Entry, UnreadableError
 from deepergatgnn.service.parsing.featurize import parse
-from deepergatgnn.service.prediction.pipeline import Posted, _prediction
+from deepergatgnn.service.prediction.pipeline import PredictionInput, _prediction
 from deepergatgnn.service.schemas import SALT, PropertyPrediction
 from deepergatgnn.service.worker.engine import Engine
 from deepergatgnn.training.config.optimization import OptimizationConfig
@@ -272,11 +273,11 @@ def test_probabilities_reach_the_answer_through_the_message(trained: Trained) ->
     [answer] = Answer.unpack(content).predictions
     local = Predictor.load(store.folder("cubic-or-not")).predict_structure(EXAMPLE)
     assert answer.probabilities == pytest.approx(local.probabilities)
-    posted = Posted(b"", "auto", (), attention=True, embedding=False, id=None)
+    posted = PredictionInput(b"", "auto", (), attention=True, embedding=False, id=None)
     document = _prediction(version.manifest, answer, parsed, posted)
-    checked = PropertyPrediction.model_validate(document)
-    assert (checked.value, checked.unit, checked.interval) == (answer.value, "probability", None)
-    assert checked.probabilities == answer.probabilities
+    checked = TypeAdapter(PropertyPrediction).validate_python(document, strict=True)
+    assert (checked["value"], checked["unit"], checked["interval"]) == (answer.value, "probability", None)
+    assert checked["probabilities"] == answer.probabilities
     for bad in ([0.5, 0.5], {"a": "0.5", "b": 0.5}, {"a": 0.5, "b": None}, {"a": 1.5, "b": 0.5}, {"a": 1}, 0.5, "ab"):
         message = json.loads(content)
         message["predictions"][0]["probabilities"] = bad
