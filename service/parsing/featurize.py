@@ -13,7 +13,7 @@ from deepergatgnn.graphs.symmetry_reduction import reduce_graphs
 from deepergatgnn.service.messages import PackedGraph
 from deepergatgnn.service.parsing.wire import FileHeader, ParsedStructure
 from deepergatgnn.service.schemas import Cell
-from deepergatgnn.structures import Crystal, StructureFormat, read_structure
+from deepergatgnn.structures import Crystal, read_structure
 
 
 @dataclass(eq=False)
@@ -23,26 +23,6 @@ class ReadFile:
     crystal: Crystal
     header: FileHeader
     parse_ms: float
-
-
-def parse(
-    source: bytes,
-    file_format: StructureFormat,
-    configs: Sequence[GraphConfig],
-    *,
-    rounds: int = 0,
-    sites: bool = True,
-) -> ParsedStructure:
-    """Read a file and build its graphs; arguments as of `wire.FileHeader`.
-
-    Raises:
-        StructureError: the structure is refused.
-    """
-    header = FileHeader(file_format, tuple(configs), rounds, sites)
-    [result] = featurize([read_file(source, header)])
-    if isinstance(result, StructureError):
-        raise result
-    return result
 
 
 def read_file(source: bytes, header: FileHeader) -> ReadFile:

@@ -19,7 +19,7 @@ from deepergatgnn.errors import StructureError
 from deepergatgnn.service.errors import parsing_delayed
 from deepergatgnn.service.parsing.fork_server import StartedProcess
 from deepergatgnn.service.parsing.parse_tasks import ParseTask, SentTasks
-from deepergatgnn.service.parsing.wire import CRASHED, Frames, WireError, decode_reply, frame
+from deepergatgnn.service.parsing.wire import BEGUN, BUILDING, CRASHED, SINCE, Frames, WireError, decode_reply, frame
 from deepergatgnn.service.telemetry import metrics
 
 SLOW_S = 0.1  # of a task, after which those behind it are recalled
@@ -50,14 +50,7 @@ class WorkerObserver(Protocol):
 
 
 class ProcessorClock:
-    """Processor time of one process.
-
-    Args:
-        pid: of the process.
-
-    Attributes:
-        stalled_s: time since the process last had processor time.
-    """
+    """Processor time of one process; `stalled_s` is the time since it last had any."""
 
     def __init__(self, pid: int) -> None:
         self._id = (~pid << 3) | 2  # as clock_getcpuclockid(3) makes it
@@ -97,9 +90,6 @@ class ParseWorker(asyncio.Protocol):
         started: the process.
         timeout_s: processor time of one task.
         observer: of its events.
-
-    Attributes:
-        tasks: without a reply.
     """
 
     def __init__(self, started: StartedProcess, timeout_s: float, observer: WorkerObserver) -> None:
@@ -117,14 +107,14 @@ class ParseWorker(asyncio.Protocol):
     @property
     def has_large(self) -> bool:
         """Whether one of its tasks takes long, so that no other should wait behind it."""
-        return self._is_slow or self.tasks.has_large
+        return self._is_slow or any(task is not None and task.is_large for task in self.tasks.pending)
 
     def send(self, task: ParseTask) -> None:
         """Send a task to the process."""
         self.tasks.append(task)
         if self._transport is not None:
             self._transport.writelines(frame(task.header, task.payload, exclusive=task.exclusive))
-        if len(self.tasks) == 1:
+        if len(self.tasks.pending) == 1:
             self._replied_at = time.monotonic()
             self._clock.reset()
         if self._timer is None:
@@ -162,15 +152,12 @@ class ParseWorker(asyncio.Protocol):
 
     def _take_reply(self, header: memoryview) -> list[ParseTask]:
         reply = decode_reply(header) if header else None
-        if not self.tasks:
+        if not self.tasks.pending:
             raise WireError("a reply to no task")
-        task = self.tasks.popleft()
+        task = self.tasks.pending.popleft()
         if task is None:
             return []
-        if reply is None:
-            task.fail(StructureError("unreadable", CRASHED))
-        else:
-            task.set_reply(reply)
+        task.finish(reply or StructureError("unreadable", CRASHED))
         return [task]
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -199,14 +186,16 @@ class ParseWorker(asyncio.Protocol):
     def _check(self) -> None:
         """Look whether the process is slow, has passed a limit, or is stalled."""
         self._timer = None
-        if self._is_closed or not self.tasks:
+        if self._is_closed or not self.tasks.pending:
             return
-        building, (begun, since) = self.tasks.is_building, self.tasks.stage
+        progress = self.tasks.progress
+        building, begun = bool(progress[BUILDING]), int(progress[BEGUN])
+        since = progress[SINCE]  # read after the count, since it is written before
         seconds = self._clock.check()
         if self._clock.stalled_s > STALLED_S:
             self._retry("stopped")
             return
-        used = seconds - since if begun > self.tasks.n_replied else 0.0
+        used = seconds - since if begun > self.tasks.total - len(self.tasks.pending) else 0.0
         limit = min(GROUP_S, self._timeout_s) if building else self._timeout_s
         if used > limit:
             if self._overdue == (begun, since):
@@ -230,7 +219,7 @@ class ParseWorker(asyncio.Protocol):
             self._retry(cause)
             return
         self._end(cause, suspects)
-        suspects[0].fail(StructureError("unreadable", detail))
+        suspects[0].finish(StructureError("unreadable", detail))
         self._observer.finished(self, suspects, self._clock.lap())
 
     def _retry(self, cause: str) -> None:
@@ -242,12 +231,13 @@ class ParseWorker(asyncio.Protocol):
         given_up = [task for task in suspects if task.losses >= TRIES]
         self._end(cause, given_up)
         for task in given_up:
-            task.fail(parsing_delayed("the host stopped or killed the parser several times"))
+            task.finish(parsing_delayed("the host stopped or killed the parser several times"))
 
     def _end(self, cause: str, done: Sequence[ParseTask]) -> None:
         metrics.PARSE_KILLED.labels(cause).inc()
         self.kill()
-        left = self.tasks.clear(done)
+        left = [task for task in self.tasks.pending if task is not None and task not in done]
+        self.tasks.pending.clear()
         self._observer.lost(self)
         if left:
             self._observer.returned(left)

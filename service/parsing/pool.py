@@ -16,24 +16,14 @@ import structlog
 
 from deepergatgnn.errors import DeeperGATGNNError, StructureError
 from deepergatgnn.graphs.crystal_graph import GraphConfig
-from deepergatgnn.service.errors import parsing_delayed
+from deepergatgnn.service.errors import ServiceError, parsing_delayed
 from deepergatgnn.service.messages import Lane
+from deepergatgnn.service.parsing import wire
 from deepergatgnn.service.parsing.fork_server import StartedProcess, start_process, stop_fork_server
 from deepergatgnn.service.parsing.json_bodies import Options
 from deepergatgnn.service.parsing.parse_tasks import ParseTask
 from deepergatgnn.service.parsing.parse_worker import ParseWorker
-from deepergatgnn.service.parsing.wire import (
-    CRASHED,
-    BodyHeader,
-    FileHeader,
-    Kind,
-    ParsedStructure,
-    RequestBody,
-    RequestRefusal,
-    StructureRefusal,
-    encode_body_header,
-    encode_header,
-)
+from deepergatgnn.service.parsing.wire import FileHeader, Kind, ParsedStructure, RequestBody
 from deepergatgnn.service.scheduling.fairness import NOBODY, FairLine, Flow
 from deepergatgnn.service.scheduling.parse_cost import ParseCost, Size, size_of
 from deepergatgnn.service.tasks import PAUSE_S
@@ -41,8 +31,6 @@ from deepergatgnn.service.telemetry import metrics
 from deepergatgnn.structures import StructureFormat
 
 TASKS_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stays small
-MAX_SENT = 16  # tasks of a process: it goes on to the next while the event loop is busy
-MAX_SENT_S = 0.05  # their predicted seconds, without the first
 WAIT_FACTOR = 10  # times the limit of processor time that a client waits before it is asked to retry
 WARM_UP = b'{"lattice": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]], "species": ["Na"], "frac_coords": [[0, 0, 0]]}'
 WARM_UP_S = 120.0
@@ -61,16 +49,6 @@ class ParseLane:
     """Processes of one lane, and the tasks that wait for them in the order of fair queueing between clients.
 
     Large files leave one of several processes free, so that a small one never waits for all of them.
-
-    Args:
-        count: of processes.
-        timeout_s: processor time of one task.
-        memory_mib: address space of one process.
-        niceness: of the processes.
-        patience: factor of the waiting time.
-
-    Attributes:
-        max_wait_s: of a client for a reply.
     """
 
     def __init__(
@@ -110,7 +88,7 @@ class ParseLane:
         open_ = [each for each in self._workers if each.tasks.total < TASKS_PER_PROCESS and not each.has_large]
         if not open_:
             return None
-        open_.sort(key=lambda each: (each.tasks.load, len(each.tasks)))
+        open_.sort(key=lambda each: (each.tasks.load, len(each.tasks.pending)))
         n_large = sum(each.has_large for each in self._workers)
         reserved: list[ParseWorker] = []  # for the large task that is next, until this process is idle
 
@@ -118,14 +96,12 @@ class ParseLane:
             if task.is_large:
                 if n_large >= max(1, self.count - 1):
                     return None
-                idle = next((each for each in open_ if not each.tasks), None)
+                idle = next((each for each in open_ if not each.tasks.pending), None)
                 if idle is None and not reserved:
                     reserved.append(open_[0])
                 return idle
             least = next((each for each in open_ if each not in reserved), None)
-            if least is None or (least.tasks and not _has_room(least, task)):
-                return None
-            return least
+            return least if least is not None and least.tasks.has_room(task.seconds) else None
 
         while (task := self._first(lambda each: each.future.done() or process_for(each) is not None)) is not None:
             if not task.future.done() and (worker := process_for(task)) is not None:  # else its client has gone
@@ -185,7 +161,7 @@ class ParseLane:
         for task in tasks:
             task.used_s = seconds * task.seconds / predicted
             self._waiting.charge(task.flow, task.used_s - task.seconds)
-        if worker.tasks.total >= TASKS_PER_PROCESS and not worker.tasks:
+        if worker.tasks.total >= TASKS_PER_PROCESS and not worker.tasks.pending:
             worker.kill()
             self.lost(worker)
         else:
@@ -207,20 +183,9 @@ class ParseLane:
             worker.kill()
         # The fork server lives until every process that it forked has ended, including those still starting.
         for launched in self._launched:
-            if not launched.cancel():
-                _discard(launched)
-
-
-def _discard(launched: "Future[StartedProcess]") -> None:
-    """End a process as soon as it has started."""
-    if launched.exception() is None:
-        started = launched.result()
-        started.connection.close()
-        started.process.kill()
-
-
-def _has_room(worker: ParseWorker, task: ParseTask) -> bool:
-    return len(worker.tasks) < MAX_SENT and worker.tasks.load + task.seconds <= MAX_SENT_S
+            if not launched.cancel() and launched.exception() is None:
+                launched.result().connection.close()
+                launched.result().process.kill()
 
 
 class ParsePool:
@@ -258,16 +223,13 @@ class ParsePool:
         finally:
             first.close()
         lane = self._lanes["interactive"]
-        await asyncio.gather(*(self._retry_warm_up(lane) for _ in range(lane.count)))
+        await asyncio.gather(*(self._warm_up(lane) for _ in range(lane.count)))
 
     async def _warm_up(self, lane: ParseLane) -> None:
-        await self._parse(WARM_UP, FileHeader("json", (GraphConfig(),), sites=False), lane)
-
-    async def _retry_warm_up(self, lane: ParseLane) -> None:
         deadline = time.monotonic() + WARM_UP_S
         while True:
             try:
-                await self._warm_up(lane)
+                await self._parse(WARM_UP, FileHeader("json", (GraphConfig(),), sites=False), lane)
             except DeeperGATGNNError as error:
                 if time.monotonic() > deadline:
                     raise
@@ -307,7 +269,7 @@ class ParsePool:
 
     async def _parse(self, source: bytes, header: FileHeader, lane: ParseLane, flow: Flow = NOBODY) -> ParsedStructure:
         size, graphs = size_of(source), len(header.configs)
-        task = ParseTask(encode_header(header), [source], seconds=self.cost.seconds(size, graphs), flow=flow)
+        task = ParseTask(wire.encode_header(header), [source], seconds=self.cost.seconds(size, graphs), flow=flow)
         try:
             return await _reply(task, lane, ParsedStructure)
         finally:
@@ -330,7 +292,7 @@ class ParsePool:
         """
         lane = self._bodies if kind == "bulk" else self._lanes["interactive"]
         seconds = self.cost.seconds(Size(sum(map(len, pieces)), 0, 0), 0)
-        header = encode_body_header(BodyHeader(kind, options))
+        header = wire.encode(wire.BodyHeader(kind, options))
         task = ParseTask(header, pieces, seconds=seconds, exclusive=True, flow=flow)
         try:
             return await _reply(task, lane, RequestBody)
@@ -353,8 +315,10 @@ async def _reply(task: ParseTask, lane: ParseLane, expected: type[R]) -> R:
         raise parsing_delayed(f"the file was not parsed within {lane.max_wait_s:g} s, as the host is busy") from None
     finally:
         del task
-    if isinstance(reply, StructureRefusal | RequestRefusal):
-        raise reply.error()
+    if isinstance(reply, wire.StructureRefusal):
+        raise StructureError(reply.code, reply.detail)
+    if isinstance(reply, wire.RequestRefusal):
+        raise ServiceError(reply.code, reply.detail)
     if not isinstance(reply, expected):
-        raise StructureError("unreadable", CRASHED)
+        raise StructureError("unreadable", wire.CRASHED)
     return reply

@@ -18,25 +18,10 @@ from typing import TypeVar
 from deepergatgnn.errors import StructureError
 from deepergatgnn.service.errors import ServiceError
 from deepergatgnn.service.garbage_collector import tune_garbage_collector
+from deepergatgnn.service.parsing import wire
 from deepergatgnn.service.parsing.featurize import ReadFile, featurize, read_file
 from deepergatgnn.service.parsing.json_bodies import read_body
-from deepergatgnn.service.parsing.wire import (
-    BEGUN,
-    BUILDING,
-    RECALLED,
-    SINCE,
-    FileHeader,
-    Frame,
-    Frames,
-    ParsedStructure,
-    Progress,
-    Reply,
-    StructureRefusal,
-    TaskHeader,
-    decode_header,
-    refusal_of,
-    reply_frame,
-)
+from deepergatgnn.service.parsing.wire import BEGUN, BUILDING, RECALLED, SINCE, Frame, Frames, Progress, Reply
 
 GROUP_FILES = 8  # at most
 GROUP_ATOMS = 256  # after which no other file joins
@@ -70,7 +55,7 @@ def serve(connection: socket.socket, progress: Progress, memory_mib: int, nicene
             if len(group) > 1:
                 progress[SINCE] = time.process_time()
                 progress[BUILDING] = 1
-            connection.sendall(b"".join(map(reply_frame, _replies(group))))
+            connection.sendall(b"".join(map(wire.reply_frame, _replies(group))))
             progress[SINCE] = time.process_time()
             progress[BUILDING] = 0
 
@@ -114,11 +99,11 @@ def _begin(frame: Frame, progress: Progress, timeout_s: float) -> Begun:
     if progress[BEGUN] <= progress[RECALLED]:
         return None
     _limit_time(timeout_s)
-    return _or_refusal(partial(_read, decode_header(bytes(frame.header)), bytes(frame.payload)))
+    return _or_refusal(partial(_read, wire.decode_header(bytes(frame.header)), bytes(frame.payload)))
 
 
-def _read(header: TaskHeader, payload: bytes) -> ReadFile | Reply:
-    if isinstance(header, FileHeader):
+def _read(header: wire.TaskHeader, payload: bytes) -> ReadFile | Reply:
+    if isinstance(header, wire.FileHeader):
         return read_file(payload, header)
     return read_body(header.kind, payload, header.options)
 
@@ -135,17 +120,19 @@ def _featurize(files: Sequence[ReadFile]) -> list[Reply]:
     return [_or_refusal(lambda file=file: _reply(featurize([file])[0])) for file in files]  # type: ignore[misc]
 
 
-def _reply(result: ParsedStructure | StructureError) -> Reply:
-    return refusal_of(result) if isinstance(result, StructureError) else result
+def _reply(result: wire.ParsedStructure | StructureError) -> Reply:
+    return wire.StructureRefusal(result.code, result.detail) if isinstance(result, StructureError) else result
 
 
 def _or_refusal(work: Callable[[], T]) -> T | Reply:
     try:
         return work()
-    except (ServiceError, StructureError) as error:
-        return refusal_of(error)
+    except ServiceError as error:
+        return wire.RequestRefusal(error.code, error.detail)
+    except StructureError as error:
+        return wire.StructureRefusal(error.code, error.detail)
     except (MemoryError, RecursionError):
-        return StructureRefusal("unreadable", "the parser ran out of memory on this file: simplify it")
+        return wire.StructureRefusal("unreadable", "the parser ran out of memory on this file: simplify it")
 
 
 def _confine(memory_mib: int, niceness: int) -> None:

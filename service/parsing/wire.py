@@ -12,9 +12,8 @@ from typing import Any, Literal, NamedTuple
 from msgspec import MsgspecError, Struct
 from msgspec.msgpack import Decoder, Encoder
 
-from deepergatgnn.errors import StructureError, StructureErrorCode
+from deepergatgnn.errors import StructureErrorCode
 from deepergatgnn.graphs.crystal_graph import GraphConfig
-from deepergatgnn.service.errors import ServiceError
 from deepergatgnn.service.messages import PackedGraph
 from deepergatgnn.service.schemas import Cell
 from deepergatgnn.structures import StructureFormat
@@ -26,7 +25,7 @@ Progress = MutableSequence[float]  # in shared memory, written by the process ex
 BEGUN, BUILDING, SINCE, RECALLED = range(4)
 CRASHED = "the parser crashed on this file: simplify it (single data block, P1)"
 _PREFIX = struct.Struct("<?II")  # exclusive flag, header length, payload length
-_encode = Encoder().encode
+encode = Encoder().encode
 
 
 class WireError(Exception):
@@ -34,12 +33,11 @@ class WireError(Exception):
 
 
 class FileHeader(Struct, tag="file", frozen=True):
-    """Header of a file to parse, which is the payload.
+    """A file to parse, which is the payload.
 
     Attributes:
-        format: of the file.
         configs: a graph is built for each.
-        rounds: message-passing rounds that digest and colours of the graphs cover; 0 for none.
+        rounds: message-passing rounds that digest and colours of the graphs cover; 0 for neither.
         sites: whether to return element and position of every atom.
     """
 
@@ -50,7 +48,7 @@ class FileHeader(Struct, tag="file", frozen=True):
 
 
 class BodyHeader(Struct, tag="body", frozen=True):
-    """Header of a JSON body to read, which is the payload; see `json_bodies.read_body`."""
+    """A JSON body to read, which is the payload; see `json_bodies.read_body`."""
 
     kind: Kind
     options: dict[str, Any]
@@ -60,16 +58,11 @@ TaskHeader = FileHeader | BodyHeader
 
 
 class ParsedStructure(Struct, tag="structure"):
-    """Structure of a file, with its graphs.
+    """Structure of a file, with a graph for each requested featuriser.
 
     Attributes:
-        formula, reduced_formula, n_atoms: of the posted cell.
-        symbols: element of each atom, in the posted order; empty unless requested.
-        frac_coords: [N, 3] as posted; empty unless requested.
-        cell: lengths in Å, angles in degrees, volume in Å³.
+        symbols, frac_coords: of each atom, as posted; empty unless requested.
         warnings: what the reader ignored or changed.
-        graphs: one for each requested featuriser.
-        parse_ms: time to read the file.
         graph_ms: time to build the graphs of all files of the group.
     """
 
@@ -109,10 +102,6 @@ class StructureRefusal(Struct, tag="structure refusal"):
     code: StructureErrorCode
     detail: str
 
-    def error(self) -> StructureError:
-        """Return the error."""
-        return StructureError(self.code, self.detail)
-
 
 class RequestRefusal(Struct, tag="request refusal"):
     """A `ServiceError`."""
@@ -120,32 +109,16 @@ class RequestRefusal(Struct, tag="request refusal"):
     code: str
     detail: str
 
-    def error(self) -> ServiceError:
-        """Return the error."""
-        return ServiceError(self.code, self.detail)
-
 
 Reply = ParsedStructure | RequestBody | StructureRefusal | RequestRefusal
 _headers: Decoder[TaskHeader] = Decoder(TaskHeader)
 _replies: Decoder[Reply] = Decoder(Reply)
 
 
-def refusal_of(error: StructureError | ServiceError) -> Reply:
-    """Return the reply that carries an error."""
-    if isinstance(error, StructureError):
-        return StructureRefusal(error.code, error.detail)
-    return RequestRefusal(error.code, error.detail)
-
-
 @lru_cache(maxsize=64)
 def encode_header(header: FileHeader) -> bytes:
-    """Encode the header of a file; few kinds of them occur."""
-    return _encode(header)
-
-
-def encode_body_header(header: BodyHeader) -> bytes:
-    """Encode the header of a JSON body."""
-    return _encode(header)
+    """Encode the header of a file; few different ones occur."""
+    return encode(header)
 
 
 @lru_cache(maxsize=64)
@@ -167,7 +140,7 @@ def frame(header: bytes, payload: Sequence[bytes] = (), *, exclusive: bool = Fal
 
 def reply_frame(reply: Reply | None) -> bytes:
     """Return the frame of a reply; None replies to a recalled task."""
-    return b"".join(frame(b"" if reply is None else _encode(reply)))
+    return b"".join(frame(b"" if reply is None else encode(reply)))
 
 
 def decode_reply(header: memoryview) -> Reply:

@@ -30,10 +30,8 @@ class PredictionInput:
 
     Attributes:
         source: content of the file; JSON of a structure object.
-        format: of the content.
         models: NAME or NAME@VERSION; all in production if empty.
-        attention: whether to return the attention weights of the atoms.
-        embedding: whether to return the crystal vectors.
+        attention, embedding: whether to return the weights of the atoms, and the crystal vectors.
         id: the client's own.
     """
 
@@ -60,9 +58,6 @@ class PendingPrediction:
     """A parsed structure whose model outputs are being collected.
 
     Attributes:
-        parts: graphs, each with the versions that it is an input of.
-        attention, embedding: whether the outputs must have them.
-        request_id, deadline, lane, ticket: of the request.
         follows: whether it may wait for identical structures in flight.
         outputs: of each version, so far.
         inference_ms, held_ms: time on the device, and in the worker before.

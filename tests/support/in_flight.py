@@ -14,7 +14,6 @@ from prometheus_client import REGISTRY
 
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.service.messages import InferenceReply, Lane, ModelOutput, PackedGraph
-from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.parsing.wire import ParsedStructure
 from deepergatgnn.service.prediction.catalogue import Catalogue
@@ -27,6 +26,7 @@ from deepergatgnn.service.schemas import PredictResponse
 from deepergatgnn.service.settings import Settings
 from deepergatgnn.structures import crystal_to_pymatgen
 from tests.support.fixtures import some_crystals
+from tests.support.parsing import parse
 
 MODEL = "bulk-modulus"
 STRUCTURE = crystal_to_pymatgen(some_crystals(5)[3])

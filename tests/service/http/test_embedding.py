@@ -12,11 +12,11 @@ import pytest
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.messages import InferenceReply, InferenceRequest, ModelOutput
-from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.prediction.result_cache import ResultCache
 from deepergatgnn.structures import crystal_to_pymatgen, read_structure
 from tests.conftest import service
 from tests.support.hand_worker import packed
+from tests.support.parsing import parse
 from tests.support.processes import MODEL, OLD, small_store
 
 CIF = Path("examples/ZrO2.cif").read_text("utf-8")

@@ -13,7 +13,6 @@ from pymatgen.io.cif import CifWriter
 from deepergatgnn.errors import StructureError
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.service.parsing import fork_server
-from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.service.parsing.process import GROUP_FILES
 from deepergatgnn.service.parsing.wire import Frames, ParsedStructure, Reply, WireError, decode_reply, frame
@@ -21,6 +20,7 @@ from deepergatgnn.structures import crystal_to_pymatgen
 from tests.service.parsing.test_pool import CIF, parse_processes, with_pool
 from tests.support import hostile_parsing
 from tests.support.fixtures import some_crystals
+from tests.support.parsing import parse
 
 CONFIGS = (GraphConfig(angles=8), GraphConfig())
 EMPTY = b"data_x\n"

@@ -23,12 +23,12 @@ from deepergatgnn.graphs.serialization import pack_graph, unpack_graph
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.service.parsing import fork_server
 from deepergatgnn.service.parsing import pool as parse_pool
-from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.parsing.fork_server import StartedProcess
 from deepergatgnn.service.parsing.pool import ParsePool
 from deepergatgnn.structures import read_structure
 from tests.support import hostile_parsing
 from tests.support.fixtures import graphs_of, some_crystals
+from tests.support.parsing import parse
 
 CIF = Path("examples/ZrO2.cif").read_bytes()
 QUICK_S = 1.0

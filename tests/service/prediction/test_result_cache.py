@@ -9,11 +9,11 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.service.messages import ModelOutput, PackedGraph
-from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.prediction.result_cache import ResultCache
 from deepergatgnn.structures import Crystal, crystal_from_pymatgen, crystal_to_pymatgen
 from tests.conftest import service
 from tests.support.fixtures import some_crystals
+from tests.support.parsing import parse
 
 CONFIG = GraphConfig(angles=8)
 LAYERS = 5

@@ -25,7 +25,6 @@ from deepergatgnn.nn.batch import collate
 from deepergatgnn.nn.network import NetworkOutput
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.messages import Answer, Entry, UnreadableError
-from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.prediction.pipeline import PredictionInput, _prediction
 from deepergatgnn.service.schemas import SALT, PropertyPrediction
 from deepergatgnn.service.worker.engine import Engine
@@ -44,6 +43,7 @@ from deepergatgnn.training.publication.card import read_header, render_card
 from deepergatgnn.uncertainty.probabilities import class_probabilities, likeliest
 from tests.support.cross_validated import single_thread
 from tests.support.fixtures import bundled, some_crystals, some_rows
+from tests.support.parsing import parse
 
 CPU = torch.device("cpu")
 SYSTEMS = ("hexagonal", "tetragonal", "cubic")
