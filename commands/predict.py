@@ -15,6 +15,7 @@ import typer
 from deepergatgnn.commands.options import DeviceOption, JsonOption, StoreOption, device_named, open_store
 from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError, StructureError
 from deepergatgnn.model_store import ModelStore
+from deepergatgnn.service.prediction.answers import LEVEL_PERCENT, missing_intervals, property_prediction
 from deepergatgnn.uncertainty.probabilities import likeliest
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 STDIN = "-"
 SUFFIXES = (".cif", ".vasp", ".poscar", ".xyz", ".extxyz", ".json")
 VASP_NAMES = ("POSCAR", "CONTCAR")  # what VASP calls its files, with whatever follows
-LEVEL = 0.9
 WRONG_INPUT, FAILURE = 2, 1
 Result = dict[str, Any]
 Problem = dict[str, str]
@@ -180,16 +180,9 @@ def _predict(place: str, predictors: Sequence["Predictor"]) -> tuple[Result, lis
         "reduced_formula": crystal.reduced_formula,
         "n_atoms": crystal.n_atoms,
         "predictions": predictions,
-        "warnings": [*crystal.warnings, *_without_interval(predictors)],
+        "warnings": [*crystal.warnings, *missing_intervals(predictor.manifest for predictor in predictors)],
     }
     return result, found
-
-
-def _without_interval(predictors: Sequence["Predictor"]) -> Iterator[str]:
-    """Why a model gives no interval, for each that does not."""
-    for predictor in predictors:
-        if reason := predictor.manifest.calibration.shortfall():
-            yield f"{predictor.manifest.reference} gives no 90 % interval: {reason}"
 
 
 def _standard_input(most: int) -> bytes:
@@ -199,24 +192,18 @@ def _standard_input(most: int) -> bytes:
 
 
 def _document(predictor: "Predictor", prediction: "Prediction") -> Result:
-    manifest = predictor.manifest
-    return {
-        "model": manifest.name,
-        "version": manifest.version,
-        "property": manifest.target.property,
-        "value": prediction.value,
-        "unit": manifest.target.unit,
-        "interval": None
-        if prediction.low is None
-        else {"level": LEVEL, "low": prediction.low, "high": prediction.high},
-        "domain": {
-            "in_domain": prediction.domain.in_domain,
-            "score": prediction.domain.score,
-            "reasons": prediction.domain.reasons,
-        },
-        **({} if prediction.probabilities is None else {"probabilities": prediction.probabilities}),
-        "attention": prediction.attention.tolist(),
-    }
+    domain = prediction.domain
+    document = property_prediction(
+        predictor.manifest,
+        value=prediction.value,
+        low=prediction.low,
+        high=prediction.high,
+        in_domain=domain.in_domain,
+        score=domain.score,
+        reasons=domain.reasons,
+        probabilities=prediction.probabilities,
+    )
+    return {**document, "attention": prediction.attention.tolist()}
 
 
 def _problem(code: str, detail: str) -> Problem:
@@ -272,7 +259,7 @@ def _print_text(result: Result) -> None:
             )
             continue
         interval = answer["interval"]
-        ends = f"[{interval['low']:.4f}, {interval['high']:.4f}]" if interval else "[no 90 % interval]"
+        ends = f"[{interval['low']:.4f}, {interval['high']:.4f}]" if interval else f"[no {LEVEL_PERCENT} interval]"
         print(
             f"{file}  {result['reduced_formula']}  {answer['property']} {answer['value']:.4f} "
             f"{answer['unit']} {ends}{outside}",

@@ -107,7 +107,8 @@ class ModelOutput(_Message):
         value: in the unit of the model's property.
         low, high: ends of the 90 % interval; None where the calibration set was too small for one.
         in_domain, score, reasons: the assessment of the applicability domain.
-        attention, embedding: empty where they were not requested.
+        attention, embedding: empty where they were not requested; attention is None where the network has none.
+        attention_reason: why it has none.
         probabilities: of each class; None where the model has none.
     """
 
@@ -118,9 +119,10 @@ class ModelOutput(_Message):
     in_domain: bool
     score: Finite
     reasons: tuple[str, ...]
-    attention: tuple[Finite, ...]
+    attention: tuple[Finite, ...] | None
     embedding: tuple[Finite, ...] = ()
     probabilities: Annotated[dict[str, Probability], Meta(min_length=2)] | None = None
+    attention_reason: str | None = None
 
     def __post_init__(self) -> None:
         if (self.low is None) != (self.high is None):

@@ -1,9 +1,11 @@
 """Schemas of request and response bodies; the name of a number with a unit ends with it."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, with_config
 from pydantic.config import JsonDict
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 Format = Literal["auto", "cif", "poscar", "extxyz", "json"]
 Attention = Literal["global", "none"]
@@ -104,7 +106,11 @@ class BulkRequest(BaseModel):
     embedding: Embedding = False
 
 
-class Interval(BaseModel):
+# Answers are typed dictionaries, not models: the checker compares what builds them with the schema, and nothing
+# validates or copies them at run time.
+
+
+class Interval(TypedDict):
     """Interval that contains the true value with probability `level`."""
 
     level: float
@@ -112,55 +118,66 @@ class Interval(BaseModel):
     high: float
 
 
-class DomainVerdict(BaseModel):
-    """Whether the crystal is like the training set; a score above 1 is unusual."""
+class DomainVerdict(TypedDict):
+    """Whether the crystal resembles the training set; a score above 1 is unusual."""
 
     in_domain: bool
     score: float
-    reasons: list[str]
+    reasons: Sequence[str]
 
 
-class AtomWeight(BaseModel):
+class AtomWeight(TypedDict):
     """Global attention of one atom of the posted cell; the weights sum to 1."""
 
     index: int
     element: str
-    frac_coords: tuple[float, float, float]
+    frac_coords: Annotated[Sequence[float], Field(min_length=3, max_length=3)]
     weight: float
 
 
-class PropertyPrediction(BaseModel):
-    """Prediction of one model; `interval` is null where its calibration gives none, and `warnings` says why.
+@with_config(ConfigDict(json_schema_extra={"examples": [PREDICTION]}))
+class PropertyPrediction(TypedDict):
+    """Prediction of one model; `interval` is null where its calibration cannot promise one, and `warnings` say why.
 
     A classifier gives `probabilities`, no interval, and the unit `probability`.
     """
 
-    model_config = ConfigDict(json_schema_extra={"examples": [PREDICTION]})
-
     model: str
     version: str
     property: str
-    value: float = Field(
-        description="In `unit`. Of two classes the probability of the last one, of more that of the likeliest."
-    )
+    value: Annotated[
+        float,
+        Field(description="In `unit`. Of two classes the probability of the last one, of more that of the likeliest."),
+    ]
     unit: str
     interval: Interval | None
     domain: DomainVerdict
-    probabilities: dict[str, float] | None = Field(
-        default=None,
-        description='Of each class, summing to 1, such as {"false": 0.03, "true": 0.97}. Only where the model has '
-        "classes.",
-    )
-    attention: list[AtomWeight] | None = None
-    embedding: list[float] | None = Field(
-        default=None,
-        description="Crystal vector that the model's head sees, without a unit; the same in every cell of a crystal, "
-        "comparable among crystals of one version. Only where the request has `embedding`: true.",
-    )
+    probabilities: NotRequired[
+        Annotated[
+            dict[str, float],
+            Field(
+                description='Of each class, summing to 1, such as {"false": 0.03, "true": 0.97}. Only where the model '
+                "has classes."
+            ),
+        ]
+    ]
+    attention: NotRequired[
+        Annotated[list[AtomWeight] | None, Field(description="Null where the network of the model has none.")]
+    ]
+    attention_reason: NotRequired[Annotated[str, Field(description="Only where `attention` is null.")]]
+    embedding: NotRequired[
+        Annotated[
+            Sequence[float],
+            Field(
+                description="Crystal vector that the model's head sees, without a unit; the same in every cell of a "
+                "crystal, comparable among crystals of one version. Only where the request has `embedding`: true."
+            ),
+        ]
+    ]
 
 
-class LatencyMs(BaseModel):
-    """Measured times in milliseconds; the parts do not add up to more than `total`."""
+class LatencyMs(TypedDict):
+    """Measured, in milliseconds; the parts do not add up to more than `total`."""
 
     parse: float
     graph: float
@@ -169,8 +186,8 @@ class LatencyMs(BaseModel):
     total: float
 
 
-class Cell(BaseModel):
-    """Cell as it was parsed: lengths in Å, angles in degrees, volume in Å³."""
+class Cell(TypedDict):
+    """The posted cell as it was read: lengths in Å, angles in degrees, volume in Å³."""
 
     a: float
     b: float
@@ -181,10 +198,8 @@ class Cell(BaseModel):
     volume: float
 
 
-class PredictResponse(BaseModel):
-    """Predictions for one structure."""
-
-    model_config = ConfigDict(
+@with_config(
+    ConfigDict(
         json_schema_extra={
             "examples": [
                 {
@@ -201,6 +216,9 @@ class PredictResponse(BaseModel):
             ]
         }
     )
+)
+class PredictResponse(TypedDict):
+    """The answer for one structure."""
 
     id: str
     formula: str

@@ -8,8 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import APIKeyHeader, HTTPBearer
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter
 
 from deepergatgnn.service.http.prediction_route import PredictionRoute
 from deepergatgnn.service.http.problems import LATER, PROBLEM_JSON
@@ -42,7 +41,7 @@ REQUEST_ID_HEADER = {
 }
 
 
-def reference(model: type[BaseModel]) -> Document:
+def reference(model: type[Any]) -> Document:
     """Return a reference to a schema of the document."""
     return {"$ref": REFERENCE.format(model=model.__name__)}
 
@@ -105,10 +104,9 @@ def describe(app: FastAPI, *, keyed: bool, open_paths: Collection[str], root_pat
 def _schemas() -> Document:
     """Return the schemas that prediction routes and errors refer to."""
     requests, responses = (PredictRequest, BulkItem, BulkRequest, Problem), (PredictResponse, BulkResponse)
-    _, schema = models_json_schema(
-        [*((model, "validation") for model in requests), *((model, "serialization") for model in responses)],
-        ref_template=REFERENCE,
-    )
+    adapters = [(model, "validation", TypeAdapter[Any](model)) for model in requests]
+    adapters += [(model, "serialization", TypeAdapter[Any](model)) for model in responses]
+    _, schema = TypeAdapter.json_schemas(adapters, ref_template=REFERENCE)
     schemas: Document = schema["$defs"]
     # An item that is no BulkItem fails alone.
     schemas["BulkRequest"]["properties"]["structures"]["items"] = {"anyOf": [reference(BulkItem), {}]}

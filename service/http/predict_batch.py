@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import NamedTuple
 
 import orjson
 import structlog
@@ -24,7 +23,7 @@ from deepergatgnn.service.http.prediction_route import PredictionRoute
 from deepergatgnn.service.http.problems import counted
 from deepergatgnn.service.http.request_body import DEADLINE_HEADER, read_json_body, time_limit_s
 from deepergatgnn.service.lanes import BULK
-from deepergatgnn.service.parsing.json_bodies import Contents, Fields, source_of
+from deepergatgnn.service.parsing.wire import RequestBody
 from deepergatgnn.service.prediction.pipeline import PredictionInput
 from deepergatgnn.service.scheduling.admission import Ticket
 from deepergatgnn.service.scheduling.parse_cost import Size
@@ -39,13 +38,6 @@ MAX_BUFFERED_TOTAL = 64 * 1024 * 1024  # of all requests: beyond it, each has on
 WHOLE = 256 * 1024  # bytes of a JSON response that is sent in one piece, with its length
 SLOW_S = 0.25  # that a client takes for a result; then its unstarted crystals do not count as waiting for workers
 log = structlog.get_logger("api")
-
-
-class _Posted(NamedTuple):
-    """Fields and structures of a request, as `read_body` returns them."""
-
-    fields: Fields
-    contents: Contents
 
 
 Result = tuple[int, bytes]  # index and JSON
@@ -64,9 +56,9 @@ async def predict_batch(request: Request) -> Response:
         raise ServiceError("unknown_media_type", f"media type {media_type[:80]!r}: post application/json")
     deadline = time.monotonic() + time_limit_s(request, dependencies.settings.bulk_deadline_s)
     caller.spend(1)  # for reading the body, whatever is in it
-    posted = _Posted(*await read_json_body(request, "bulk", {"most": dependencies.settings.max_bulk}))
-    caller.spend(len(posted.contents), paid=1)
-    dependencies.catalogue.resolve(posted.fields["models"])
+    posted = await read_json_body(request, "bulk", {"most": dependencies.settings.max_bulk})
+    caller.spend(len(posted.items), paid=1)
+    dependencies.catalogue.resolve(posted.models)
     as_lines = NDJSON in request.headers.get("accept", "")
     results = _results(dependencies, posted, request, deadline, in_order=not as_lines)
     pieces = _encoded(results, as_lines=as_lines)
@@ -190,7 +182,7 @@ def _uncounted_while_slow(ticket: Ticket, crystals: int) -> Iterator[None]:
 
 
 async def _results(
-    dependencies: Dependencies, posted: _Posted, request: Request, deadline: float, *, in_order: bool
+    dependencies: Dependencies, posted: RequestBody, request: Request, deadline: float, *, in_order: bool
 ) -> AsyncGenerator[Result]:
     """Yield each result; a window of crystals is in progress at once, the others wait here.
 
@@ -204,9 +196,9 @@ async def _results(
     admission = dependencies.admission
     least, most = WINDOW
     window = int(min(most, max(least, WINDOW_S / max(admission.typical, 1e-6))))
-    count, started, yielded = len(posted.contents), 0, 0
-    size = Size.roughly(sum(map(len, posted.contents)) // max(1, count))
-    demand = dependencies.pipeline.demand(posted.fields["models"], size)
+    count, started, yielded = len(posted.items), 0, 0
+    size = Size.roughly(sum(len(item.content) for item in posted.items) // max(1, count))
+    demand = dependencies.pipeline.demand(posted.models, size)
     with admission.admit(BULK, flow_of_request(request), demand, count) as ticket:
         ready: asyncio.Queue[asyncio.Task[Result]] = asyncio.Queue()
         in_progress: set[asyncio.Task[Result]] = set()
@@ -241,15 +233,14 @@ async def _results(
 
 
 async def _result(
-    dependencies: Dependencies, posted: _Posted, index: int, request: Request, deadline: float, ticket: Ticket
+    dependencies: Dependencies, posted: RequestBody, index: int, request: Request, deadline: float, ticket: Ticket
 ) -> Result:
     """Return the answer or the error of one crystal."""
-    fields, item, request_id = posted.fields, posted.fields["items"][index], request.state.request_id
-    if "refused" in item:
-        return index, _error(item["id"], ServiceError(*item["refused"]))
+    item, request_id = posted.items[index], request.state.request_id
+    if item.refusal is not None:
+        return index, _error(item.id or str(index), ServiceError(*item.refusal))
     try:
-        source, attention = source_of(item, posted.contents[index]), fields["attention"] != "none"
-        crystal = PredictionInput(source, item["format"], fields["models"], attention, fields["embedding"], item["id"])
+        crystal = PredictionInput.of(posted, item)
         answer = await dependencies.pipeline.answer(
             crystal, request_id=request_id, started=time.perf_counter(), deadline=deadline, lane=BULK, ticket=ticket
         )
@@ -257,10 +248,10 @@ async def _result(
             dependencies.tracing.record(request_id, answer["formula"], answer["latency_ms"], request.headers)
         return index, orjson.dumps(answer)
     except DeeperGATGNNError as error:
-        return index, _error(item["id"], error)
+        return index, _error(item.id or str(index), error)
     except Exception:  # the other crystals have their results, and the status is sent
         log.exception("unexpected", request_id=request_id)
-        return index, _error(item["id"], unforeseen())
+        return index, _error(item.id or str(index), unforeseen())
 
 
 def _error(item_id: str, error: DeeperGATGNNError) -> bytes:

@@ -13,15 +13,8 @@ from deepergatgnn.service.http.disconnect import cancel_on_disconnect
 from deepergatgnn.service.http.forms import read_form
 from deepergatgnn.service.http.security_headers import header
 from deepergatgnn.service.lanes import BULK, INTERACTIVE, Lane
-from deepergatgnn.service.parsing.json_bodies import (
-    Contents,
-    Fields,
-    Kind,
-    Options,
-    read_body_in_turns,
-    source_of,
-    validated,
-)
+from deepergatgnn.service.parsing.json_bodies import Options, read_body_in_turns, validated
+from deepergatgnn.service.parsing.wire import Kind, RequestBody
 from deepergatgnn.service.prediction.pipeline import PredictionInput
 from deepergatgnn.service.scheduling.admission import Demand
 from deepergatgnn.service.scheduling.parse_cost import Size
@@ -68,14 +61,10 @@ async def read_prediction_input(request: Request) -> PredictionInput:
     options = query_options(request)
     content_type = header(request.scope, b"content-type") or ""
     media_type = content_type.partition(";")[0].strip().lower()
-    source: bytes | str
     if media_type == "application/json":
         defaults = {} if options is NO_OPTIONS else options.model_dump(exclude_none=True)
-        body, [content] = await read_json_body(request, "single", defaults)
-        source = source_of(body, content)
-        return PredictionInput(
-            source, body["format"], body["models"], body["attention"] != "none", body["embedding"], body["id"]
-        )
+        body = await read_json_body(request, "single", defaults)
+        return PredictionInput.of(body, body.items[0])
     if media_type in PLAIN:
         source = b"".join(await _pieces(request))
     elif media_type == "multipart/form-data":
@@ -90,8 +79,8 @@ async def read_prediction_input(request: Request) -> PredictionInput:
     return PredictionInput(source, options.format or "auto", options.models or [], *outputs, id=None)
 
 
-async def read_json_body(request: Request, kind: Kind, options: Options) -> tuple[Fields, Contents]:
-    """Return fields and structures of a JSON body, see `read_body`; a parse process reads a long one.
+async def read_json_body(request: Request, kind: Kind, options: Options) -> RequestBody:
+    """Return a JSON body, see `read_body`; a parse process reads a long one.
 
     Raises:
         ClientDisconnect: the client disconnected.

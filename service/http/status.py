@@ -29,7 +29,7 @@ async def readyz(request: Request) -> Readiness:
     dependencies = dependencies_of(request)
     settings, cluster = dependencies.settings, dependencies.cluster
     cluster.ensure_ready()
-    offer = dependencies.catalogue.offer()
+    offer = dependencies.catalogue.availability()
     keyed = settings.api_keys or settings.api_keys_file  # the probe needs no key, so it must not show reasons
     failed = dict.fromkeys(offer.failed, "see the log") if keyed else dict(offer.failed)
     if not offer.ready:

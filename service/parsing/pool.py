@@ -1,52 +1,52 @@
-"""The parse pool: killable processes that turn files into graphs, away from the event loop.
+"""The parse pool: processes that turn files into graphs beside the event loop, and that can be killed.
 
-A process that spends too much processor time on a file, or dies of it, is replaced; the file is refused and no other
-one notices. A file that gets no processor time in time is not refused: the client gets 503 with `Retry-After`.
-Bulk files have processes of their own, of lower priority, so that a screening run does not stand before single files.
+A process that spends too much processor time on a file, or dies of it, is replaced, and the file is refused; no other
+file fails. A file that waits too long for a busy host is not refused: the client gets 503 with `Retry-After`.
+Bulk files have processes of their own, of lower priority, so that they do not delay single files.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TypeVar
 
-import orjson
 import structlog
 
 from deepergatgnn.errors import DeeperGATGNNError, StructureError
 from deepergatgnn.graphs.crystal_graph import GraphConfig
-from deepergatgnn.service.errors import parsing_delayed
+from deepergatgnn.service.errors import ServiceError, parsing_delayed
 from deepergatgnn.service.lanes import INTERACTIVE, LANES, Lane
-from deepergatgnn.service.parsing.channel import Channel, File, InferenceReply, Started, start_process, stop_fork_server
-from deepergatgnn.service.parsing.featurize import Parsed
-from deepergatgnn.service.parsing.json_bodies import Fields, Kind, Options
-from deepergatgnn.service.parsing.process import pack_reading, pack_task, unpack_reading, unpack_result
+from deepergatgnn.service.parsing import wire
+from deepergatgnn.service.parsing.fork_server import StartedProcess, start_process, stop_fork_server
+from deepergatgnn.service.parsing.json_bodies import Options
+from deepergatgnn.service.parsing.parse_tasks import ParseTask
+from deepergatgnn.service.parsing.parse_worker import ParseWorker
+from deepergatgnn.service.parsing.wire import FileHeader, Kind, ParsedStructure, RequestBody
 from deepergatgnn.service.scheduling.fairness import INTERNAL, FairQueue, Flow
 from deepergatgnn.service.scheduling.parse_cost import ParseCost, Size, size_of
 from deepergatgnn.service.tasks import PAUSE_S
 from deepergatgnn.service.telemetry import metrics
 from deepergatgnn.structures import StructureFormat
 
-FILES_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stays small
-AT_ONCE = 16  # files sent to a process: it goes on to the next while the event loop is busy with something else
-AHEAD_S = 0.05  # predicted seconds of them, but for the first
-GIVE_UP = 10  # times the processor time that a file may take: then its client is asked to send it again
+TASKS_PER_PROCESS = 5000  # then it is replaced, so that a leak in a parser stays small
+WAIT_FACTOR = 10  # times the limit of processor time that a client waits before it is asked to retry
 WARM_UP = b'{"lattice": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]], "species": ["Na"], "frac_coords": [[0, 0, 0]]}'
 WARM_UP_S = 120.0
-# Who has many to feed goes first: an event loop that waits for the processor leaves parse processes and worker without
-# work a moment later. They are equals on a CPU, `worker.YIELDING`, since either feeds on the other.
+# The event loop has the highest priority: while it waits for the processor, parse processes and workers soon idle.
+# Processes of single files equal a worker on a CPU, `worker.YIELDING`, since each supplies the other.
 SINGLE_NICENESS = 5
-BODY_NICENESS = 8  # of bulk bodies: one takes half a second of the processor, of which the least would be long
-BULK_NICENESS = 15  # below a CPU worker, which single files wait for too
-BULK_PATIENCE = 8  # times as long: bulk processes have the lowest priority
+BODY_NICENESS = 8  # of bulk bodies: one takes half a second of the processor, too long at the lowest priority
+BULK_NICENESS = 15  # below a worker on a CPU, which single files wait for too
+BULK_PATIENCE = 8  # times the waiting time: bulk processes have the lowest priority
 LAUNCHER = ThreadPoolExecutor(thread_name_prefix="parse-start")
 log = structlog.get_logger("parse_pool")
+R = TypeVar("R", ParsedStructure, RequestBody)
 
 
 class ParseLane:
-    """The processes of one lane and the files that wait for them, in the order of fair queueing between clients.
+    """Processes of one lane, and the tasks that wait for them in the order of fair queueing between clients.
 
     Large files leave one of several processes free, so that a small one never waits for all of them.
     """
@@ -55,125 +55,123 @@ class ParseLane:
         self, count: int, timeout_s: float, memory_mib: int, niceness: int = 0, *, patience: float = 1
     ) -> None:
         self.count = count
-        self.give_up_s = GIVE_UP * timeout_s * patience
-        self._timeout_s, self._memory_mib, self._niceness = timeout_s, memory_mib, niceness
-        self._waiting: FairQueue[File] = FairQueue()
-        self._returned: deque[File] = deque()
-        self._channels: set[Channel] = set()
-        self._starting: set[asyncio.Task[Channel]] = set()
-        self._launched: set[Future[Started]] = set()
-        self._connecting: set[Channel] = set()
+        self.max_wait_s = WAIT_FACTOR * timeout_s * patience
+        self._limits = memory_mib, niceness, timeout_s
+        self._waiting: FairQueue[ParseTask] = FairQueue()
+        self._returned: deque[ParseTask] = deque()
+        self._workers: set[ParseWorker] = set()
+        self._starting: set[asyncio.Task[ParseWorker]] = set()
+        self._launched: set[Future[StartedProcess]] = set()
+        self._connecting: set[ParseWorker] = set()
         self._closed = False
 
-    def submit(self, file: File) -> None:
-        """Have a file parsed when its turn comes."""
-        self._waiting.push(file.flow, file.seconds, file)
-        self.feed()
+    def submit(self, task: ParseTask) -> None:
+        """Queue a task."""
+        self._waiting.push(task.flow, task.seconds, task)
+        self.dispatch()
 
-    def feed(self) -> None:
-        """Send what waits to the processes with the least to do."""
-        while len(self._channels) + len(self._starting) < self.count and not self._closed:
+    def dispatch(self) -> None:
+        """Send waiting tasks to the least loaded processes, and start missing processes."""
+        while len(self._workers) + len(self._starting) < self.count and not self._closed:
             starting = asyncio.get_running_loop().create_task(self._start())
             self._starting.add(starting)
             starting.add_done_callback(self._started)
         while (found := self._next()) is not None:
-            file, channel = found
-            if file.sent is None:
-                file.sent = time.perf_counter()
-                metrics.PHASES.observe("parse_wait", file.sent - file.came)
-            channel.send(file)
+            task, worker = found
+            if task.sent_at is None:
+                task.sent_at = time.perf_counter()
+                metrics.PHASES.observe("parse_wait", task.sent_at - task.created_at)
+            worker.send(task)
 
-    def _next(self) -> tuple[File, Channel] | None:
-        """The next file and the process for it."""
-        lasting = [each for each in self._channels if each.files < FILES_PER_PROCESS and each.takes_more]
-        lasting.sort(key=lambda each: (each.load, len(each.pending)))
-        if not lasting:
+    def _next(self) -> tuple[ParseTask, ParseWorker] | None:
+        """Return the next task and the process for it."""
+        open_ = [each for each in self._workers if each.tasks.total < TASKS_PER_PROCESS and not each.has_large]
+        if not open_:
             return None
-        at_large = sum(each.has_large for each in self._channels)
-        kept: list[Channel] = []  # for a large file, whose turn it is, until it has nothing else to do
+        open_.sort(key=lambda each: (each.tasks.load, len(each.tasks.pending)))
+        n_large = sum(each.has_large for each in self._workers)
+        reserved: list[ParseWorker] = []  # for the large task that is next, until this process is idle
 
-        def process_for(file: File) -> Channel | None:
-            if file.is_large:
-                if at_large >= max(1, self.count - 1):
+        def process_for(task: ParseTask) -> ParseWorker | None:
+            if task.is_large:
+                if n_large >= max(1, self.count - 1):
                     return None
-                idle = next((each for each in lasting if not each.pending), None)
-                if idle is None and not kept:
-                    kept.append(lasting[0])
+                idle = next((each for each in open_ if not each.tasks.pending), None)
+                if idle is None and not reserved:
+                    reserved.append(open_[0])
                 return idle
-            least = next((each for each in lasting if each not in kept), None)
-            if least is None or (least.pending and not _has_room(least, file)):
-                return None
-            return least
+            least = next((each for each in open_ if each not in reserved), None)
+            return least if least is not None and least.tasks.has_room(task.seconds) else None
 
-        while (file := self._first(lambda each: each.future.done() or process_for(each) is not None)) is not None:
-            if not file.future.done() and (channel := process_for(file)) is not None:  # else its client has gone
-                return file, channel
+        while (task := self._first(lambda each: each.future.done() or process_for(each) is not None)) is not None:
+            if not task.future.done() and (worker := process_for(task)) is not None:  # else its client has gone
+                return task, worker
         return None
 
-    def _first(self, may_go: Callable[[File], bool]) -> File | None:
-        for file in self._returned:
-            if may_go(file):
-                self._returned.remove(file)
-                return file
+    def _first(self, may_go: Callable[[ParseTask], bool]) -> ParseTask | None:
+        for task in self._returned:
+            if may_go(task):
+                self._returned.remove(task)
+                return task
         return self._waiting.pop(may_go)
 
-    async def _start(self) -> Channel:
-        """Start a process, in a thread: where the fork server is gone, it takes seconds until there is another."""
-        launched = LAUNCHER.submit(start_process, self._memory_mib, self._niceness, self._timeout_s)
+    async def _start(self) -> ParseWorker:
+        """Start a process in a thread: a fork server that is gone takes seconds to replace."""
+        launched = LAUNCHER.submit(start_process, *self._limits)
         self._launched.add(launched)
         try:
-            process, progress, ours = await asyncio.shield(asyncio.wrap_future(launched))
+            started = await asyncio.shield(asyncio.wrap_future(launched))
         finally:
-            if not self._closed:  # else it is ended there
+            if not self._closed:  # `close` ends it otherwise
                 self._launched.discard(launched)
-        channel = Channel(process, progress, self._timeout_s, self)
-        self._connecting.add(channel)
+        worker = ParseWorker(started, self._limits[-1], self)
+        self._connecting.add(worker)
         try:
-            await channel.connect(ours)
+            await asyncio.get_running_loop().create_connection(lambda: worker, sock=started.connection)
         except BaseException:
-            channel.kill()
+            worker.kill()
             raise
         finally:
-            self._connecting.discard(channel)
-        return channel
+            self._connecting.discard(worker)
+        return worker
 
-    def _started(self, starting: "asyncio.Task[Channel]") -> None:
+    def _started(self, starting: "asyncio.Task[ParseWorker]") -> None:
         self._starting.discard(starting)
         if starting.cancelled():
             return
         error = starting.exception()
         if error is not None:
-            log.warning("a parse process cannot be started, trying again", error=repr(error))
-            asyncio.get_running_loop().call_later(PAUSE_S, self.feed)
+            log.warning("parse process failed to start, retrying", error=repr(error))
+            asyncio.get_running_loop().call_later(PAUSE_S, self.dispatch)
         elif self._closed:
             starting.result().kill()
         else:
-            self._channels.add(starting.result())
-            self.feed()
+            self._workers.add(starting.result())
+            self.dispatch()
 
-    def returned(self, files: Sequence[File]) -> None:
-        """Send these before others, which came later."""
+    def returned(self, tasks: Sequence[ParseTask]) -> None:
+        """Queue tasks again, before those that came later."""
         if not self._closed:
-            self._returned.extendleft(reversed(files))
-            self.feed()
+            self._returned.extendleft(reversed(tasks))
+            self.dispatch()
 
-    def finished(self, channel: Channel, files: Sequence[File], seconds: float) -> None:
-        """A process has answered files."""
-        predicted = sum(file.seconds for file in files) or 1.0
-        for file in files:
-            file.took_s = seconds * file.seconds / predicted
-            self._waiting.charge(file.flow, file.took_s - file.seconds)
-        if channel.files >= FILES_PER_PROCESS and not channel.pending:
-            channel.kill()
-            self.lost(channel)
+    def finished(self, worker: ParseWorker, tasks: Sequence[ParseTask], seconds: float) -> None:
+        """Divide the processor time of tasks among them, and send others."""
+        predicted = sum(task.seconds for task in tasks) or 1.0
+        for task in tasks:
+            task.used_s = seconds * task.seconds / predicted
+            self._waiting.charge(task.flow, task.used_s - task.seconds)
+        if worker.tasks.total >= TASKS_PER_PROCESS and not worker.tasks.pending:
+            worker.kill()
+            self.lost(worker)
         else:
-            self.feed()
+            self.dispatch()
 
-    def lost(self, channel: Channel) -> None:
-        """A process is gone; another one takes its place."""
-        self._channels.discard(channel)
+    def lost(self, worker: ParseWorker) -> None:
+        """Replace a process that has ended."""
+        self._workers.discard(worker)
         if not self._closed:
-            self.feed()
+            self.dispatch()
 
     def close(self) -> None:
         """End all processes."""
@@ -181,24 +179,13 @@ class ParseLane:
         ready = [starting.result() for starting in self._starting if starting.done() and not starting.exception()]
         for starting in self._starting:
             starting.cancel()
-        for channel in (*self._channels, *self._connecting, *ready):
-            channel.kill()
+        for worker in (*self._workers, *self._connecting, *ready):
+            worker.kill()
         # The fork server lives until every process that it forked has ended, including those still starting.
         for launched in self._launched:
-            if not launched.cancel():
-                _discard(launched)
-
-
-def _discard(launched: "Future[Started]") -> None:
-    """End a process as soon as it has started."""
-    if launched.exception() is None:
-        process, _, ours = launched.result()
-        ours.close()
-        process.kill()
-
-
-def _has_room(channel: Channel, file: File) -> bool:
-    return len(channel.pending) < AT_ONCE and channel.load + file.seconds <= AHEAD_S
+            if not launched.cancel() and launched.exception() is None:
+                launched.result().connection.close()
+                launched.result().process.kill()
 
 
 class ParsePool:
@@ -208,10 +195,10 @@ class ParsePool:
         processes: of single files; of bulk files as many.
         timeout_s: processor time of one file.
         memory_mib: address space of one process.
-        named: whether graphs get the names that a cache goes by.
+        named: whether graphs get the digests that the result cache needs.
 
     Attributes:
-        cost: what files are predicted to take.
+        cost: predicts processor time.
         processes: of each lane.
     """
 
@@ -227,35 +214,35 @@ class ParsePool:
         self._bodies = ParseLane(1, timeout_s, memory_mib, BODY_NICENESS, patience=BULK_PATIENCE)
 
     async def warm(self) -> None:
-        """Start the processes of single files and let each import what it needs.
+        """Start the processes of single files, and parse a file in each.
 
         Raises:
-            DeeperGATGNNError: if none can be started in two minutes; on a host with much else to do it may take long.
+            DeeperGATGNNError: none could be started in two minutes; a busy host may need long.
         """
-        first = ParseLane(1, WARM_UP_S, 4096, patience=1 / GIVE_UP)  # the fork server imports for all
+        first = ParseLane(1, WARM_UP_S, 4096, patience=1 / WAIT_FACTOR)  # the fork server imports for all
         try:
-            await self._parse(WARM_UP, "json", (GraphConfig(),), first)
+            await self._warm_up(first)
         finally:
             first.close()
         lane = self._lanes[INTERACTIVE]
-        await asyncio.gather(*(self._warm(lane) for _ in range(lane.count)))
+        await asyncio.gather(*(self._warm_up(lane) for _ in range(lane.count)))
 
-    async def _warm(self, lane: ParseLane) -> None:
-        late = time.monotonic() + WARM_UP_S
+    async def _warm_up(self, lane: ParseLane) -> None:
+        deadline = time.monotonic() + WARM_UP_S
         while True:
             try:
-                await self._parse(WARM_UP, "json", (GraphConfig(),), lane)
+                await self._parse(WARM_UP, FileHeader("json", (GraphConfig(),), sites=False), lane)
             except DeeperGATGNNError as error:
-                if time.monotonic() > late:
+                if time.monotonic() > deadline:
                     raise
-                log.warning("a parse process is not ready yet", error=str(error))
+                log.warning("parse process is not ready yet", error=str(error))
                 await asyncio.sleep(PAUSE_S)
             else:
                 return
 
     async def parse(
         self,
-        source: bytes | str | Mapping[str, Any],
+        source: bytes,
         file_format: StructureFormat,
         configs: Sequence[GraphConfig],
         lane: Lane = INTERACTIVE,
@@ -263,88 +250,79 @@ class ParsePool:
         *,
         sites: bool = True,
         flow: Flow = INTERNAL,
-    ) -> Parsed:
-        """Parse in the pool.
+    ) -> ParsedStructure:
+        """Parse a file.
 
         Args:
-            source: content of a file, or a structure object.
+            source: content of the file.
             file_format: of the content.
             configs: a graph is built for each.
-            lane: whose processes.
-            layers: of the deepest network that reads the graphs, for their names.
-            sites: whether the atoms are wanted one by one.
-            flow: whose file it is.
+            lane: of the processes.
+            layers: of the deepest network that gets the graphs, for their digests.
+            sites: whether to return element and position of every atom.
+            flow: client and connection that the file belongs to.
 
         Raises:
-            StructureError: if the structure is refused, or broke its process or took too much of its time.
-            ServiceError: 503 if the host had no time for it.
+            StructureError: the structure is refused, crashed its process, or took too much processor time.
+            ServiceError: `parsing_delayed`, the host is too busy.
         """
-        if isinstance(source, Mapping):
-            try:
-                source, file_format = orjson.dumps(source), "json"
-            except TypeError:  # nested deeper than it may be written, though not deeper than it may be read
-                raise StructureError("unreadable", "The object is nested too deeply: post a plain structure.") from None
-        rounds = layers if self._named else 0
-        return await self._parse(source, file_format, configs, self._lanes[lane], rounds, sites=sites, flow=flow)
+        header = FileHeader(file_format, tuple(configs), layers if self._named else 0, sites)
+        return await self._parse(source, header, self._lanes[lane], flow)
 
     async def _parse(
-        self,
-        source: bytes | str,
-        file_format: StructureFormat,
-        configs: Sequence[GraphConfig],
-        lane: ParseLane,
-        rounds: int = 0,
-        *,
-        sites: bool = False,
-        flow: Flow = INTERNAL,
-    ) -> Parsed:
-        head, content = pack_task(source, file_format, configs, rounds=rounds, sites=sites)
-        size, graphs = size_of(content[0]), len(configs)
-        file = File(head, content, seconds=self.cost.seconds(size, graphs), flow=flow)
+        self, source: bytes, header: FileHeader, lane: ParseLane, flow: Flow = INTERNAL
+    ) -> ParsedStructure:
+        size, graphs = size_of(source), len(header.configs)
+        task = ParseTask(wire.encode_header(header), [source], seconds=self.cost.seconds(size, graphs), flow=flow)
         try:
-            answer = await self._answer(file, lane)
+            return await _reply(task, lane, ParsedStructure)
         finally:
-            if file.took_s:
-                self.cost.observe(size, graphs, file.took_s)
-            del file  # else its error, which knows this frame, would keep itself and the content alive
-        return unpack_result(*answer)
+            if task.used_s:
+                self.cost.observe(size, graphs, task.used_s)
+            del task  # its error refers to this frame, and would keep itself and the content alive
 
-    async def read(
-        self, kind: Kind, pieces: Sequence[bytes], options: Options, flow: Flow = INTERNAL
-    ) -> tuple[Fields, list[memoryview]]:
-        """Read a JSON body in the pool; those of bulk requests one after the other, in a process of their own.
+    async def read(self, kind: Kind, pieces: Sequence[bytes], options: Options, flow: Flow = INTERNAL) -> RequestBody:
+        """Read a JSON body; those of bulk requests one after the other, in a process of their own.
 
         Args:
             kind: of the request.
             pieces: of the body.
             options: as of `read_body`.
-            flow: whose body it is.
+            flow: client and connection that the body belongs to.
 
         Raises:
-            ServiceError: as `read_body`, and as `parse`.
-            StructureError: as `read_body`, and if the body broke its process or took too much of its time.
+            ServiceError: as `read_body` and `parse`.
+            StructureError: as `read_body` and `parse`.
         """
         lane = self._bodies if kind == "bulk" else self._lanes[INTERACTIVE]
         seconds = self.cost.seconds(Size(sum(map(len, pieces)), 0, 0), 0)
-        file = File(*pack_reading(kind, pieces, options), seconds=seconds, alone=True, flow=flow)
+        header = wire.encode(wire.BodyHeader(kind, options))
+        task = ParseTask(header, pieces, seconds=seconds, exclusive=True, flow=flow)
         try:
-            answer = await self._answer(file, lane)
+            return await _reply(task, lane, RequestBody)
         finally:
-            del file
-        return unpack_reading(*answer)
-
-    async def _answer(self, file: File, lane: ParseLane) -> InferenceReply:
-        lane.submit(file)
-        try:
-            async with asyncio.timeout(lane.give_up_s):
-                return await file.future
-        except TimeoutError:
-            raise parsing_delayed(f"the file was not read within {lane.give_up_s:g} s, as the host is busy") from None
-        finally:
-            del file
+            del task
 
     def close(self) -> None:
         """Stop all processes now."""
         for lane in (*self._lanes.values(), self._bodies):
             lane.close()
         stop_fork_server()
+
+
+async def _reply(task: ParseTask, lane: ParseLane, expected: type[R]) -> R:
+    lane.submit(task)
+    try:
+        async with asyncio.timeout(lane.max_wait_s):
+            reply = await task.future
+    except TimeoutError:
+        raise parsing_delayed(f"the file was not parsed within {lane.max_wait_s:g} s, as the host is busy") from None
+    finally:
+        del task
+    if isinstance(reply, wire.StructureRefusal):
+        raise StructureError(reply.code, reply.detail)
+    if isinstance(reply, wire.RequestRefusal):
+        raise ServiceError(reply.code, reply.detail)
+    if not isinstance(reply, expected):
+        raise StructureError("unreadable", wire.CRASHED)
+    return reply

@@ -1,1 +1,1 @@
-"""Prediction: which versions answer, results that are known already, and a structure's way to its answer."""
+"""Prediction: model versions, cached results, and the way of a structure to its answer."""

@@ -1,4 +1,4 @@
-"""The API's view of the store: which versions answer, and what their manifests say. No weights, no torch."""
+"""Model versions and their manifests, as the API reads them from the store; without weights and torch."""
 
 import os
 import time
@@ -10,41 +10,48 @@ from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundE
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.model_store import ModelStore, split_reference
 
-FRESH_S = 1.0  # how long a production pointer is believed without a look at the disk
-_Seen = tuple[int, int, int]  # inode, size and time of a manifest
+REFRESH_S = 1.0  # between two reads of the production pointers
+_FileStamp = tuple[int, int, int]  # inode, size and modification time
 
 
 @dataclass(eq=False)
-class Wanted:
-    """The versions that a request asks for.
+class ResolvedModels:
+    """The versions that a request selects.
 
     Attributes:
-        versions: in the order asked for, each once.
-        readers: identities of the versions that read each kind of graph: several models share one.
+        versions: in the requested order, each once.
+        identities: of the versions by their featuriser; several models share a graph.
         layers: of the deepest network.
+        cell_bound: identities of the versions that see more of a crystal than its digest covers, so that their results
+            hold for the identical graph only, not for every cell of the crystal.
     """
 
     versions: list[Version]
-    readers: dict[GraphConfig, list[str]]
+    identities: dict[GraphConfig, list[str]]
     layers: int
+    cell_bound: frozenset[str]
 
     @classmethod
-    def of(cls, versions: Iterable[Version]) -> "Wanted":
-        """Those of these versions."""
-        found = list({version.identity: version for version in versions}.values())
-        readers: dict[GraphConfig, list[str]] = {}
-        for version in found:
-            readers.setdefault(version.manifest.graph, []).append(version.identity)
-        return cls(found, readers, max(version.manifest.network.layers for version in found))
+    def of(cls, versions: Iterable[Version]) -> "ResolvedModels":
+        """Group versions by featuriser."""
+        unique = list({version.identity: version for version in versions}.values())
+        identities: dict[GraphConfig, list[str]] = {}
+        for version in unique:
+            identities.setdefault(version.manifest.graph, []).append(version.identity)
+        layers = max(version.manifest.network.layers for version in unique)
+        # Manifests without the field are of AGAT networks, which see distances and angles only.
+        scopes = {version.identity: getattr(version.manifest, "cache_scope", "crystal") for version in unique}
+        bound = frozenset(identity for identity, scope in scopes.items() if scope != "crystal")
+        return cls(unique, identities, layers, bound)
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What the models in production are good for now.
+class Availability:
+    """Which models in production can answer.
 
     Attributes:
-        ready: NAME@VERSION of those that answer.
-        failed: why the others do not, by NAME or NAME@VERSION.
+        ready: NAME@VERSION of those that can.
+        failed: reason of each other one, by NAME or NAME@VERSION.
     """
 
     ready: Sequence[str]
@@ -56,8 +63,8 @@ class Catalogue:
 
     Args:
         store: the store.
-        loaded: identities of what every worker has on its device and found sound; nothing while no worker is known.
-        failed: what workers say of the models that they could not load, by NAME or NAME@VERSION.
+        loaded: returns identities that every worker has loaded and verified; none while no worker is known.
+        failed: returns reasons of models that workers could not load, by NAME or NAME@VERSION.
     """
 
     def __init__(
@@ -68,16 +75,16 @@ class Catalogue:
     ) -> None:
         self._store, self._loaded, self._failed = store, loaded, failed
         self._live: dict[str, str] = {}
-        self._versions: dict[str, tuple[_Seen | None, Version]] = {}
+        self._versions: dict[str, tuple[_FileStamp | None, Version]] = {}
         self._production: dict[str, str] = {}
         self._unreadable: dict[str, str] = {}
-        self._read = float("-inf")
-        self._grounds: tuple[object, object] = None, None  # what the following was resolved by
-        self._resolved: dict[tuple[str, ...], Wanted] = {}
+        self._refreshed_at = float("-inf")
+        self._resolved_from: tuple[object, object] = None, None  # production and loaded versions
+        self._resolved: dict[tuple[str, ...], ResolvedModels] = {}
 
     def production(self) -> dict[str, str]:
-        """Version in production by model; a model without a readable one is left out."""
-        if time.monotonic() - self._read > FRESH_S:
+        """Return the version in production of each model; a model without a readable one is left out."""
+        if time.monotonic() - self._refreshed_at > REFRESH_S:
             found, unreadable = {}, {}
             for name in self._store.names():
                 try:
@@ -86,36 +93,37 @@ class Catalogue:
                     found[name] = version
                 except DeeperGATGNNError as error:
                     unreadable[name] = str(error)
-            self._production, self._unreadable, self._read = found, unreadable, time.monotonic()
+            self._production, self._unreadable = found, unreadable
+            self._refreshed_at = time.monotonic()
         return self._production
 
-    def offer(self) -> Offer:
-        """Which models answer, and why others do not."""
+    def availability(self) -> Availability:
+        """Return which models in production can answer, and why others cannot."""
         production, loaded = self.production(), self._loaded()
         failed = dict(self._failed()) | self._unreadable
         live = {name: self.version(name, self.live(name)) for name in production}
         ready = [version.manifest.reference for version in live.values() if version.identity in loaded]
         for name, version in live.items():
             if version.identity not in loaded and not {name, version.manifest.reference} & failed.keys():
-                failed[version.manifest.reference] = "no worker has it yet, or not every one"
-        return Offer(ready, failed)
+                failed[version.manifest.reference] = "not every worker has loaded it"
+        return Availability(ready, failed)
 
     def live(self, name: str) -> str:
-        """The version that answers for a model: that in production, once every worker has it.
+        """Return the version that answers for a model: that in production, once every worker has loaded it.
 
-        Until then, and for good if workers find it unsound, the one that answered before; after a restart of this
-        process the best of those that were in production before.
+        Until then, and permanently if workers cannot verify it, the one that answered before; after a restart of this
+        process the most recent of the earlier production versions that is loaded.
 
         Raises:
-            ModelNotFoundError: if there is no such model.
+            ModelNotFoundError: there is no such model.
         """
-        wanted = self.production().get(name) or self._store.production(name)
+        live = self.production().get(name) or self._store.production(name)
         loaded = self._loaded()
-        if loaded and not self._is_loaded(name, wanted, loaded):
-            known = [self._live.get(name, wanted), *self._store.preferred(name)]
-            wanted = next((version for version in known if self._is_loaded(name, version, loaded)), wanted)
-        self._live[name] = wanted
-        return wanted
+        if loaded and not self._is_loaded(name, live, loaded):
+            earlier = [self._live.get(name, live), *self._store.preferred(name)]
+            live = next((version for version in earlier if self._is_loaded(name, version, loaded)), live)
+        self._live[name] = live
+        return live
 
     def _is_loaded(self, name: str, version: str, loaded: frozenset[str]) -> bool:
         try:
@@ -124,54 +132,54 @@ class Catalogue:
             return False
 
     def version(self, name: str, number: str | None = None) -> Version:
-        """A version, that which answers if none is named.
+        """Return a version; without a number the live one.
 
         Raises:
-            ModelNotFoundError: if there is none.
-            ArtifactError: if it cannot be read.
+            ModelNotFoundError: there is none.
+            ArtifactError: it cannot be read.
         """
         if number is None:
             number = self.live(name)
         reference = f"{name}@{number}"
-        seen = _seen(self._store, name, number)
-        known = self._versions.get(reference)
-        if known is None or known[0] != seen:
-            known = self._versions[reference] = seen, self._store.version(reference)
-        return known[1]
+        stamp = _manifest_stamp(self._store, name, number)
+        cached = self._versions.get(reference)
+        if cached is None or cached[0] != stamp:
+            cached = self._versions[reference] = stamp, self._store.version(reference)
+        return cached[1]
 
     def versions(self, name: str) -> list[str]:
-        """Versions of a model, oldest first.
+        """Return the versions of a model, oldest first.
 
         Raises:
-            ModelNotFoundError: if there is no such model.
+            ModelNotFoundError: there is no such model.
         """
         return self._store.versions(name)
 
-    def resolve(self, references: Sequence[str]) -> Wanted:
-        """What NAME or NAME@VERSION stand for; if none is named, all models in production that workers could load.
+    def resolve(self, references: Sequence[str]) -> ResolvedModels:
+        """Resolve NAME or NAME@VERSION; without references, all models in production that workers have loaded.
 
         Raises:
-            ModelNotFoundError: if one is not there, or none at all.
-            ArtifactError: if one cannot be read.
+            ModelNotFoundError: one is unknown, or no model is in production.
+            ArtifactError: one cannot be read.
         """
         production, loaded = self.production(), self._loaded()
-        if production is not self._grounds[0] or loaded is not self._grounds[1]:
-            self._grounds, self._resolved = (production, loaded), {}
-        asked = tuple(references)
-        if asked not in self._resolved:
-            found = [self.version(*split_reference(reference)) for reference in asked or production]
-            if not found:
+        if production is not self._resolved_from[0] or loaded is not self._resolved_from[1]:
+            self._resolved_from, self._resolved = (production, loaded), {}
+        requested = tuple(references)
+        if requested not in self._resolved:
+            versions = [self.version(*split_reference(reference)) for reference in requested or production]
+            if not versions:
                 raise ModelNotFoundError("no model is in production: promote one with `deepergatgnn models promote`")
-            if not asked and loaded:  # a request without `models` skips those that no worker could load
-                found = [version for version in found if version.identity in loaded] or found
-            self._resolved[asked] = Wanted.of(found)
-        return self._resolved[asked]
+            if not requested and loaded:
+                versions = [version for version in versions if version.identity in loaded] or versions
+            self._resolved[requested] = ResolvedModels.of(versions)
+        return self._resolved[requested]
 
 
-def _seen(store: ModelStore, name: str, version: str) -> _Seen | None:
-    """What shows that a manifest was replaced; a version never changes, but its folder may be put there anew."""
+def _manifest_stamp(store: ModelStore, name: str, version: str) -> _FileStamp | None:
+    """Detect a replaced manifest: a version never changes, but its folder may be deleted and written again."""
     try:
-        found = os.lstat(store.root / name / version / MANIFEST)
+        status = os.lstat(store.root / name / version / MANIFEST)
     except (OSError, ValueError):
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,73 +1,67 @@
-"""A structure's way through the API process: parse and graph in the pool, cache, queue, answer."""
+"""From a structure to its answer in the API process: parse pool, result cache, inference queue, answer."""
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
-
-import orjson
+from typing import cast
 
 from deepergatgnn.checkpoints.manifest import Manifest
 from deepergatgnn.service.errors import ServiceError
 from deepergatgnn.service.lanes import Lane
 from deepergatgnn.service.messages import ModelOutput, PackedGraph
-from deepergatgnn.service.parsing.featurize import Parsed
 from deepergatgnn.service.parsing.pool import ParsePool
-from deepergatgnn.service.prediction.catalogue import Catalogue
-from deepergatgnn.service.prediction.result_cache import InFlight, Part, ResultCache
+from deepergatgnn.service.parsing.wire import BodyItem, ParsedStructure, RequestBody
+from deepergatgnn.service.prediction.answers import atom_weights, missing_intervals, property_prediction
+from deepergatgnn.service.prediction.catalogue import Catalogue, ResolvedModels
+from deepergatgnn.service.prediction.result_cache import InFlight, Part, ResultCache, of_one_cell
 from deepergatgnn.service.queue.client import InferenceClient
 from deepergatgnn.service.scheduling.admission import Admission, Crystal, Demand, Ticket
+from deepergatgnn.service.scheduling.fairness import Flow
 from deepergatgnn.service.scheduling.parse_cost import Size, size_of
+from deepergatgnn.service.schemas import PredictResponse, PropertyPrediction
 from deepergatgnn.service.telemetry import metrics
 from deepergatgnn.structures import StructureFormat
-
-LEVEL = 0.9
-Document = dict[str, Any]
 
 
 @dataclass(eq=False)
 class PredictionInput:
-    """A crystal to predict in its one form, from whichever it was posted in.
+    """A structure and what to predict of it.
 
     Attributes:
-        source: file text, or a structure object.
-        format: of the text.
-        models: NAME or NAME@VERSION; none means all in production.
-        attention: whether the weights of atoms are wanted.
-        embedding: whether the crystal vectors are wanted.
+        source: content of the file; JSON of a structure object.
+        models: NAME or NAME@VERSION; all in production if empty.
+        attention, embedding: whether to return the weights of the atoms, and the crystal vectors.
         id: the client's own.
     """
 
-    source: bytes | str | Mapping[str, Any]
+    source: bytes
     format: StructureFormat
     models: Sequence[str]
     attention: bool
     embedding: bool
     id: str | None
 
+    @classmethod
+    def of(cls, body: RequestBody, item: BodyItem) -> "PredictionInput":
+        """Return the input of one item of a JSON body."""
+        return cls(bytes(item.content), item.format, body.models, body.attention, body.embedding, item.id)
+
     @cached_property
     def size(self) -> Size:
-        """How much it is, by counting lines."""
-        if isinstance(self.source, Mapping):
-            return Size.roughly(len(orjson.dumps(self.source)))
-        return size_of(self.source.encode("utf-8", "surrogatepass") if isinstance(self.source, str) else self.source)
+        """Estimated size, from counts of lines."""
+        return size_of(self.source)
 
 
 @dataclass(eq=False)
-class _Pending:
-    """A crystal on its way to its answers.
+class PendingPrediction:
+    """A parsed structure whose model outputs are being collected.
 
     Attributes:
-        parts: a graph and the versions that read it, for each featuriser.
-        attention: whether the weights of atoms are wanted.
-        embedding: whether the crystal vectors are wanted.
-        request_id, deadline, lane: of the request.
-        crystal: as admitted.
-        follows: whether it may wait for what others have asked for.
-        said: what each version says, so far.
-        inference_ms, held_ms: that the workers took for it, on the device and before.
+        follows: whether it may wait for identical structures in flight.
+        outputs: of each version, so far.
+        inference_ms, held_ms: time on the device, and in the worker before.
     """
 
     parts: Sequence[Part]
@@ -78,7 +72,7 @@ class _Pending:
     lane: Lane
     crystal: Crystal
     follows: bool = True
-    said: dict[str, ModelOutput] = field(default_factory=dict)
+    outputs: dict[str, ModelOutput] = field(default_factory=dict)
     inference_ms: float = 0.0
     held_ms: float = 0.0
 
@@ -87,223 +81,225 @@ _Followed = list[tuple[InFlight, PackedGraph, str]]
 
 
 class PredictionPipeline:
-    """Answers crystals, one at a time.
+    """Predicts structures, one at a time.
 
     Args:
-        catalogue, pool, dispatcher, admission: of the process.
-        cache: of results.
+        catalogue, pool, client, admission, cache: of the process.
     """
 
     def __init__(
-        self,
-        catalogue: Catalogue,
-        pool: ParsePool,
-        dispatcher: InferenceClient,
-        admission: Admission,
-        cache: ResultCache,
+        self, catalogue: Catalogue, pool: ParsePool, client: InferenceClient, admission: Admission, cache: ResultCache
     ) -> None:
-        self.catalogue, self._pool, self._dispatcher, self._cache = catalogue, pool, dispatcher, cache
+        self.catalogue, self._pool, self._client, self._cache = catalogue, pool, client, cache
         self._admission = admission
 
     def demand(self, models: Sequence[str], size: Size) -> Demand:
-        """Predicted seconds of a crystal before it is parsed.
+        """Predict the seconds of a structure before it is parsed.
 
         Raises:
             ModelNotFoundError: unknown model.
         """
-        wanted = self.catalogue.resolve(models)
-        parsing = self._pool.cost.seconds(size, len(wanted.readers))
-        return self._admission.demand([version.identity for version in wanted.versions], size, parsing)
+        resolved = self.catalogue.resolve(models)
+        parsing = self._pool.cost.seconds(size, len(resolved.identities))
+        return self._admission.demand([version.identity for version in resolved.versions], size, parsing)
 
     async def answer(
-        self, posted: PredictionInput, *, request_id: str, started: float, deadline: float, lane: Lane, ticket: Ticket
-    ) -> Document:
-        """The answer for one crystal, as the JSON of `schemas.PredictResponse`.
+        self, given: PredictionInput, *, request_id: str, started: float, deadline: float, lane: Lane, ticket: Ticket
+    ) -> PredictResponse:
+        """Answer for one structure.
 
         Args:
-            posted: the crystal.
-            request_id: answers without an id of their own carry it.
-            started: `time.perf_counter()` when it came.
-            deadline: `time.monotonic()`.
+            given: the structure.
+            request_id: id of an answer whose structure has none.
+            started: `time.perf_counter()` at its arrival.
+            deadline: of `time.monotonic()`.
             lane: interactive or bulk.
-            ticket: of the admitted request that the crystal is part of.
+            ticket: of the admitted request that the structure is part of.
 
         Raises:
             DeeperGATGNNError: unknown model, refused structure, or a ServiceError.
         """
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await self._answer(posted, request_id, started, deadline, lane, ticket)
+                models = self.catalogue.resolve(given.models)
+                with ticket.crystal() as crystal:
+                    parsed = await self._parse(given, models, deadline, lane, ticket.flow, crystal)
+                    began = time.perf_counter()
+                    pending = PendingPrediction(
+                        self._parts(parsed, models),
+                        given.attention or self._cache.enabled,
+                        given.embedding,
+                        request_id,
+                        deadline,
+                        lane,
+                        crystal,
+                    )
+                    await self._collect(pending)
         except TimeoutError:
             raise ServiceError("deadline_passed", "the deadline passed before the crystal was computed") from None
-
-    async def _answer(
-        self, posted: PredictionInput, request_id: str, started: float, deadline: float, lane: Lane, ticket: Ticket
-    ) -> Document:
-        wanted = self.catalogue.resolve(posted.models)
-        with ticket.crystal() as crystal:
-            try:
-                self._dispatcher.ensure_accepting()
-                with crystal.parsing():
-                    parsed = await self._pool.parse(
-                        posted.source,
-                        posted.format,
-                        list(wanted.readers),
-                        lane,
-                        wanted.layers,
-                        sites=posted.attention,
-                        flow=ticket.flow,
-                    )
-            except asyncio.CancelledError:
-                metrics.ABANDONED.labels("deadline" if time.monotonic() >= deadline else "gone").inc()
-                raise
-            began = time.perf_counter()
-            parts = list(zip(parsed.graphs, wanted.readers.values(), strict=True))
-            attention = posted.attention or self._cache.enabled
-            asked = _Pending(parts, attention, posted.embedding, request_id, deadline, lane, crystal)
-            await self._ask(asked)
         now = time.perf_counter()
         waited_ms = (now - began) * 1000
-        inference_ms = min(waited_ms, asked.inference_ms)
-        latency = {
-            "parse": round(parsed.parse_ms, 3),
-            "graph": round(parsed.graph_ms, 3),
-            "queue": round(waited_ms - inference_ms, 3),
-            "inference": round(inference_ms, 3),
-            "total": round((now - started) * 1000 + 0.002, 3),
-        }
-        predictions = [
-            _prediction(version.manifest, asked.said[version.identity], parsed, posted) for version in wanted.versions
-        ]
-        _count(parsed, predictions, latency, asked.held_ms)
-        return {
-            "id": posted.id or request_id,
+        inference_ms = min(waited_ms, pending.inference_ms)
+        response: PredictResponse = {
+            "id": given.id or request_id,
             "formula": parsed.formula,
             "reduced_formula": parsed.reduced_formula,
             "n_atoms": parsed.n_atoms,
             "n_edges": parsed.graphs[0].n_edges,
             "cell": parsed.cell,
-            "predictions": predictions,
-            "warnings": [*parsed.warnings, *_missing_intervals(version.manifest for version in wanted.versions)],
-            "latency_ms": latency,
+            "predictions": [
+                _prediction(version.manifest, pending.outputs[version.identity], parsed, given)
+                for version in models.versions
+            ],
+            "warnings": [*parsed.warnings, *missing_intervals(version.manifest for version in models.versions)],
+            "latency_ms": {
+                "parse": round(parsed.parse_ms, 3),
+                "graph": round(parsed.graph_ms, 3),
+                "queue": round(waited_ms - inference_ms, 3),
+                "inference": round(inference_ms, 3),
+                "total": round((now - started) * 1000 + 0.002, 3),
+            },
         }
+        _count(response, pending.held_ms)
+        return response
 
-    async def _ask(self, asked: _Pending) -> None:
-        """Resolve every model: from the cache, an identical request in flight, or the workers."""
+    async def _parse(
+        self, given: PredictionInput, models: ResolvedModels, deadline: float, lane: Lane, flow: Flow, crystal: Crystal
+    ) -> ParsedStructure:
+        try:
+            self._client.ensure_accepting()
+            with crystal.parsing():
+                return await self._pool.parse(
+                    given.source,
+                    given.format,
+                    list(models.identities),
+                    lane,
+                    models.layers,
+                    sites=given.attention,
+                    flow=flow,
+                )
+        except asyncio.CancelledError:
+            metrics.ABANDONED.labels("deadline" if time.monotonic() >= deadline else "gone").inc()
+            raise
+
+    def _parts(self, parsed: ParsedStructure, models: ResolvedModels) -> list[Part]:
+        """Return the graphs and their versions; of versions whose results hold for one cell only, in parts apart."""
+        parts: list[Part] = []
+        cell_bound = models.cell_bound if self._cache.enabled else frozenset()
+        for graph, identities in zip(parsed.graphs, models.identities.values(), strict=True):
+            if bound := [identity for identity in identities if identity in cell_bound]:
+                parts.append((of_one_cell(graph), bound))
+            if others := [identity for identity in identities if identity not in cell_bound]:
+                parts.append((graph, others))
+        return parts
+
+    async def _collect(self, pending: PendingPrediction) -> None:
+        """Collect the output of every version: from the cache, an identical request in flight, or the workers."""
         while True:
-            wanted, followed = self._look_up(asked)
-            # After the first time: work of a crystal whose expected result in flight did not come.
-            asked.crystal.price(self._price(wanted))
-            await self._compute(asked, wanted)
-            if await self._follow(asked, followed):
+            missing, followed = self._look_up(pending)
+            # After the first pass: the cost of a structure whose expected result in flight did not arrive.
+            pending.crystal.price(self._price(missing))
+            await self._compute(pending, missing)
+            if await self._follow(pending, followed):
                 return
 
-    def _look_up(self, asked: _Pending) -> tuple[list[Part], _Followed]:
-        """Note what the cache knows; what of the rest nobody has asked for, and what somebody has.
+    def _look_up(self, pending: PendingPrediction) -> tuple[list[Part], _Followed]:
+        """Take outputs from the cache; return what no request computes yet, and the requests to follow.
 
-        Before others have their turn `_compute` must begin with the former, lest two ask for it.
+        `_compute` must begin with the former before the event loop runs anything else, lest it be computed twice.
         """
-        wanted: list[Part] = []
-        followed: _Followed = []
-        for graph, references in asked.parts:
+        cache, missing, followed = self._cache, list[Part](), _Followed()
+        for graph, references in pending.parts:
             unknown = []
             for reference in references:
-                if reference in asked.said:
+                if reference in pending.outputs:
                     continue
-                if (answer := self._cache.get(graph, reference, embedding=asked.embedding)) is not None:
-                    asked.said[reference] = answer
-                    continue
-                flight = (
-                    self._cache.under_way(graph, reference, asked.lane, asked.deadline, embedding=asked.embedding)
-                    if asked.follows
-                    else None
-                )
-                if flight is None:
-                    unknown.append(reference)
+                if (output := cache.get(graph, reference, embedding=pending.embedding)) is not None:
+                    pending.outputs[reference] = output
+                elif pending.follows and (
+                    in_flight := cache.in_flight(
+                        graph, reference, pending.lane, pending.deadline, embedding=pending.embedding
+                    )
+                ):
+                    followed.append((in_flight, graph, reference))
                 else:
-                    followed.append((flight, graph, reference))
+                    unknown.append(reference)
             if unknown:
-                wanted.append((graph, unknown))
-        return wanted, followed
+                missing.append((graph, unknown))
+        return missing, followed
 
-    def _price(self, wanted: Sequence[Part]) -> float:
+    def _price(self, parts: Sequence[Part]) -> float:
         price = self._admission.price
-        return sum(price(references, graph.n_links, graph.n_nodes) for graph, references in wanted)
+        return sum(price(references, graph.n_links, graph.n_nodes) for graph, references in parts)
 
-    async def _compute(self, asked: _Pending, wanted: Sequence[Part]) -> None:
-        """Ask the workers, and let others wait for the same."""
-        if not wanted:
+    async def _compute(self, pending: PendingPrediction, parts: Sequence[Part]) -> None:
+        """Request outputs from the workers; identical structures may follow."""
+        if not parts:
             return
-        with self._cache.leading(wanted, asked.lane, asked.deadline, embedding=asked.embedding) as flight:
-            answers = await self._dispatcher.ask(
-                wanted,
-                deadline=asked.deadline,
-                request_id=asked.request_id,
-                attention=asked.attention,
-                embedding=asked.embedding,
-                lane=asked.lane,
-                more=self._admission.lanes[asked.lane].unparsed > 0,
+        with self._cache.lead(parts, pending.lane, pending.deadline, embedding=pending.embedding) as in_flight:
+            replies = await self._client.ask(
+                parts,
+                deadline=pending.deadline,
+                request_id=pending.request_id,
+                attention=pending.attention,
+                embedding=pending.embedding,
+                lane=pending.lane,
+                more=self._admission.lanes[pending.lane].unparsed > 0,
             )
-            for (graph, _), answer in zip(wanted, answers, strict=True):
-                for prediction in answer.predictions:
-                    asked.said[prediction.model] = prediction
-                    self._cache.put(graph, prediction, flight)
-        asked.inference_ms += max(answer.inference_ms for answer in answers)
-        asked.held_ms += max(answer.held_ms for answer in answers)
+            for (graph, _), reply in zip(parts, replies, strict=True):
+                for output in reply.predictions:
+                    pending.outputs[output.model] = output
+                    self._cache.put(graph, output, in_flight)
+        pending.inference_ms += max(reply.inference_ms for reply in replies)
+        pending.held_ms += max(reply.held_ms for reply in replies)
 
-    async def _follow(self, asked: _Pending, followed: _Followed) -> bool:
-        """Wait for what others have asked for; whether all of it came.
+    async def _follow(self, pending: PendingPrediction, followed: _Followed) -> bool:
+        """Wait for requests in flight; return whether all of their outputs came.
 
-        Where a leader gave up, who followed looks for another or becomes it. Where it was told an error, each asks by
-        itself, as if nobody had led: following one after the other into the same error would take too long.
+        If a leader is cancelled, a follower leads next. If it fails, its followers compute by themselves, since
+        following one failing leader after the other would take too long.
         """
-        for flight, graph, reference in followed:
-            answer = await flight.result(graph, reference)
-            if answer is not None:
-                asked.said[reference] = answer
-            elif flight.failed or flight.results:  # with results, but none for these atoms
-                asked.follows = False
-        return all(reference in asked.said for _, _, reference in followed)
+        for in_flight, graph, reference in followed:
+            output = await in_flight.result(graph, reference)
+            if output is not None:
+                pending.outputs[reference] = output
+            elif in_flight.failed or in_flight.results:  # results, but none for these atoms
+                pending.follows = False
+        return all(reference in pending.outputs for _, _, reference in followed)
 
 
-def _prediction(manifest: Manifest, answer: ModelOutput, parsed: Parsed, posted: PredictionInput) -> Document:
-    document: Document = {
-        "model": manifest.name,
-        "version": manifest.version,
-        "property": manifest.target.property,
-        "value": answer.value,
-        "unit": manifest.target.unit,
-        "interval": None if answer.low is None else {"level": LEVEL, "low": answer.low, "high": answer.high},
-        "domain": {"in_domain": answer.in_domain, "score": answer.score, "reasons": answer.reasons},
-    }
-    if answer.probabilities is not None:
-        document["probabilities"] = answer.probabilities
-    if posted.embedding:
-        document["embedding"] = answer.embedding
-    if posted.attention:
-        total = sum(answer.attention)
-        document["attention"] = [
-            {"index": index, "element": element, "frac_coords": coords, "weight": weight / total}
-            for index, (element, coords, weight) in enumerate(
-                zip(parsed.symbols, parsed.frac_coords, answer.attention, strict=True)
-            )
-        ]
-    return document
+def _prediction(
+    manifest: Manifest, output: ModelOutput, parsed: ParsedStructure, given: PredictionInput
+) -> PropertyPrediction:
+    prediction = property_prediction(
+        manifest,
+        value=output.value,
+        low=output.low,
+        high=output.high,
+        in_domain=output.in_domain,
+        score=output.score,
+        reasons=output.reasons,
+        probabilities=output.probabilities,
+    )
+    if given.embedding:
+        prediction["embedding"] = output.embedding
+    if not given.attention:
+        return prediction
+    if output.attention is None:
+        prediction["attention"] = None
+        prediction["attention_reason"] = output.attention_reason or "the network of this model has no attention"
+    else:
+        prediction["attention"] = atom_weights(parsed.symbols, parsed.frac_coords, output.attention)
+    return prediction
 
 
-def _missing_intervals(manifests: Iterable[Manifest]) -> list[str]:
-    """A sentence for each version that promises no interval."""
-    reasons = [(manifest.reference, manifest.calibration.shortfall()) for manifest in manifests]
-    return [f"{reference} gives no 90 % interval: {reason}" for reference, reason in reasons if reason]
-
-
-def _count(parsed: Parsed, predictions: Sequence[Document], latency: Mapping[str, float], held_ms: float) -> None:
-    for phase, milliseconds in latency.items():
+def _count(response: PredictResponse, held_ms: float) -> None:
+    for phase, milliseconds in cast("dict[str, float]", response["latency_ms"]).items():
         metrics.PHASES.observe(phase, milliseconds / 1000)
     metrics.PHASES.observe("batch_wait", held_ms / 1000)
     metrics.STRUCTURES.inc()
-    metrics.ATOMS.inc(parsed.n_atoms)
-    metrics.EDGES.inc(parsed.graphs[0].n_edges)
-    for prediction in predictions:
+    metrics.ATOMS.inc(response["n_atoms"])
+    metrics.EDGES.inc(response["n_edges"])
+    for prediction in response["predictions"]:
         if not prediction["domain"]["in_domain"]:
             metrics.OUT_OF_DOMAIN.labels(prediction["model"]).inc()

@@ -1,9 +1,10 @@
-"""Results kept by crystal and version, so that what was asked before, in whatever cell, costs a worker nothing.
+"""Model outputs by crystal and version: a repeated crystal, in whatever cell, costs a worker nothing.
 
-What was asked before and is not answered yet is waited for: identical crystals under way share one computation.
+Identical crystals in flight share one computation: the first request leads, the others follow.
 """
 
 import asyncio
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -16,48 +17,62 @@ from deepergatgnn.service.lanes import Lane
 from deepergatgnn.service.messages import ModelOutput, PackedGraph
 from deepergatgnn.service.telemetry import metrics
 
-PATIENCE = 0.5  # share of one's own time that a leader must have left: who soon gives up holds nobody back
-Key = tuple[str, str]  # digest of a crystal, NAME@VERSION
-Part = tuple[PackedGraph, Sequence[str]]  # a graph and the versions that read it
+LEADER_SHARE = 0.5  # of a follower's remaining time that its leader must have left
+Key = tuple[str, str]  # digest of a crystal, NAME@VERSION:DIGEST
+Part = tuple[PackedGraph, Sequence[str]]  # a graph, and the versions that it is an input of
+
+
+def of_one_cell(graph: PackedGraph) -> PackedGraph:
+    """Return a graph whose results hold for the identical graph only.
+
+    For networks that see more of a crystal than `crystal_digest` does, such as positions.
+    """
+    digest = hashlib.sha256(graph.content).hexdigest()
+    atoms = [str(index) for index in range(len(graph.colours))]
+    return PackedGraph(graph.content, graph.n_nodes, graph.n_links, graph.n_edges, digest=digest, colours=atoms)
 
 
 @dataclass(frozen=True)
 class Result:
-    """An answer for a crystal in any of its cells.
+    """An output for a crystal in any of its cells.
 
     Attributes:
-        answer: without attention; with the crystal vector, if anybody wanted it.
-        weights: what an atom weighs times the number of atoms, by the colour of the atom: the same in every cell.
+        output: its attention is empty, or None if the network has none.
+        weights: attention of an atom times the number of atoms, by the atom's colour: the same in every cell.
     """
 
-    answer: ModelOutput
+    output: ModelOutput
     weights: dict[str, float]
 
     @classmethod
-    def of(cls, graph: PackedGraph, answer: ModelOutput) -> "Result":
-        """The result of an answer whose attention is in the order of the atoms posted with the graph."""
+    def of(cls, graph: PackedGraph, output: ModelOutput) -> "Result":
+        """Return the result of an output whose attention is in the order of the graph's posted atoms."""
+        if output.attention is None:
+            return cls(output, {})
         n_atoms = len(graph.colours)
-        weights = {colour: weight * n_atoms for colour, weight in zip(graph.colours, answer.attention, strict=True)}
-        return cls(replace(answer, attention=()), weights)
+        weights = {colour: weight * n_atoms for colour, weight in zip(graph.colours, output.attention, strict=True)}
+        return cls(replace(output, attention=()), weights)
 
     def for_cell(self, graph: PackedGraph) -> ModelOutput | None:
-        """The answer for a cell, its attention in the order of the posted atoms; none if it has other atoms."""
+        """Return the output for a cell, its attention in the order of the posted atoms; None if the atoms differ."""
+        if self.output.attention is None:
+            return self.output
         if not all(colour in self.weights for colour in graph.colours):
             return None
         n_atoms = len(graph.colours)
-        return replace(self.answer, attention=tuple(self.weights[colour] / n_atoms for colour in graph.colours))
+        return replace(self.output, attention=tuple(self.weights[colour] / n_atoms for colour in graph.colours))
 
 
 @dataclass(eq=False)
 class InFlight:
-    """What somebody, the leader, has asked the workers for, and others may wait for.
+    """A request to the workers, the leader's, which others may follow.
 
     Attributes:
         lane, deadline: of the leader; the deadline is of `time.monotonic()`.
-        embedding: whether the crystal vectors come with the results.
-        results: what came of it.
-        failed: whether the leader was told an error, rather than gave up.
-        landed: set when it is over, whichever way.
+        embedding: whether the results have crystal vectors.
+        results: of the request.
+        failed: whether it failed, rather than being cancelled.
+        done: set at its end.
     """
 
     lane: Lane
@@ -65,95 +80,95 @@ class InFlight:
     embedding: bool = False
     results: dict[Key, Result] = field(default_factory=dict)
     failed: bool = False
-    landed: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def result(self, graph: PackedGraph, reference: str) -> ModelOutput | None:
-        """The answer of a version for a cell of the crystal, once the flight is over; none if it came to nothing."""
-        await self.landed.wait()
-        found = self.results.get((graph.digest, reference))
-        answer = None if found is None else found.for_cell(graph)
-        if answer is not None:
+        """Wait for the end, and return the output of a version for a cell of the crystal; None if there is none."""
+        await self.done.wait()
+        result = self.results.get((graph.digest, reference))
+        output = None if result is None else result.for_cell(graph)
+        if output is not None:
             metrics.CACHE.labels("shared").inc()
-        return answer
+        return output
 
 
 class ResultCache:
-    """The results used last, and the flights under way.
+    """Least recently used results, and requests in flight.
 
     Args:
-        size: results at most; 0 keeps none, and shares none.
+        size: maximum number of results; 0 keeps and shares none.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._kept: OrderedDict[Key, Result] = OrderedDict()
-        self._flights: dict[Key, InFlight] = {}
+        self._results: OrderedDict[Key, Result] = OrderedDict()
+        self._in_flight: dict[Key, InFlight] = {}
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is kept."""
+        """Whether results are kept."""
         return self._size > 0
 
     def get(self, graph: PackedGraph, reference: str, *, embedding: bool = False) -> ModelOutput | None:
-        """The answer of a version for a crystal, its attention in the order of the posted atoms.
+        """Return the output of a version for a crystal, its attention in the order of the posted atoms.
 
         Args:
             graph: of the crystal.
             reference: of the version.
-            embedding: whether an answer without the crystal vector is none.
+            embedding: whether the output must have the crystal vector.
         """
-        found = self._kept.get((graph.digest, reference))
-        answer = None if found is None or (embedding and not found.answer.embedding) else found.for_cell(graph)
-        if answer is not None:
+        result = self._results.get((graph.digest, reference))
+        output = None if result is None or (embedding and not result.output.embedding) else result.for_cell(graph)
+        if output is not None:
             metrics.CACHE.labels("hit").inc()
-            self._kept.move_to_end((graph.digest, reference))
-        return answer
+            self._results.move_to_end((graph.digest, reference))
+        return output
 
-    def put(self, graph: PackedGraph, answer: ModelOutput, flight: InFlight | None = None) -> None:
-        """Keep an answer with attention, and have who waits for the flight told."""
-        if not self._size or not answer.attention:
+    def put(self, graph: PackedGraph, output: ModelOutput, in_flight: InFlight | None = None) -> None:
+        """Keep an output, also for the followers of a request; its attention must have been requested."""
+        if not self._size or output.attention == ():
             return
-        key, result = (graph.digest, answer.model), Result.of(graph, answer)
-        if flight is not None:
-            flight.results[key] = result
-        if not answer.embedding and (before := self._kept.get(key)) is not None:
-            result = Result(replace(result.answer, embedding=before.answer.embedding), result.weights)
-        self._kept[key] = result
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._size:
-            self._kept.popitem(last=False)
+        key, result = (graph.digest, output.model), Result.of(graph, output)
+        if in_flight is not None:
+            in_flight.results[key] = result
+        if not output.embedding and (before := self._results.get(key)) is not None:
+            result = Result(replace(result.output, embedding=before.output.embedding), result.weights)
+        self._results[key] = result
+        self._results.move_to_end(key)
+        while len(self._results) > self._size:
+            self._results.popitem(last=False)
 
-    def under_way(
+    def in_flight(
         self, graph: PackedGraph, reference: str, lane: Lane, deadline: float, *, embedding: bool = False
     ) -> InFlight | None:
-        """The flight that brings the answer of a version for a crystal, if who wants it in that lane may wait for it.
+        """Return the request that computes the output of a version for a crystal, if it may be followed.
 
-        An interactive crystal does not wait behind bulk work, none for a leader who gives up long before itself, and
-        who wants the crystal vector for none who does not.
+        An interactive request does not follow a bulk one, none follows a leader with a much earlier deadline, and one
+        that needs the crystal vector none that does not.
         """
-        flight = self._flights.get((graph.digest, reference))
-        if flight is None or lane.priority < flight.lane.priority or (embedding and not flight.embedding):
+        leader = self._in_flight.get((graph.digest, reference))
+        if leader is None or (lane.priority < leader.lane.priority) or (embedding and not leader.embedding):
             return None
         now = time.monotonic()
-        return flight if flight.deadline - now >= PATIENCE * (deadline - now) else None
+        return leader if leader.deadline - now >= LEADER_SHARE * (deadline - now) else None
 
     @contextmanager
-    def leading(
+    def lead(
         self, parts: Sequence[Part], lane: Lane, deadline: float, *, embedding: bool = False
     ) -> Iterator[InFlight]:
-        """Let others wait for what is asked for within the block, in that lane; the flight is over when it ends."""
-        flight = InFlight(lane, deadline, embedding)
+        """Let others follow the request that is made within the block."""
+        leader = InFlight(lane, deadline, embedding)
         keys = [(graph.digest, reference) for graph, references in parts for reference in references]
         if self._size:
             metrics.CACHE.labels("miss").inc(len(keys))
-            self._flights |= dict.fromkeys(keys, flight)
+            self._in_flight |= dict.fromkeys(keys, leader)
         try:
-            yield flight
-        except Exception:  # a leader who leaves, or whose time is up, is cancelled, which is none
-            flight.failed = True
+            yield leader
+        except Exception:  # not a cancellation
+            leader.failed = True
             raise
         finally:
             for key in keys:
-                if self._flights.get(key) is flight:  # else somebody who did not wait for it leads another one
-                    del self._flights[key]
-            flight.landed.set()
+                if self._in_flight.get(key) is leader:  # a request that could not follow replaces it
+                    del self._in_flight[key]
+            leader.done.set()

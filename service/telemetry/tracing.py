@@ -8,6 +8,7 @@ they go is set by the variables of OpenTelemetry, such as OTEL_EXPORTER_OTLP_END
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 with suppress(ImportError):  # the extra `tracing` is not installed
     from opentelemetry import trace
@@ -36,9 +37,7 @@ class Tracing:
         """Whether `record` does anything."""
         return self._provider is not None
 
-    def record(
-        self, request_id: str, formula: str, latency_ms: Mapping[str, float], headers: Mapping[str, str]
-    ) -> None:
+    def record(self, request_id: str, formula: str, latency_ms: Mapping[str, Any], headers: Mapping[str, str]) -> None:
         """Make the spans of an answered crystal.
 
         Args:

@@ -14,11 +14,11 @@ from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.lanes import INTERACTIVE
 from deepergatgnn.service.messages import InferenceReply, InferenceRequest, ModelOutput
-from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.prediction.result_cache import ResultCache
 from deepergatgnn.structures import crystal_to_pymatgen, read_structure
 from tests.conftest import service
 from tests.support.hand_worker import packed
+from tests.support.parsing import parse
 from tests.support.processes import MODEL, OLD, small_store
 
 CIF = Path("examples/ZrO2.cif").read_text("utf-8")
@@ -111,7 +111,7 @@ def test_the_documents_say_so(cached: httpx.Client) -> None:
 
 
 def test_a_cached_result_without_the_vector_is_a_miss_for_a_request_of_one() -> None:
-    [graph] = parse(POSCAR, "poscar", [GraphConfig()], rounds=3).graphs
+    [graph] = parse(POSCAR.encode(), "poscar", [GraphConfig()], rounds=3).graphs
     even = tuple(1 / len(graph.colours) for _ in graph.colours)
     short, long = (replace(answer, attention=even) for answer in (SHORT, LONG))
     cache = ResultCache(8)
@@ -128,12 +128,12 @@ def test_a_cached_result_without_the_vector_is_a_miss_for_a_request_of_one() -> 
 def test_a_request_of_a_vector_does_not_follow_one_without() -> None:
     [graph] = packed(1)
     cache, parts = ResultCache(8), [(graph, ["m@1.0.0"])]
-    with cache.leading(parts, INTERACTIVE, 1e12):
-        assert cache.under_way(graph, "m@1.0.0", INTERACTIVE, 1e12) is not None
-        assert cache.under_way(graph, "m@1.0.0", INTERACTIVE, 1e12, embedding=True) is None
-        with cache.leading(parts, INTERACTIVE, 1e12, embedding=True):
+    with cache.lead(parts, INTERACTIVE, 1e12):
+        assert cache.in_flight(graph, "m@1.0.0", INTERACTIVE, 1e12) is not None
+        assert cache.in_flight(graph, "m@1.0.0", INTERACTIVE, 1e12, embedding=True) is None
+        with cache.lead(parts, INTERACTIVE, 1e12, embedding=True):
             for embedding in (False, True):
-                assert cache.under_way(graph, "m@1.0.0", INTERACTIVE, 1e12, embedding=embedding) is not None
+                assert cache.in_flight(graph, "m@1.0.0", INTERACTIVE, 1e12, embedding=embedding) is not None
 
 
 def test_it_travels_through_the_broker() -> None:

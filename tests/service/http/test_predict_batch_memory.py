@@ -16,6 +16,7 @@ from fastapi import Request
 from deepergatgnn.service.http import predict_batch as bulk
 from deepergatgnn.service.http.dependencies import Dependencies
 from deepergatgnn.service.http.rate_limits import ANONYMOUS
+from deepergatgnn.service.parsing.wire import BodyItem, RequestBody
 from deepergatgnn.service.prediction.pipeline import PredictionInput
 from deepergatgnn.service.scheduling.admission import Admission, Demand, Ticket
 from deepergatgnn.service.scheduling.parse_cost import Size
@@ -69,8 +70,8 @@ def results(pipeline: PredictionPipeline, *, in_order: bool) -> AsyncGenerator[t
     dependencies = SimpleNamespace(
         admission=Admission(Settings()), pipeline=pipeline, tracing=SimpleNamespace(wanted=False)
     )
-    items = [{"id": str(number), "format": "cif", "is_text": True} for number in range(COUNT)]
-    body = bulk._Posted({"models": [], "attention": "none", "embedding": False, "items": items}, [b"data_x"] * COUNT)
+    items = [BodyItem(str(number), "cif", memoryview(b"data_x")) for number in range(COUNT)]
+    body = RequestBody([], attention=False, embedding=False, items=items)
     request = Request(
         {"type": "http", "state": {"request_id": "mine", "caller": ANONYMOUS}, "client": ("127.0.0.1", 1)}
     )

@@ -1,24 +1,26 @@
 """Files that a parse process reads together: answers as of each alone, and nobody blamed for another's fault."""
 
 import asyncio
-import socket
+import contextlib
 from collections.abc import Sequence
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pymatgen.io.cif import CifWriter
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.graphs.crystal_graph import GraphConfig
-from deepergatgnn.service.parsing import channel as parse_channel
-from deepergatgnn.service.parsing.featurize import Parsed, parse
-from deepergatgnn.service.parsing.frames import Frame, Frames, framed
+from deepergatgnn.service.parsing import fork_server
 from deepergatgnn.service.parsing.pool import ParsePool
-from deepergatgnn.service.parsing.process import TOGETHER
+from deepergatgnn.service.parsing.process import GROUP_FILES
+from deepergatgnn.service.parsing.wire import Frames, ParsedStructure, Reply, WireError, decode_reply, frame
 from deepergatgnn.structures import crystal_to_pymatgen
 from tests.service.parsing.test_pool import CIF, parse_processes, with_pool
-from tests.support import hostile_parsing as trouble
+from tests.support import hostile_parsing
 from tests.support.fixtures import some_crystals
+from tests.support.parsing import parse
 
 CONFIGS = (GraphConfig(angles=8), GraphConfig())
 EMPTY = b"data_x\n"
@@ -43,7 +45,7 @@ def outcome(result: object) -> object:
     """All of a result but times."""
     if isinstance(result, StructureError):
         return result.code, result.detail
-    assert isinstance(result, Parsed)
+    assert isinstance(result, ParsedStructure)
     graphs = [(graph.content, graph.n_edges) for graph in result.graphs]
     return result.formula, result.reduced_formula, list(result.symbols), result.cell, graphs
 
@@ -64,9 +66,9 @@ def test_files_that_are_read_together_are_answered_as_each_alone() -> None:
 
 
 def test_files_that_wait_together_get_their_graphs_at_once() -> None:
-    results = with_pool(lambda pool: together(pool, [CIF] * 2 * TOGETHER))
-    times = [result.graph_ms for result in results if isinstance(result, Parsed)]
-    assert len(times) == 2 * TOGETHER
+    results = with_pool(lambda pool: together(pool, [CIF] * 2 * GROUP_FILES))
+    times = [result.graph_ms for result in results if isinstance(result, ParsedStructure)]
+    assert len(times) == 2 * GROUP_FILES
     assert len(set(times)) < len(times)  # it is told of all together
 
 
@@ -81,7 +83,11 @@ def test_files_for_different_models_are_read_together() -> None:
         return list(await asyncio.gather(*tasks))
 
     one, other = parse(CIF, "auto", CONFIGS).graphs
-    found = [[graph.content for graph in result.graphs] for result in with_pool(scenario) if isinstance(result, Parsed)]
+    found = [
+        [graph.content for graph in result.graphs]
+        for result in with_pool(scenario)
+        if isinstance(result, ParsedStructure)
+    ]
     assert found == [[one.content, other.content], [one.content], [other.content], [other.content, one.content]]
 
 
@@ -100,28 +106,28 @@ def test_a_process_that_dies_over_several_files_fails_none() -> None:
 @pytest.mark.parametrize(
     ("mark", "detail"),
     [
-        (trouble.DIES, "broke the process"),
-        (trouble.HANGS, r"took more than 0\.6 s"),
-        (trouble.DIES_LATER, "broke the process"),
+        (hostile_parsing.DIES, "crashed on this file"),
+        (hostile_parsing.HANGS, r"took more than 0\.6 s"),
+        (hostile_parsing.DIES_LATER, "crashed on this file"),
     ],
 )
 def test_of_files_that_are_read_together_the_one_at_fault_is_refused(
     monkeypatch: pytest.MonkeyPatch, mark: bytes, detail: str
 ) -> None:
     """It is the third of five that wait when the only process begins."""
-    monkeypatch.setattr(parse_channel, "serve", trouble.serve)
+    monkeypatch.setattr(fork_server, "run_parser", hostile_parsing.serve)
     results = with_pool(lambda pool: together(pool, [CIF, CIF, mark + CIF, CIF, CIF]), timeout_s=0.6)
-    assert [isinstance(result, Parsed) for result in results] == [True, True, False, True, True]
+    assert [isinstance(result, ParsedStructure) for result in results] == [True, True, False, True, True]
     with pytest.raises(StructureError, match=detail):
         raise results[2]  # type: ignore[misc]
 
 
 def test_a_file_that_hangs_takes_one_process_and_keeps_no_other_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parse_channel, "serve", trouble.serve)
+    monkeypatch.setattr(fork_server, "run_parser", hostile_parsing.serve)
 
     async def scenario(pool: ParsePool) -> list[psutil.Process]:
         before = parse_processes()
-        hanging = asyncio.create_task(pool.parse(trouble.HANGS + CIF, "cif", CONFIGS))
+        hanging = asyncio.create_task(pool.parse(hostile_parsing.HANGS + CIF, "cif", CONFIGS))
         others = [asyncio.create_task(pool.parse(CIF, "cif", CONFIGS)) for _ in range(20)]
         await asyncio.gather(*others)
         assert not hanging.done()  # all were answered while it hung
@@ -142,22 +148,63 @@ def test_a_process_that_stops_before_it_begins_fails_none() -> None:
     assert len(with_pool(scenario, timeout_s=0.6)) == 5
 
 
-def test_frames_come_out_as_they_went_in() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        frames = Frames(theirs)
-        ours.sendall(b"".join(framed(b"head", [b"con", b"tent"])))
-        assert frames.wait() == Frame(alone=False, head=b"head", content=b"content")
-        assert frames.at_hand() is None
-        for alone in (False, True, False):
-            ours.sendall(b"".join(framed(b"", [b"x" * 1000], alone=alone)))
-        assert frames.at_hand() is not None
-        assert frames.at_hand() is None  # the next is to be read alone
-        following = frames.wait()
-        assert following is not None
-        assert following.alone
-        assert frames.at_hand() is not None
-        ours.sendall(b"".join(framed(b"", [b"x" * 1000]))[:500])
-        assert frames.at_hand() is None  # not whole yet
-        ours.close()
-        assert frames.wait() is None
+def test_frames_are_received_as_they_were_sent() -> None:
+    frames = Frames()
+    frames.feed(b"".join(frame(b"head", [b"con", b"tent"])))
+    assert frames.take() == (False, b"head", b"content")
+    assert frames.take() is None
+    for exclusive in (False, True, False):
+        frames.feed(b"".join(frame(b"", [b"x" * 1000], exclusive=exclusive)))
+    assert frames.take(grouped=True) is not None
+    assert frames.take(grouped=True) is None  # the next one is exclusive
+    following = frames.take()
+    assert following is not None
+    assert following.exclusive
+    assert frames.take(grouped=True) is not None
+    sent = b"".join(frame(b"", [b"x" * 1000]))
+    frames.feed(sent[:500])
+    assert frames.take() is None  # not complete yet
+    frames.feed(sent[500:])
+    assert frames.take() == (False, b"", b"x" * 1000)
+    assert len(frames) == 0
+
+
+def test_a_frame_is_not_joined_nor_its_payload_copied() -> None:
+    pieces = [b"x" * 1000, b"y" * 1000]
+    _, *payload = frame(b"head", pieces)
+    assert all(sent is piece for sent, piece in zip(payload, pieces, strict=True))
+
+
+@given(st.binary(max_size=200))
+def test_what_a_parser_that_was_taken_over_sends_is_a_reply_or_an_error(content: bytes) -> None:
+    with contextlib.suppress(WireError):
+        assert isinstance(decode_reply(memoryview(content)), Reply)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80", b"\xdd\xff\xff\xff\xff", b"\x81\xa4type\xa9structure", b"\x91" * 100_000, b"\x80\x04\x95"],
+    ids=["empty", "no fields", "a long array", "no structure", "deep", "a pickle"],
+)
+def test_a_reply_of_another_kind_is_none(content: bytes) -> None:
+    with pytest.raises(WireError):
+        decode_reply(memoryview(content))
+
+
+def test_a_frame_that_is_too_long_is_none() -> None:
+    frames = Frames(100)
+    frames.feed(b"".join(frame(b"", [b"x" * 100]))[:20])
+    with pytest.raises(WireError):
+        frames.take()
+
+
+@pytest.mark.parametrize("mark", [hostile_parsing.TALKS, hostile_parsing.OVERSIZED, hostile_parsing.ANOTHER])
+def test_a_process_that_breaks_the_wire_format_is_replaced(monkeypatch: pytest.MonkeyPatch, mark: bytes) -> None:
+    monkeypatch.setattr(fork_server, "run_parser", hostile_parsing.serve)
+
+    async def scenario(pool: ParsePool) -> None:
+        with pytest.raises(StructureError, match="crashed on this file"):
+            await pool.parse(mark + CIF, "cif", CONFIGS)
+        assert (await pool.parse(CIF, "cif", CONFIGS)).n_atoms == 12
+
+    with_pool(scenario)

@@ -19,8 +19,9 @@ from pydantic import ValidationError
 from deepergatgnn.errors import StructureError
 from deepergatgnn.service.errors import ServiceError
 from deepergatgnn.service.http.request_body import SHORT_JSON
-from deepergatgnn.service.parsing.json_bodies import Kind, read_body, read_body_in_turns, source_of
+from deepergatgnn.service.parsing.json_bodies import read_body, read_body_in_turns
 from deepergatgnn.service.parsing.pool import ParsePool
+from deepergatgnn.service.parsing.wire import Kind, RequestBody
 from deepergatgnn.service.schemas import BulkItem
 from deepergatgnn.structures import crystal_to_pymatgen
 from tests.support.fixtures import some_crystals
@@ -114,8 +115,8 @@ def outcome(result: object) -> object:
             return result.code, result.detail
         case StructureError():
             return result.code, result.detail
-        case (fields, contents):
-            return fields, [bytes(content) for content in contents]
+        case RequestBody():
+            return result
         case _:
             raise AssertionError(result)
 
@@ -147,8 +148,8 @@ def test_a_process_reads_what_would_be_read_here() -> None:
 
 def refusals(name: str) -> list[str | None]:
     """Codes of the items of such a body."""
-    fields, _ = read_body("bulk", BODIES[name], OPTIONS["bulk"])
-    return [item.get("refused", [None])[0] for item in fields["items"]]
+    items = read_body("bulk", BODIES[name], OPTIONS["bulk"]).items
+    return [None if item.refusal is None else item.refusal[0] for item in items]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_a_key_given_twice_is_not_chosen_between(body: str) -> None:
 
 def test_a_key_given_twice_alike_is_no_contradiction() -> None:
     body = b'{"structure": "data_a", "structure": "data_a"}'
-    assert read_body("single", body, OPTIONS["single"])[1] == [b"data_a"]
+    assert [bytes(item.content) for item in read_body("single", body, OPTIONS["single"]).items] == [b"data_a"]
 
 
 def test_what_is_wrong_with_an_item_is_told_of_it_alone() -> None:
@@ -198,21 +199,22 @@ ITEMS = (
 @given(some.lists(ITEMS, min_size=1, max_size=6), some.booleans(), some.sampled_from([None, 0, 3]))
 def test_whatever_is_posted_is_handed_on_as_it_is(items: list[Any], ascii_only: bool, indent: int | None) -> None:
     text = json.dumps({"structures": items}, ensure_ascii=ascii_only, indent=indent)
-    fields, contents = read_body("bulk", text.encode(), OPTIONS["bulk"])
-    assert len(fields["items"]) == len(contents) == len(items)
-    for index, (item, field, content) in enumerate(zip(items, fields["items"], contents, strict=True)):
+    for index, (item, read) in enumerate(
+        zip(items, read_body("bulk", text.encode(), OPTIONS["bulk"]).items, strict=True)
+    ):
         name = item.get("id") if isinstance(item, dict) else None
-        assert field["id"] == (name if isinstance(name, str) else str(index))
+        assert read.id == (name if isinstance(name, str) else str(index))
         try:
             expected = BulkItem.model_validate(item)
         except ValidationError:
-            assert field["refused"][0] == "malformed"
+            assert read.refusal is not None
+            assert read.refusal[0] == "malformed"
             continue
-        source = source_of(field, content)
+        content = bytes(read.content)
         if isinstance(expected.structure, str):
-            assert (source, field["format"]) == (expected.structure, expected.format)
+            assert (content, read.format) == (expected.structure.encode(), expected.format)
         else:
-            assert (orjson.loads(source), field["format"]) == (orjson.loads(json.dumps(expected.structure)), "json")
+            assert (orjson.loads(content), read.format) == (orjson.loads(json.dumps(expected.structure)), "json")
 
 
 async def longest_gap(work: Awaitable[object]) -> tuple[float, int]:

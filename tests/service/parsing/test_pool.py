@@ -4,12 +4,10 @@ import asyncio
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,14 +22,14 @@ from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.graphs.serialization import pack_graph, unpack_graph
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.service.lanes import BULK
-from deepergatgnn.service.parsing import channel as parse_channel
+from deepergatgnn.service.parsing import fork_server
 from deepergatgnn.service.parsing import pool as parse_pool
-from deepergatgnn.service.parsing.featurize import parse
+from deepergatgnn.service.parsing.fork_server import StartedProcess
 from deepergatgnn.service.parsing.pool import ParsePool
-from deepergatgnn.service.parsing.process import Progress
 from deepergatgnn.structures import read_structure
-from tests.support import hostile_parsing as trouble
+from tests.support import hostile_parsing
 from tests.support.fixtures import graphs_of, some_crystals
+from tests.support.parsing import parse
 
 CIF = Path("examples/ZrO2.cif").read_bytes()
 QUICK_S = 1.0
@@ -80,12 +78,12 @@ def test_bytes_of_something_else_are_no_graph() -> None:
 def test_a_pool_whose_first_processes_get_no_processor_starts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped: list[int] = []
 
-    def start(memory_mib: int, niceness: int, timeout_s: float) -> tuple[ForkServerProcess, Progress, socket.socket]:
-        process, progress, ours = parse_channel.start_process(memory_mib, niceness, timeout_s)
+    def start(memory_mib: int, niceness: int, timeout_s: float) -> StartedProcess:
+        started = fork_server.start_process(memory_mib, niceness, timeout_s)
         if timeout_s == QUICK_S and len(stopped) < 2:
-            os.kill(process.pid or 0, signal.SIGSTOP)
-            stopped.append(process.pid or 0)
-        return process, progress, ours
+            os.kill(started.process.pid or 0, signal.SIGSTOP)
+            stopped.append(started.process.pid or 0)
+        return started
 
     monkeypatch.setattr(parse_pool, "start_process", start)
     parsed = with_pool(lambda pool: pool.parse(CIF, "cif", CONFIGS), timeout_s=QUICK_S)
@@ -96,9 +94,9 @@ def test_the_event_loop_goes_on_while_a_process_is_started(monkeypatch: pytest.M
     """As it must for seconds, once the fork server is gone: the loop itself lets this one be started."""
     released = threading.Event()
 
-    def start(memory_mib: int, niceness: int, timeout_s: float) -> tuple[ForkServerProcess, Progress, socket.socket]:
+    def start(memory_mib: int, niceness: int, timeout_s: float) -> StartedProcess:
         assert released.wait(30), "the event loop was held"
-        return parse_channel.start_process(memory_mib, niceness, timeout_s)
+        return fork_server.start_process(memory_mib, niceness, timeout_s)
 
     async def scenario(pool: ParsePool) -> None:
         monkeypatch.setattr(parse_pool, "start_process", start)
@@ -114,11 +112,11 @@ def test_a_fork_server_that_is_killed_is_replaced(monkeypatch: pytest.MonkeyPatc
     """A file that came meanwhile is read; a start that fails on the way is tried again."""
     failed: list[int] = []
 
-    def start(memory_mib: int, niceness: int, timeout_s: float) -> tuple[ForkServerProcess, Progress, socket.socket]:
+    def start(memory_mib: int, niceness: int, timeout_s: float) -> StartedProcess:
         if not failed:
             failed.append(1)
             raise EOFError
-        return parse_channel.start_process(memory_mib, niceness, timeout_s)
+        return fork_server.start_process(memory_mib, niceness, timeout_s)
 
     async def scenario(pool: ParsePool) -> None:
         [server] = [each for each in psutil.Process().children() if "forkserver" in " ".join(each.cmdline())]
@@ -154,12 +152,12 @@ def test_a_refusal_comes_back_as_one() -> None:
 
 
 def test_a_file_that_takes_too_long_is_refused_and_its_process_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parse_channel, "serve", trouble.serve)
+    monkeypatch.setattr(fork_server, "run_parser", hostile_parsing.serve)
 
     async def scenario(pool: ParsePool) -> None:
         [before] = parse_processes()
         with pytest.raises(StructureError, match=r"took more than 0\.5 s of processor time"):
-            await pool.parse(trouble.HANGS + CIF, "cif", CONFIGS)
+            await pool.parse(hostile_parsing.HANGS + CIF, "cif", CONFIGS)
         assert (await pool.parse(CIF, "cif", CONFIGS)).n_atoms == 12
         assert not before.is_running() or before.status() == psutil.STATUS_ZOMBIE
         assert len(parse_processes()) == 1
@@ -168,11 +166,11 @@ def test_a_file_that_takes_too_long_is_refused_and_its_process_replaced(monkeypa
 
 
 def test_a_process_that_dies_fails_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parse_channel, "serve", trouble.serve)
+    monkeypatch.setattr(fork_server, "run_parser", hostile_parsing.serve)
 
     async def scenario(pool: ParsePool) -> None:
-        with pytest.raises(StructureError, match="broke the process"):
-            await pool.parse(trouble.DIES + CIF, "cif", CONFIGS)
+        with pytest.raises(StructureError, match="crashed on this file"):
+            await pool.parse(hostile_parsing.DIES + CIF, "cif", CONFIGS)
         assert (await pool.parse(CIF, "cif", CONFIGS)).n_atoms == 12
 
     with_pool(scenario)
@@ -211,8 +209,8 @@ def test_bulk_files_have_processes_of_their_own_and_lower_priority() -> None:
 
 LOOPS = """
 import socket
-from deepergatgnn.service.parsing import frames
 from deepergatgnn.service.parsing import process as parse_process
+from deepergatgnn.service.parsing import wire
 
 def loop(*_, **__):
     while True:
@@ -220,7 +218,7 @@ def loop(*_, **__):
 
 parse_process.read_file = loop
 ours, theirs = socket.socketpair()
-ours.sendall(b"".join(frames.framed(*parse_process.pack_task(b"", "auto", (), rounds=0, sites=False))))
+ours.sendall(b"".join(wire.frame(wire.encode_header(wire.FileHeader("auto", ())))))
 parse_process.serve(theirs, [0, 0, 0, 0], 4096, 0, 0.1)
 """
 

@@ -10,11 +10,11 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.service.messages import ModelOutput, PackedGraph
-from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.prediction.result_cache import ResultCache
 from deepergatgnn.structures import Crystal, crystal_from_pymatgen, crystal_to_pymatgen
 from tests.conftest import service
 from tests.support.fixtures import some_crystals
+from tests.support.parsing import parse
 
 CONFIG = GraphConfig(angles=8)
 LAYERS = 5
@@ -23,7 +23,7 @@ ANSWER = ModelOutput("m@1.0.0", 1.0, 0.5, 1.5, in_domain=True, score=0.1, reason
 
 def packed(crystal: Crystal) -> PackedGraph:
     structure = crystal_to_pymatgen(crystal)
-    return parse(structure.to(fmt="poscar"), "poscar", [CONFIG], rounds=LAYERS).graphs[0]
+    return parse(structure.to(fmt="poscar").encode(), "poscar", [CONFIG], rounds=LAYERS).graphs[0]
 
 
 @pytest.mark.parametrize("crystal", some_crystals(12), ids=lambda crystal: crystal.reduced_formula)
@@ -62,7 +62,7 @@ def test_a_name_sees_as_far_as_the_network() -> None:
     structure = crystal_to_pymatgen(some_crystals(12)[0]) * (1, 1, 24)
     structure.replace(0, "Lr")
     kinds = [
-        len(set(parse(structure.to(fmt="poscar"), "poscar", [CONFIG], rounds=layers).graphs[0].colours))
+        len(set(parse(structure.to(fmt="poscar").encode(), "poscar", [CONFIG], rounds=layers).graphs[0].colours))
         for layers in range(1, 8)
     ]
     assert kinds == sorted(set(kinds)), kinds

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deepergatgnn.service.errors import ServiceError
 from deepergatgnn.service.lanes import BULK, INTERACTIVE
-from deepergatgnn.service.parsing.channel import File
+from deepergatgnn.service.parsing.parse_tasks import ParseTask, SentTasks
 from deepergatgnn.service.parsing.pool import ParseLane
 from deepergatgnn.service.scheduling.admission import FEW_S, Admission, Demand, Ticket
 from deepergatgnn.service.scheduling.cost import Cost
@@ -247,7 +247,7 @@ def test_what_is_predicted_follows_what_is_measured_for_files_of_the_same_size()
 
 def test_a_large_file_is_known_before_it_is_parsed() -> None:
     async def large(size: Size) -> bool:
-        return File(b"", [], seconds=ParseCost().seconds(size)).is_large
+        return ParseTask(b"", [], seconds=ParseCost().seconds(size)).is_large
 
     found = {name: asyncio.run(large(size)) for name, (_, size, _) in ATTACKS.items()}
     assert list(found.values()) == [True, True, False]
@@ -258,8 +258,10 @@ class Process:
     """Stands in for a parse process that has files of so many seconds."""
 
     def __init__(self, load: float) -> None:
-        self.files, self.takes_more, self.has_large = 1, True, False
-        self.load, self.pending = load, [None] * (load > 0)
+        self.has_large = False
+        self.tasks = SentTasks([0.0] * 4)
+        if load:
+            self.tasks.append(ParseTask(b"", [], seconds=load))
 
 
 @pytest.mark.parametrize(
@@ -298,10 +300,10 @@ def following(
     async def scenario() -> tuple[float | None, int | None]:
         lane = ParseLane(len(loads), 1.5, 2048)
         processes: list[Any] = [Process(load) for load in loads]
-        lane._channels = set(processes)
+        lane._workers = set(processes)
         for number, seconds in enumerate(waiting):
             share = shares[number] if shares else 1.0
-            lane._waiting.push(Flow(f"{number}"), seconds * share, File(b"", [], seconds=seconds))
+            lane._waiting.push(Flow(f"{number}"), seconds * share, ParseTask(b"", [], seconds=seconds))
         found = lane._next()
         return (None, None) if found is None else (found[0].seconds, processes.index(found[1]))
 

@@ -159,7 +159,7 @@ def test_whatever_goes_wrong_with_a_version_ends_no_worker(
 def test_who_names_no_model_gets_those_that_answer(store: ModelStore, engine: Engine) -> None:
     catalogue = Catalogue(store, lambda: frozenset(engine.loaded), lambda: engine.failed)
     assert [version.manifest.name for version in catalogue.resolve([]).versions] == [GOOD]
-    offer = catalogue.offer()
+    offer = catalogue.availability()
     assert list(offer.ready) == [f"{GOOD}@1.0.0"]
     assert {which.partition("@")[0] for which in offer.failed} == {*FAULTS, "unreadable"}
     assert all(offer.failed.values())

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from msgspec import msgpack
+from pydantic import TypeAdapter
 from sklearn.metrics import brier_score_loss, roc_auc_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 from typer.testing import CliRunner
@@ -25,7 +26,6 @@ from deepergatgnn.nn.batch import collate
 from deepergatgnn.nn.network import NetworkOutput
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.messages import InferenceReply, InferenceRequest, UnreadableError
-from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.prediction.pipeline import PredictionInput, _prediction
 from deepergatgnn.service.schemas import SALT, PropertyPrediction
 from deepergatgnn.service.worker.engine import Engine
@@ -44,6 +44,7 @@ from deepergatgnn.training.publication.card import read_header, render_card
 from deepergatgnn.uncertainty.probabilities import class_probabilities, likeliest
 from tests.support.cross_validated import single_thread
 from tests.support.fixtures import bundled, some_crystals, some_rows
+from tests.support.parsing import parse
 
 CPU = torch.device("cpu")
 SYSTEMS = ("hexagonal", "tetragonal", "cubic")
@@ -281,9 +282,9 @@ def test_probabilities_reach_the_answer_through_the_message(trained: Trained) ->
     assert answer.probabilities == pytest.approx(local.probabilities)
     posted = PredictionInput(b"", "auto", (), attention=True, embedding=False, id=None)
     document = _prediction(version.manifest, answer, parsed, posted)
-    checked = PropertyPrediction.model_validate(document)
-    assert (checked.value, checked.unit, checked.interval) == (answer.value, "probability", None)
-    assert checked.probabilities == answer.probabilities
+    checked = TypeAdapter(PropertyPrediction).validate_python(document, strict=True)
+    assert (checked["value"], checked["unit"], checked["interval"]) == (answer.value, "probability", None)
+    assert checked["probabilities"] == answer.probabilities
     for bad in ([0.5, 0.5], {"a": "0.5", "b": 0.5}, {"a": 0.5, "b": None}, {"a": 1.5, "b": 0.5}, {"a": 1}, 0.5, "ab"):
         message = msgpack.decode(content)
         message[1][0][-1] = bad

@@ -13,8 +13,9 @@ from deepergatgnn.commands.main import app
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.messages import InferenceReply
-from deepergatgnn.service.parsing.featurize import Parsed
-from deepergatgnn.service.prediction.pipeline import PredictionInput, _missing_intervals, _prediction
+from deepergatgnn.service.parsing.wire import ParsedStructure
+from deepergatgnn.service.prediction.answers import missing_intervals
+from deepergatgnn.service.prediction.pipeline import PredictionInput, _prediction
 from deepergatgnn.service.worker.engine import _model_answer
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.run_data import assemble_run_data, interval_sentences
@@ -59,10 +60,10 @@ def test_four_calibration_crystals_give_no_interval_and_card_answer_and_log_say_
     answer = InferenceReply.unpack(
         InferenceReply("1", (_model_answer(manifest.reference, prediction),)).pack()
     ).predictions[0]
-    posted = PredictionInput("", "cif", (), attention=False, embedding=False, id=None)
-    document = _prediction(manifest, answer, object.__new__(Parsed), posted)
+    posted = PredictionInput(b"", "cif", (), attention=False, embedding=False, id=None)
+    document = _prediction(manifest, answer, object.__new__(ParsedStructure), posted)
     assert document["interval"] is None
-    [warning] = _missing_intervals([manifest])
+    [warning] = missing_intervals([manifest])
     assert warning.startswith(f"{manifest.reference} gives no 90 % interval: 4 calibration crystals")
 
 
