@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from copy import deepcopy
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -104,8 +104,10 @@ def describe(app: FastAPI, *, keyed: bool, open_paths: Collection[str], root_pat
 def _schemas() -> Document:
     """Return the schemas that prediction routes and errors refer to."""
     requests, responses = (PredictRequest, BulkItem, BulkRequest, Problem), (PredictResponse, BulkResponse)
-    adapters = [(model, "validation", TypeAdapter[Any](model)) for model in requests]
-    adapters += [(model, "serialization", TypeAdapter[Any](model)) for model in responses]
+    adapters: list[tuple[Any, Literal["validation", "serialization"], TypeAdapter[Any]]] = [
+        *((model, "validation", TypeAdapter(model)) for model in requests),
+        *((model, "serialization", TypeAdapter(model)) for model in responses),
+    ]
     _, schema = TypeAdapter.json_schemas(adapters, ref_template=REFERENCE)
     schemas: Document = schema["$defs"]
     # An item that is no BulkItem fails alone.
