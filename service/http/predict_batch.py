@@ -272,7 +272,7 @@ async def _result(state: State, body: _Body, index: int, request: Request, deadl
             lane="bulk",
             ticket=ticket,
         )
-        if state.tracing.wanted:
+        if state.tracing.enabled:
             state.tracing.record(request.state.request_id, answer["formula"], answer["latency_ms"], request.headers)
         return index, orjson.dumps(answer)
     except DeeperGATGNNError as error:

@@ -33,8 +33,8 @@ from deepergatgnn.service.schemas import (
     Readiness,
     ReadyModels,
 )
-from deepergatgnn.service.telemetry import metrics
 from deepergatgnn.service.telemetry.tracing import PHASES
+from deepergatgnn.service.telemetry.worker_metrics import merge_reports
 
 CLIENT_GONE = 499  # as nginx says it; nobody reads it but the metrics
 SERVER_TIMING = ", ".join(f"{phase};dur={{{phase}:.3f}}" for phase in (*PHASES, "total"))
@@ -56,7 +56,7 @@ async def predict(request: Request) -> Response:
     except DeeperGATGNNError as error:
         raise counted(error) from None
     latency_ms = answer["latency_ms"]
-    if state.tracing.wanted:
+    if state.tracing.enabled:
         state.tracing.record(request.state.request_id, answer["formula"], latency_ms, request.headers)
     timing = SERVER_TIMING.format_map(latency_ms)
     return Response(orjson.dumps(answer), media_type="application/json", headers={"Server-Timing": timing})
@@ -176,7 +176,7 @@ async def readyz(request: Request) -> Readiness:
 async def show_metrics(request: Request) -> Response:
     """Prometheus text: of this API process, and of the workers by name."""
     reports = await state_of(request).dispatcher.worker_metrics()
-    return Response(metrics.with_workers(reports), media_type=CONTENT_TYPE_LATEST)
+    return Response(merge_reports(reports), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/", include_in_schema=False)

@@ -80,7 +80,7 @@ class ParseLane:
             file, channel = found
             if file.sent is None:
                 file.sent = time.perf_counter()
-                metrics.PHASES.observe("parse_wait", file.sent - file.came)
+                metrics.PHASES.labels("parse_wait").observe(file.sent - file.came)
             channel.send(file)
 
     def _next(self) -> tuple[File, Channel] | None:

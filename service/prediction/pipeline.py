@@ -310,8 +310,8 @@ def _missing_intervals(manifests: Iterable[Manifest]) -> list[str]:
 
 def _count(parsed: Parsed, predictions: Sequence[Document], latency: Mapping[str, float], held_ms: float) -> None:
     for phase, milliseconds in latency.items():
-        metrics.PHASES.observe(phase, milliseconds / 1000)
-    metrics.PHASES.observe("batch_wait", held_ms / 1000)
+        metrics.PHASES.labels(phase).observe(milliseconds / 1000)
+    metrics.PHASES.labels("batch_wait").observe(held_ms / 1000)
     metrics.STRUCTURES.inc()
     metrics.ATOMS.inc(parsed.n_atoms)
     metrics.EDGES.inc(parsed.graphs[0].n_edges)

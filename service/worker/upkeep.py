@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from deepergatgnn.errors import ArtifactError, ModelNotFoundError
 from deepergatgnn.service.messages import InferenceReply
 from deepergatgnn.service.telemetry import metrics
+from deepergatgnn.service.telemetry.worker_metrics import worker_report
 
 if TYPE_CHECKING:
     from deepergatgnn.service.worker.worker import Worker
@@ -82,9 +83,7 @@ class Upkeep:
                 else:
                     hung = 0.0
                     await worker.clock.measure(worker.client)
-                    await worker.queue.heartbeat(
-                        self._status(), metrics.worker_report(), 3 * self._settings.heartbeat_s
-                    )
+                    await worker.queue.heartbeat(self._status(), worker_report(), 3 * self._settings.heartbeat_s)
                     if time.monotonic() - renewed > self._settings.lease_s / 3:
                         await worker.queue.renew(list(worker.held.values()))
                         renewed = time.monotonic()

@@ -34,6 +34,7 @@ from deepergatgnn.service.settings import Settings, read_settings
 from deepergatgnn.service.tasks import PAUSE_S, ended, first_of, patiently
 from deepergatgnn.service.telemetry import metrics
 from deepergatgnn.service.telemetry.logs import configure_logs
+from deepergatgnn.service.telemetry.worker_metrics import observe_batch, serve_worker_metrics
 from deepergatgnn.service.worker.engine import Engine, Prepared
 from deepergatgnn.service.worker.upkeep import Upkeep
 from deepergatgnn.threads import available_cores, candidates, fastest, set_threads, torch_threads
@@ -253,7 +254,7 @@ class Worker:
         finally:
             self.computing_since = None
         self.answered_at = time.monotonic()
-        metrics.observe_batch(batch, priced / seconds, predicted, time.monotonic() - started)
+        observe_batch(len(batch), priced / seconds, predicted, time.monotonic() - started)
         if computed.out_of_memory:
             metrics.OUT_OF_MEMORY.inc()
         if computed.too_many_edges:
@@ -303,7 +304,7 @@ def _price(delivery: Delivery, costs: Mapping[str, Cost]) -> float:
 def run(settings: Settings, url: str) -> None:
     """The whole life of a worker process."""
     configure_logs(settings.log_level, settings.log_format)
-    metrics.serve_worker_metrics(settings.metrics_port)
+    serve_worker_metrics(settings.metrics_port)
     worker = Worker(settings, url)
     if worker.device.type == "cpu":
         os.nice(YIELDING)

@@ -67,7 +67,7 @@ class PredictionPipeline:
 def results(oracle: PredictionPipeline, *, in_order: bool) -> AsyncGenerator[tuple[int, bytes]]:
     """Of a request for many crystals."""
     dispatcher = SimpleNamespace(admission=Admission(Settings()))
-    state = SimpleNamespace(dispatcher=dispatcher, oracle=oracle, tracing=SimpleNamespace(wanted=False))
+    state = SimpleNamespace(dispatcher=dispatcher, oracle=oracle, tracing=SimpleNamespace(enabled=False))
     items = [{"id": str(number), "format": "cif", "is_text": True} for number in range(COUNT)]
     body = bulk._Body({"models": [], "attention": "none", "embedding": False, "items": items}, [b"data_x"] * COUNT)
     request = Request(

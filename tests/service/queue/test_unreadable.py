@@ -20,7 +20,7 @@ from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.service.messages import InferenceReply, InferenceRequest, UnreadableError
 from deepergatgnn.service.queue.producer import ANSWERS, COUNTED, DEAD, GROUP, REPLICAS, STREAMS, WITHDRAWN, WORKERS
-from deepergatgnn.service.telemetry import metrics
+from deepergatgnn.service.telemetry.worker_metrics import merge_reports, worker_report
 from tests.conftest import until
 from tests.support.brokers import broker_server
 from tests.support.fixtures import some_crystals
@@ -205,7 +205,7 @@ def test_garbage_of_workers_and_replicas_is_left_out(place: Place, garbage: byte
             place.client.delete(key)
 
 
-REPORT = metrics.worker_report().decode()
+REPORT = worker_report().decode()
 
 
 @pytest.mark.parametrize(
@@ -220,6 +220,6 @@ REPORT = metrics.worker_report().decode()
     ],
 )
 def test_metrics_of_garbage_are_left_out(text: str) -> None:
-    found = metrics.with_workers({"good": REPORT, "bad": text}).decode()
+    found = merge_reports({"good": REPORT, "bad": text}).decode()
     assert 'deepergatgnn_expired_total{worker="good"}' in found
     assert 'worker="bad"' not in found

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from deepergatgnn import threads
 from deepergatgnn.service.settings import Settings
-from deepergatgnn.service.telemetry import metrics
+from deepergatgnn.service.telemetry.worker_metrics import worker_report
 from deepergatgnn.service.worker import worker
 from deepergatgnn.service.worker.worker import Worker
 from tests.support.processes import small_store
@@ -40,7 +40,7 @@ def test_two_cores_have_one_thread_unless_more_are_asked_for(
 
     monkeypatch.setattr(worker, "available_cores", lambda: cores)
     assert asyncio.run(scenario()) == (expected, expected)
-    assert f"deepergatgnn_threads {expected}.0" in metrics.worker_report().decode()
+    assert f"deepergatgnn_threads {expected}.0" in worker_report().decode()
 
 
 def test_threads_are_measured_again_as_the_load_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
