@@ -66,7 +66,7 @@ def worker(store: StoreOption = None, models: ModelsOption = None) -> None:
     SelectedModels(settings.model_store, settings.models).check()
     if settings.redis_url is None:
         raise ConfigError("a worker needs a broker: set DEEPERGATGNN_REDIS_URL, for example redis://127.0.0.1:6379/0")
-    from deepergatgnn.service.worker.worker import run
+    from deepergatgnn.service.worker.process import run
 
     run(settings, settings.redis_url.get_secret_value())
 

@@ -18,7 +18,7 @@ from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.scheduling.admission import Admission
 from deepergatgnn.service.scheduling.cost import mean_cost
 from deepergatgnn.service.settings import Settings
-from deepergatgnn.service.tasks import ended, lasting
+from deepergatgnn.service.tasks import cancel_all, restart_on_failure
 from deepergatgnn.service.telemetry import metrics
 
 POLL_S = 1.0
@@ -77,11 +77,11 @@ class InferenceClient:
     async def start(self) -> None:
         """Begin to collect answers and to watch the workers."""
         work = (self._post, self._take_back, self._collect, self._watch, self._measure_lag)
-        self._tasks = [asyncio.create_task(lasting(each)) for each in work]
+        self._tasks = [asyncio.create_task(restart_on_failure(each)) for each in work]
 
     async def stop(self) -> None:
         """Stop, and close the connections."""
-        await ended(self._tasks)
+        await cancel_all(self._tasks)
         try:
             async with asyncio.timeout(1):
                 await self._queue.leave()

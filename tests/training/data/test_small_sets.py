@@ -15,7 +15,7 @@ from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.messages import Answer
 from deepergatgnn.service.parsing.featurize import Parsed
 from deepergatgnn.service.prediction.pipeline import Posted, _missing_intervals, _prediction
-from deepergatgnn.service.worker.engine import _model_answer
+from deepergatgnn.service.worker.engine import _model_output
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.run_data import assemble_run_data, interval_sentences
 from deepergatgnn.training.data.splits import PARTS
@@ -56,7 +56,7 @@ def test_four_calibration_crystals_give_no_interval_and_card_answer_and_log_say_
     assert (prediction.low, prediction.high) == (None, None)
     assert list(prediction.intervals) == ["0.5", "0.8"]
 
-    answer = Answer.unpack(Answer("1", (_model_answer(manifest.reference, prediction),)).pack()).predictions[0]
+    answer = Answer.unpack(Answer("1", (_model_output(manifest.reference, prediction),)).pack()).predictions[0]
     posted = Posted("", "cif", (), attention=False, embedding=False, id=None)
     document = _prediction(manifest, answer, object.__new__(Parsed), posted)
     assert document["interval"] is None
