@@ -1,12 +1,33 @@
 """Background tasks: restart after a failure, end together."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 
 PAUSE_S = 0.25
+LONG_LIFE_S = 30.0
 log = structlog.get_logger("tasks")
+
+
+class Backoff:
+    """Pauses before the restarts of a process: doubled each time, short again after a life of 30 s.
+
+    Args:
+        first_s, longest_s: bounds of the pause.
+    """
+
+    def __init__(self, first_s: float, longest_s: float) -> None:
+        self._first_s, self._longest_s = first_s, longest_s
+        self._pause_s, self._started = first_s, time.monotonic()
+
+    async def wait(self) -> None:
+        """Pause; the process is restarted afterwards."""
+        long_lived = time.monotonic() - self._started > LONG_LIFE_S
+        self._pause_s = self._first_s if long_lived else min(2 * self._pause_s, self._longest_s)
+        await asyncio.sleep(self._pause_s)
+        self._started = time.monotonic()
 
 
 async def restart_on_failure(work: Callable[[], Awaitable[None]]) -> None:

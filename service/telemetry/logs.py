@@ -5,15 +5,11 @@ import sys
 
 import orjson
 import structlog
+from structlog.typing import Processor
 
 from deepergatgnn.service.settings import LogFormat, LogLevel
 
 LOGGED = 50  # lines a second
-_SHARED: list[structlog.typing.Processor] = [
-    structlog.contextvars.merge_contextvars,
-    structlog.stdlib.add_logger_name,
-    structlog.stdlib.add_log_level,
-]
 
 
 def configure_logs(level: LogLevel, form: LogFormat = "auto") -> None:
@@ -23,10 +19,23 @@ def configure_logs(level: LogLevel, form: LogFormat = "auto") -> None:
         level: the least severe level that is written.
         form: `json`, one object a line; `console`, readable lines; `auto`, `console` on a terminal, else `json`.
     """
-    console = form == "console" or (form == "auto" and sys.stderr.isatty())
-    prepare, render = _console() if console else _json()
+    terminal = sys.stderr.isatty()
+    prepare: list[Processor]
+    render: Processor
+    if form == "console" or (form == "auto" and terminal):
+        prepare = [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)]
+        render = structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=structlog.dev.plain_traceback)
+    else:
+        prepare = [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.format_exc_info]
+        render = structlog.processors.JSONRenderer(lambda document, **_: orjson.dumps(document, default=repr).decode())
+    prepare = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        *prepare,
+    ]
     structlog.configure(
-        processors=[*_SHARED, *prepare, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*prepare, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
@@ -34,25 +43,13 @@ def configure_logs(level: LogLevel, form: LogFormat = "auto") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_SHARED, *prepare],
+            foreign_pre_chain=prepare,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-
-
-def _json() -> tuple[list[structlog.typing.Processor], structlog.typing.Processor]:
-    render = structlog.processors.JSONRenderer(lambda document, **_: orjson.dumps(document, default=repr).decode())
-    return [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.format_exc_info], render
-
-
-def _console() -> tuple[list[structlog.typing.Processor], structlog.typing.Processor]:
-    render = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
-    return [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)], render
 
 
 class LineLimit:

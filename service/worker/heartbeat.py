@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 
 import structlog
 from redis.asyncio import Redis
@@ -24,25 +24,20 @@ EX_SOFTWARE = 70
 log = structlog.get_logger("worker")
 
 
+@dataclass(eq=False)
 class Heartbeat:
     """Sends heartbeats and renews leases as long as the device responds."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        client: "Redis",
-        clock: BrokerClock,
-        queue: RequestConsumer,
-        device: DeviceThread,
-        engine: Engine,
-        loader: ModelLoader,
-        leases: Leases,
-        worker: str,
-    ) -> None:
-        self._settings, self._client, self._clock, self._queue = settings, client, clock, queue
-        self._device, self._engine, self._loader, self._leases = device, engine, loader, leases
-        self._worker = worker
-        self._probe: asyncio.Task[None] | None = None
+    settings: Settings
+    client: "Redis"
+    clock: BrokerClock
+    queue: RequestConsumer
+    device: DeviceThread
+    engine: Engine
+    loader: ModelLoader
+    leases: Leases
+    worker: str
+    _probe: "asyncio.Task[None] | None" = None
 
     async def run(self) -> None:
         """Send heartbeats without end.
@@ -50,7 +45,7 @@ class Heartbeat:
         Raises:
             DeviceLostError: if the idle device has failed.
         """
-        interval_s, hung_s = self._settings.heartbeat_s, 0.0
+        interval_s, hung_s = self.settings.heartbeat_s, 0.0
         while True:
             try:
                 if await self._responds():
@@ -58,7 +53,7 @@ class Heartbeat:
                     await self._send()
                 else:
                     hung_s += interval_s  # counted by turns of this loop, since the process may have been suspended
-                    if hung_s > DEAD_AFTER * self._settings.stuck_s:
+                    if hung_s > DEAD_AFTER * self.settings.stuck_s:
                         log.critical("device does not respond: exiting, so that another worker takes over")
                         os._exit(EX_SOFTWARE)
             except (RedisError, OSError) as error:
@@ -67,23 +62,23 @@ class Heartbeat:
 
     async def _send(self) -> None:
         status = {
-            "worker": self._worker,
-            "device": str(self._device.device),
-            "models": self._engine.loaded,
-            "failed": self._loader.failed,
-            "costs": {identity: astuple(cost) for identity, cost in self._engine.costs.items()},
+            "worker": self.worker,
+            "device": str(self.device.device),
+            "models": self.engine.loaded,
+            "failed": self.loader.failed,
+            "costs": {identity: astuple(cost) for identity, cost in self.engine.costs.items()},
         }
-        await self._clock.measure(self._client)
-        await self._queue.heartbeat(status, worker_report(), 3 * self._settings.heartbeat_s)
-        await self._leases.renew()
+        await self.clock.measure(self.client)
+        await self.queue.heartbeat(status, worker_report(), 3 * self.settings.heartbeat_s)
+        await self.leases.renew()
 
     async def _responds(self) -> bool:
         """Probe the device if it is idle; return whether it responds."""
-        device = self._device
+        device = self.device
         if device.computing_since is None and time.monotonic() - device.responded_at > IDLE_S and self._probe is None:
-            self._probe = asyncio.create_task(device.run(self._engine.check_device))
+            self._probe = asyncio.create_task(device.run(self.engine.check_device))
         if self._probe is not None:
-            done, _ = await asyncio.wait({self._probe}, timeout=self._settings.heartbeat_s)
+            done, _ = await asyncio.wait({self._probe}, timeout=self.settings.heartbeat_s)
             if not done:
                 return False
             self._probe.result()

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import structlog
 from redis.exceptions import RedisError
@@ -19,6 +20,7 @@ DEAD_LETTER = ("prediction_failed", "workers failed on this crystal several time
 log = structlog.get_logger("worker")
 
 
+@dataclass(eq=False)
 class Leases:
     """Entries that one worker holds, from their delivery to their reply.
 
@@ -26,14 +28,14 @@ class Leases:
         held: entries by their place in the broker.
     """
 
-    def __init__(
-        self, settings: Settings, queue: RequestConsumer, clock: BrokerClock, device: DeviceThread, worker: str
-    ) -> None:
-        self.held: dict[tuple[Lane, bytes], Delivery] = {}
-        self._settings, self._queue, self._clock, self._device = settings, queue, clock, device
-        self._worker = worker
-        self._withdrawn: set[tuple[Lane, bytes]] = set()
-        self._renewed_at = float("-inf")
+    settings: Settings
+    queue: RequestConsumer
+    clock: BrokerClock
+    device: DeviceThread
+    worker: str
+    held: dict[tuple[Lane, bytes], Delivery] = field(default_factory=dict)
+    _withdrawn: set[tuple[Lane, bytes]] = field(default_factory=set)
+    _renewed_at: float = float("-inf")
 
     def add(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
         """Hold entries; return those that were not held before."""
@@ -52,7 +54,7 @@ class Leases:
 
     def split_stale(self, batch: Iterable[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
         """Split a batch into the entries to compute and those that expired or were withdrawn."""
-        live, stale, now = [], [], self._clock.now()
+        live, stale, now = [], [], self.clock.now()
         for delivery in batch:
             if not delivery.entry.deadline >= now:  # NaN is stale
                 metrics.EXPIRED.inc()
@@ -66,8 +68,8 @@ class Leases:
 
     async def renew(self) -> None:
         """Renew the leases of all entries, if a third of their time has passed."""
-        if time.monotonic() - self._renewed_at > self._settings.lease_s / 3:
-            await self._queue.renew(list(self.held.values()))
+        if time.monotonic() - self._renewed_at > self.settings.lease_s / 3:
+            await self.queue.renew(list(self.held.values()))
             self._renewed_at = time.monotonic()
 
     async def take_over(self, accept: Callable[[Sequence[Delivery]], None], stopping: asyncio.Event) -> None:
@@ -80,21 +82,21 @@ class Leases:
         while not stopping.is_set():
             try:
                 # A hung worker would take over its own entries before a worker that can compute them.
-                for delivery in [] if self._device.hangs else await self._queue.take_over(MAX_TAKEN):
+                for delivery in [] if self.device.hangs else await self.queue.take_over(MAX_TAKEN):
                     if delivery.place in self.held:
                         continue
-                    if delivery.times > self._settings.max_deliveries:
+                    if delivery.times > self.settings.max_deliveries:
                         await self._dead_letter(delivery)
                     else:
                         metrics.TAKEN_OVER.inc()
                         accept([delivery])
             except (RedisError, OSError) as error:
                 log.warning("expired entries cannot be taken over", error=str(error))
-            await asyncio.sleep(self._settings.lease_s / 4)
+            await asyncio.sleep(self.settings.lease_s / 4)
 
     async def _dead_letter(self, delivery: Delivery) -> None:
         entry = delivery.entry
-        await self._queue.dead_letter(delivery, InferenceReply(entry.id, worker=self._worker, error=DEAD_LETTER))
+        await self.queue.dead_letter(delivery, InferenceReply(entry.id, worker=self.worker, error=DEAD_LETTER))
         metrics.DEAD_LETTERS.inc()
         log.error("dead letter", entry=entry.id, request_id=entry.request_id)
 
@@ -102,9 +104,9 @@ class Leases:
         """Mark held entries that the API withdraws, so that they are dropped before they reach the device."""
         while True:
             try:
-                async for place in self._queue.withdrawn():
+                async for place in self.queue.withdrawn():
                     if place in self.held:
                         self._withdrawn.add(place)
             except (RedisError, OSError) as error:
                 log.warning("withdrawals cannot be read", error=str(error))
-            await asyncio.sleep(self._settings.heartbeat_s)
+            await asyncio.sleep(self.settings.heartbeat_s)

@@ -7,7 +7,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from uuid import uuid4
 
@@ -110,23 +109,24 @@ async def _start(parts: WorkerParts) -> None:
         log.error("no model loaded", error=str(error))  # noqa: TRY400 - the fault is in the store
     await parts.tuner.choose_threads()
     await parts.tuner.measure_memory()
-    await _when_broker_answers(parts.queue.create_groups, parts.stopping)
-    await _when_broker_answers(lambda: parts.clock.measure(parts.client), parts.stopping)
+    await _join_queue(parts)
     tune_garbage_collector()
     sys.setswitchinterval(SWITCH_S)
     log.info("ready", device=str(parts.device.device), models=parts.engine.loaded)
 
 
-async def _when_broker_answers(action: Callable[[], Awaitable[None]], stopping: asyncio.Event) -> None:
-    """Retry an action until the broker answers or the worker stops.
+async def _join_queue(parts: WorkerParts) -> None:
+    """Create the consumer groups and measure the clock, as soon as the broker answers.
 
     Raises:
         ConfigError: if the broker refuses the name or password.
     """
     warned_at = float("-inf")
-    while not stopping.is_set():
+    while not parts.stopping.is_set():
         try:
-            await action()
+            await parts.queue.create_groups()
+            await parts.clock.measure(parts.client)
+            break
         except AuthenticationError as error:
             raise ConfigError(f"the broker of DEEPERGATGNN_REDIS_URL refuses its name or password: {error}") from None
         except (RedisError, OSError) as error:
@@ -134,8 +134,6 @@ async def _when_broker_answers(action: Callable[[], Awaitable[None]], stopping: 
                 warned_at = time.monotonic()
                 log.warning("waiting for the broker", error=str(error))
             await asyncio.sleep(RETRY_S)
-        else:
-            return
 
 
 async def _follow_supervisor(parts: WorkerParts, supervisor: int, *, owns_broker: bool) -> None:

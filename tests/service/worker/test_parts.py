@@ -14,7 +14,6 @@ from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.graphs.serialization import pack_graph
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.service.messages import InferenceRequest
-from deepergatgnn.service.operations.broker import embedded_broker
 from deepergatgnn.service.queue.consumer import RequestConsumer
 from deepergatgnn.service.queue.producer import STREAMS, RequestProducer
 from deepergatgnn.service.queue.redis_client import connect
@@ -22,6 +21,7 @@ from deepergatgnn.service.settings import Settings
 from deepergatgnn.service.tasks import cancel_all
 from deepergatgnn.service.worker.engine import DeviceLostError
 from deepergatgnn.service.worker.process import WorkerParts, work
+from tests.support.brokers import embedded_broker
 from tests.support.fixtures import some_crystals
 from tests.support.processes import MODEL, OLD, small_store
 
