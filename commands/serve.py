@@ -72,7 +72,7 @@ def worker(store: StoreOption = None, models: ModelsOption = None) -> None:
 
 
 def _check_worker_libraries() -> None:
-    """A worker process without them would end again and again."""
+    """Refuse to start a worker process that could not import them."""
     if missing := [name for name in OF_WORKERS if find_spec(name) is None]:
         raise ConfigError(
             f"a worker needs {', '.join(missing)}: pip install 'deepergatgnn[inference,service]', or serve with "

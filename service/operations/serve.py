@@ -135,7 +135,7 @@ async def _serve(
     announce: Callable[[str], None],
     broker: EmbeddedBroker | None,
 ) -> bool:
-    """Serve; return whether a worker could work with the settings, or none was wanted."""
+    """Serve; return whether a worker could work with the settings, or none was started."""
     guard = Guard.of(settings)
     server = _create_server(settings, url, guard)
     ready = asyncio.Event()

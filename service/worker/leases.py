@@ -25,7 +25,7 @@ class Leases:
     """Entries that one worker holds, from their delivery to their reply.
 
     Attributes:
-        held: entries by their place in the broker.
+        deliveries: the entries, by their place in the broker.
     """
 
     settings: Settings
@@ -33,23 +33,23 @@ class Leases:
     clock: BrokerClock
     device: DeviceThread
     worker: str
-    held: dict[tuple[Lane, bytes], Delivery] = field(default_factory=dict)
+    deliveries: dict[tuple[Lane, bytes], Delivery] = field(default_factory=dict)
     _withdrawn: set[tuple[Lane, bytes]] = field(default_factory=set)
     _renewed_at: float = float("-inf")
 
     def add(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
-        """Hold entries; return those that were not held before."""
+        """Hold entries; return those that are new."""
         new = []
         for delivery in deliveries:
-            if delivery.place not in self.held:
-                self.held[delivery.place] = delivery
+            if delivery.place not in self.deliveries:
+                self.deliveries[delivery.place] = delivery
                 new.append(delivery)
         return new
 
     def release(self, deliveries: Iterable[Delivery]) -> None:
         """Hold entries no longer: they were answered or dropped."""
         for delivery in deliveries:
-            self.held.pop(delivery.place, None)
+            self.deliveries.pop(delivery.place, None)
             self._withdrawn.discard(delivery.place)
 
     def split_stale(self, batch: Iterable[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
@@ -69,7 +69,7 @@ class Leases:
     async def renew(self) -> None:
         """Renew the leases of all entries, if a third of their time has passed."""
         if time.monotonic() - self._renewed_at > self.settings.lease_s / 3:
-            await self.queue.renew(list(self.held.values()))
+            await self.queue.renew(list(self.deliveries.values()))
             self._renewed_at = time.monotonic()
 
     async def take_over(self, accept: Callable[[Sequence[Delivery]], None], stopping: asyncio.Event) -> None:
@@ -83,7 +83,7 @@ class Leases:
             try:
                 # A hung worker would take over its own entries before a worker that can compute them.
                 for delivery in [] if self.device.hangs else await self.queue.take_over(MAX_TAKEN):
-                    if delivery.place in self.held:
+                    if delivery.place in self.deliveries:
                         continue
                     if delivery.times > self.settings.max_deliveries:
                         await self._dead_letter(delivery)
@@ -101,11 +101,11 @@ class Leases:
         log.error("dead letter", entry=entry.id, request_id=entry.request_id)
 
     async def follow_withdrawals(self) -> None:
-        """Mark held entries that the API withdraws, so that they are dropped before they reach the device."""
+        """Mark entries that the API withdraws, so that they are dropped before they reach the device."""
         while True:
             try:
                 async for place in self.queue.withdrawn():
-                    if place in self.held:
+                    if place in self.deliveries:
                         self._withdrawn.add(place)
             except (RedisError, OSError) as error:
                 log.warning("withdrawals cannot be read", error=str(error))

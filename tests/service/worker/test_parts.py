@@ -53,7 +53,7 @@ def entries(count: int) -> list[InferenceRequest]:
 def test_a_hung_worker_is_silent_and_takes_nothing_over(settings: Settings) -> None:
     async def scenario() -> None:
         parts = made(settings)
-        api, held = RequestProducer(parts.client, "api"), parts.leases.held
+        api, held = RequestProducer(parts.client, "api"), parts.leases.deliveries
         await parts.queue.create_groups()
         await api.submit(entries(4))
         assert len(await RequestConsumer(parts.client, "dead", LEASE_S).read("interactive", 4, 1)) == 4
@@ -82,7 +82,7 @@ def test_withdrawn_entries_are_dropped_before_the_device(settings: Settings) -> 
         added = await api.submit(entries(4))
         parts.worker.accept(await parts.queue.read("interactive", 10, 1))
         tasks = [asyncio.create_task(parts.leases.follow_withdrawals())]
-        batch = list(parts.leases.held.values())
+        batch = list(parts.leases.deliveries.values())
         async with asyncio.timeout(10):
             while len(parts.leases.split_stale(batch)[0]) > 2:
                 await api.withdraw("interactive", [*added[:2], b"1-1"])  # nobody holds the last one
@@ -106,7 +106,7 @@ def test_entries_of_both_lanes_with_one_id_are_two(settings: Settings) -> None:
         for lane, entry in (("interactive", first), ("bulk", second)):
             await parts.client.xadd(STREAMS[lane], dict([entry.pack()]), id="1700000000000-0")  # type: ignore[index, arg-type]
             parts.worker.accept(await parts.queue.read(lane, 10, 1))  # type: ignore[arg-type]
-        assert sorted(delivery.entry.id for delivery in parts.leases.held.values()) == ["0", "1"]
+        assert sorted(delivery.entry.id for delivery in parts.leases.deliveries.values()) == ["0", "1"]
         await parts.client.aclose()
 
     asyncio.run(scenario())
