@@ -1,9 +1,8 @@
 """Tuning of a worker to its device: threads on a CPU, edges of a batch on a GPU, compiled networks."""
 
 import asyncio
-import contextlib
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -16,6 +15,7 @@ from deepergatgnn.service.worker.engine import Engine
 from deepergatgnn.service.worker.measurements import golden_graphs, measure_edge_capacity, measure_threads
 from deepergatgnn.threads import available_cores, candidates, fastest, set_threads, torch_threads
 
+COMPILER = "compile"  # prefix of the name of the thread
 THREADS_S = 60.0  # between comparisons of numbers of threads
 log = structlog.get_logger("worker")
 
@@ -62,23 +62,15 @@ class DeviceTuner:
 
     async def compile(self) -> None:
         """Compile the networks of a worker that lives long enough, in a thread beside the computations."""
-        known: set[str] = set()
+        loop, executor = asyncio.get_running_loop(), ThreadPoolExecutor(1, thread_name_prefix=COMPILER)
+        tried: set[str] = set()
         while self._settings.compile_after_s:
             await asyncio.sleep(self._settings.compile_after_s)
             loaded = self._engine.loaded
-            if known >= set(loaded):
-                continue
-            known |= set(loaded)
-            done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            # A daemon thread, for which a stopping worker does not wait.
-            threading.Thread(target=self._compile_in_thread, args=(done,), name="compile", daemon=True).start()
-            if await done:
-                log.info("compiled", models=loaded)
-
-    def _compile_in_thread(self, done: asyncio.Future[bool]) -> None:
-        compiled = compile_networks(self._engine.predictors)
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            done.get_loop().call_soon_threadsafe(done.set_result, compiled)
+            if not tried.issuperset(loaded):
+                tried.update(loaded)
+                if await loop.run_in_executor(executor, compile_networks, self._engine.predictors):
+                    log.info("compiled", models=loaded)
 
 
 def compile_networks(predictors: Sequence[Predictor]) -> bool:

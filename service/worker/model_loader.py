@@ -41,15 +41,21 @@ class ModelLoader:
                 self._fail(name, error)
                 continue
             for version in versions:
-                try:
-                    self._engine.load(f"{name}@{version}")
-                except (ArtifactError, ModelNotFoundError) as error:
-                    self._fail(f"{name}@{version}", error)
-                else:
+                if self._load(f"{name}@{version}"):
                     break
         if not self._engine.loaded:
             problems = "; ".join(self.failed.values())
             raise ArtifactError(f"no model could be loaded from the store: {problems or 'it is empty'}")
+
+    def _load(self, reference: str) -> bool:
+        try:
+            self._engine.load(reference)
+        except (ArtifactError, ModelNotFoundError) as error:
+            self._fail(reference, error)
+            return False
+        self.failed.pop(reference, None)
+        log.info("loaded", model=reference)
+        return True
 
     def _fail(self, which: str, error: DeeperGATGNNError) -> None:
         self.failed[which] = str(error)
@@ -88,20 +94,11 @@ class ModelLoader:
             await asyncio.sleep(POLL_S)
             production, missing = await asyncio.to_thread(self.read_production)
             for reference in missing:
-                if time.monotonic() >= self._retry_at.get(reference, 0.0) and await self._load_promoted(reference):
+                if time.monotonic() < self._retry_at.get(reference, 0.0):
+                    continue
+                if await asyncio.to_thread(self._load, reference):
                     await on_load()
+                else:  # the version before stays in use
+                    self._retry_at[reference] = time.monotonic() + RETRY_S
+                    metrics.LOAD_FAILURES.labels(reference.partition("@")[0]).inc()
             self._engine.evict(production)
-
-    async def _load_promoted(self, reference: str) -> bool:
-        try:
-            await asyncio.to_thread(self._engine.load, reference)
-        except (ArtifactError, ModelNotFoundError) as error:
-            self._retry_at[reference] = time.monotonic() + RETRY_S
-            self.failed[reference] = str(error)
-            metrics.LOAD_FAILURES.labels(reference.partition("@")[0]).inc()
-            # No traceback: the fault is in the store.
-            log.error("promoted version failed to load, keeping the previous one", error=str(error))  # noqa: TRY400
-            return False
-        self.failed.pop(reference, None)
-        log.info("loaded", model=reference)
-        return True

@@ -27,7 +27,7 @@ from deepergatgnn.service.tasks import run_until_done
 from deepergatgnn.service.telemetry.logs import configure_logs
 from deepergatgnn.service.telemetry.worker_metrics import serve_worker_metrics
 from deepergatgnn.service.worker.device_thread import DeviceThread
-from deepergatgnn.service.worker.device_tuning import DeviceTuner
+from deepergatgnn.service.worker.device_tuning import COMPILER, DeviceTuner
 from deepergatgnn.service.worker.engine import Engine
 from deepergatgnn.service.worker.heartbeat import Heartbeat
 from deepergatgnn.service.worker.leases import Leases
@@ -175,6 +175,6 @@ def run(settings: Settings, url: str, supervisor: int | None = None, *, owns_bro
     if parts.device.device.type == "cpu":
         os.nice(NICENESS)
     uvloop.run(work(parts, supervisor, owns_broker=owns_broker))
-    if any(thread.name == "compile" for thread in threading.enumerate()):
+    if any(thread.name.startswith(COMPILER) for thread in threading.enumerate()):
         # A compiler cannot be interrupted, and would crash while the interpreter shuts down; nothing is left to save.
         os._exit(0)
