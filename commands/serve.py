@@ -66,13 +66,13 @@ def worker(store: StoreOption = None, models: ModelsOption = None) -> None:
     SelectedModels(settings.model_store, settings.models).check()
     if settings.redis_url is None:
         raise ConfigError("a worker needs a broker: set DEEPERGATGNN_REDIS_URL, for example redis://127.0.0.1:6379/0")
-    from deepergatgnn.service.worker.worker import run
+    from deepergatgnn.service.worker.process import run
 
     run(settings, settings.redis_url.get_secret_value())
 
 
 def _check_worker_libraries() -> None:
-    """A worker process without them would end again and again."""
+    """Refuse to start a worker process that could not import them."""
     if missing := [name for name in OF_WORKERS if find_spec(name) is None]:
         raise ConfigError(
             f"a worker needs {', '.join(missing)}: pip install 'deepergatgnn[inference,service]', or serve with "

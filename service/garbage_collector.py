@@ -1,10 +1,10 @@
-"""Python's cyclic garbage collector, told to leave what was imported to itself."""
+"""Garbage collection of long-lived processes."""
 
 import gc
 
 
 def tune_garbage_collector() -> None:
-    """Freeze what is there: the collector would go over it again and again, and each time hold everything for long."""
+    """Exempt all present objects from collection, and collect more rarely: a full collection stalls the process."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)

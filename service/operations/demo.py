@@ -1,4 +1,4 @@
-"""The main job, end to end: start broker, API and worker, post a CIF and a POSCAR, show what comes back, stop.
+"""Demonstration: start a service, post a CIF and a POSCAR, print the answers as tables, stop.
 
 python -m deepergatgnn.service.operations.demo
 """
@@ -24,7 +24,7 @@ READY = "ready on "
 
 
 def main() -> int:
-    """Run the demonstration; 0 if every file was answered."""
+    """Run the demonstration; return 0 if every file was answered."""
     console = Console() if sys.stdout.isatty() else Console(width=110)
     process = subprocess.Popen(
         [sys.executable, "-c", "from deepergatgnn.commands.main import main; main()", "serve", "--port", "0"],
@@ -44,8 +44,8 @@ def main() -> int:
 
 
 def _address(process: "subprocess.Popen[str]") -> str:
-    """Where the service listens, once it is ready."""
-    assert process.stdout is not None  # noqa: S101 - it was asked for above
+    """Wait until the service is ready; return its address."""
+    assert process.stdout is not None  # noqa: S101 - a pipe
     for line in process.stdout:
         if line.startswith(READY):
             return line.removeprefix(READY).strip()
@@ -53,7 +53,7 @@ def _address(process: "subprocess.Popen[str]") -> str:
 
 
 def _post(console: Console, address: str, name: str, media_type: str) -> bool:
-    """Post one file and print the answer as tables."""
+    """Post a file and print the answer; return whether it is one."""
     content = (EXAMPLES / name).read_bytes()
     started = time.perf_counter()
     reply = httpx.post(f"{address}/predict", content=content, headers={"Content-Type": media_type}, timeout=START_S)
@@ -97,7 +97,7 @@ def _show(console: Console, name: str, answer: dict[str, Any], round_trip_ms: fl
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:
-    """End the service as its operator would, and make sure of it."""
+    """Stop the service with SIGINT, or kill it if it does not stop."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(30)

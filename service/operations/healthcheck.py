@@ -1,8 +1,6 @@
-"""Health checks for containers: exit status 0 if the named part is healthy, else 1.
+"""Health checks of containers, run inside them with the settings of the checked process.
 
-    python -m deepergatgnn.service.operations.healthcheck api|worker
-
-They are meant to run beside the process they judge, with its settings.
+python -m deepergatgnn.service.operations.healthcheck api|worker
 """
 
 import asyncio
@@ -19,18 +17,18 @@ from deepergatgnn.service.queue.heartbeats import worker_heartbeats
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.settings import Settings, read_settings
 
-PATIENCE_S = 3.0
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an API that listens everywhere is asked on loopback
+TIMEOUT_S = 3.0
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to reach an API that listens everywhere
 
 
 def check_api(settings: Settings) -> None:
-    """Return if the API's event loop answers.
+    """Raise unless /healthz answers with 200.
 
     Raises:
-        OSError: if it does not, or not with 200.
+        OSError, HTTPException: if it does not.
     """
-    host = EVERYWHERE.get(settings.host, settings.host)
-    connection = http.client.HTTPConnection(host, settings.port, timeout=PATIENCE_S)
+    host = LOOPBACK.get(settings.host, settings.host)
+    connection = http.client.HTTPConnection(host, settings.port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", "/healthz")
         status = connection.getresponse().status
@@ -41,19 +39,17 @@ def check_api(settings: Settings) -> None:
 
 
 async def check_worker(settings: Settings) -> None:
-    """Return if a worker of this host, which in a container is this container, gave a sign of life lately.
-
-    A worker stops to give one when its device hangs, so a process that merely exists is not healthy.
+    """Raise unless the broker has a heartbeat of a worker on this host, which is this container.
 
     Raises:
-        OSError: if none did, or the broker is not known.
+        OSError: if there is none, or no broker is set.
         RedisError: if the broker cannot be reached.
     """
     if settings.redis_url is None:
-        raise OSError("the broker is not known: set DEEPERGATGNN_REDIS_URL")
+        raise OSError("no broker: set DEEPERGATGNN_REDIS_URL")
     client = connect(settings.redis_url.get_secret_value())
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             heartbeats = await worker_heartbeats(client).alive()
     finally:
         await client.aclose()
@@ -62,11 +58,7 @@ async def check_worker(settings: Settings) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the check that is named; say why if it fails.
-
-    Returns:
-        Exit status: 0 healthy, 1 not, 2 for a wrong argument.
-    """
+    """Run a check, print the reason of a failure, return the exit status: 0 healthy, 1 unhealthy, 2 usage."""
     try:
         read_env_file()
         match arguments:

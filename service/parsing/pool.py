@@ -80,7 +80,7 @@ class ParseLane:
             task, worker = found
             if task.sent_at is None:
                 task.sent_at = time.perf_counter()
-                metrics.PHASES.observe("parse_wait", task.sent_at - task.created_at)
+                metrics.PHASES.labels("parse_wait").observe(task.sent_at - task.created_at)
             worker.send(task)
 
     def _next(self) -> tuple[ParseTask, ParseWorker] | None:

@@ -295,8 +295,8 @@ def _prediction(
 
 def _count(response: PredictResponse, held_ms: float) -> None:
     for phase, milliseconds in cast("dict[str, float]", response["latency_ms"]).items():
-        metrics.PHASES.observe(phase, milliseconds / 1000)
-    metrics.PHASES.observe("batch_wait", held_ms / 1000)
+        metrics.PHASES.labels(phase).observe(milliseconds / 1000)
+    metrics.PHASES.labels("batch_wait").observe(held_ms / 1000)
     metrics.STRUCTURES.inc()
     metrics.ATOMS.inc(response["n_atoms"])
     metrics.EDGES.inc(response["n_edges"])

@@ -17,7 +17,7 @@ from deepergatgnn.service.messages import InferenceReply, InferenceRequest, Pack
 from deepergatgnn.service.queue.clock import BrokerClock
 from deepergatgnn.service.queue.producer import RequestProducer
 from deepergatgnn.service.queue.redis_client import connect
-from deepergatgnn.service.tasks import ended, lasting
+from deepergatgnn.service.tasks import cancel_all, restart_on_failure
 from deepergatgnn.service.telemetry import metrics
 
 POLL_S = 1.0
@@ -70,12 +70,14 @@ class InferenceClient:
 
     async def start(self) -> None:
         """Start to send requests and to collect replies."""
-        self._tasks = [asyncio.create_task(lasting(each)) for each in (self._send, self._withdraw, self._collect)]
+        self._tasks = [
+            asyncio.create_task(restart_on_failure(each)) for each in (self._send, self._withdraw, self._collect)
+        ]
 
     async def stop(self) -> None:
         """Stop, and close the connections."""
         self.draining = True
-        await ended(self._tasks)
+        await cancel_all(self._tasks)
         try:
             async with asyncio.timeout(1):
                 await self.producer.forget()

@@ -16,7 +16,7 @@ from deepergatgnn.service.queue.heartbeats import api_reports, worker_heartbeats
 from deepergatgnn.service.scheduling.admission import Admission
 from deepergatgnn.service.scheduling.cost import mean_costs
 from deepergatgnn.service.settings import Settings
-from deepergatgnn.service.tasks import ended, lasting
+from deepergatgnn.service.tasks import cancel_all, restart_on_failure
 from deepergatgnn.service.telemetry import metrics
 
 POLL_S = 0.25
@@ -56,11 +56,11 @@ class ClusterState:
 
     async def start(self) -> None:
         """Start to poll."""
-        self._tasks = [asyncio.create_task(lasting(self._watch))]
+        self._tasks = [asyncio.create_task(restart_on_failure(self._watch))]
 
     async def stop(self) -> None:
         """Stop, before the client does."""
-        await ended(self._tasks)
+        await cancel_all(self._tasks)
         with suppress(RedisError, OSError):  # else the report expires
             async with asyncio.timeout(1):
                 await self._replicas.remove(self._client.name)

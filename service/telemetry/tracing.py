@@ -1,8 +1,8 @@
-"""OpenTelemetry traces, where that extra is installed: a span for each crystal and one for each of its phases.
+"""OpenTelemetry traces (extra `tracing`): a span for each crystal, with a child span for each phase.
 
-The spans are made when the answer is there, from the times that were measured anyway, so that tracing costs nothing on
-the way. A `traceparent` header makes them part of the client's trace; the crystals of a bulk request share it. Where
-they go is set by the variables of OpenTelemetry, such as OTEL_EXPORTER_OTLP_ENDPOINT.
+The spans are made from the measured latencies once the answer is complete, so tracing adds no time to a prediction.
+They join the trace of a `traceparent` header, which the crystals of a bulk request share. OpenTelemetry's variables,
+such as OTEL_EXPORTER_OTLP_ENDPOINT, set their destination.
 """
 
 import time
@@ -16,14 +16,14 @@ with suppress(ImportError):  # the extra `tracing` is not installed
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-PHASES = ("parse", "graph", "queue", "inference")  # in the order of time
+PHASES = ("parse", "graph", "queue", "inference")  # in chronological order
 
 
 class Tracing:
-    """The tracer of one API process; without an exporter it does nothing.
+    """Tracer of one API process; records nothing without an exporter.
 
     Args:
-        exporter: takes the spans; `otlp_exporter()` for the usual one.
+        exporter: destination of the spans, such as `otlp_exporter()`.
     """
 
     def __init__(self, exporter: "SpanExporter | None" = None) -> None:
@@ -33,18 +33,18 @@ class Tracing:
             self._provider.add_span_processor(BatchSpanProcessor(exporter))
 
     @property
-    def wanted(self) -> bool:
-        """Whether `record` does anything."""
+    def enabled(self) -> bool:
+        """Whether spans are recorded."""
         return self._provider is not None
 
     def record(self, request_id: str, formula: str, latency_ms: Mapping[str, Any], headers: Mapping[str, str]) -> None:
-        """Make the spans of an answered crystal.
+        """Record the spans of an answered crystal.
 
         Args:
-            request_id: of the request.
-            formula: of the crystal.
-            latency_ms: of the answer; what its parts leave of the total lies before and between them.
-            headers: of the request.
+            request_id: id of the HTTP request.
+            formula: formula of the crystal.
+            latency_ms: latencies of the answer; the phases end together with the total.
+            headers: headers of the HTTP request, with `traceparent` or not.
         """
         if self._provider is None:
             return
@@ -55,7 +55,7 @@ class Tracing:
         attributes = {"request_id": request_id, "formula": formula}
         span = tracer.start_span("predict", context, trace.SpanKind.SERVER, attributes, start_time=start)
         inside = trace.set_span_in_context(span)
-        took = {phase: round(latency_ms[phase] * 1e6) for phase in PHASES}  # whole ns, so that the last ends with all
+        took = {phase: round(latency_ms[phase] * 1e6) for phase in PHASES}  # ns, so that both spans end alike
         at = end - sum(took.values())
         for phase in PHASES:
             part = tracer.start_span(phase, inside, start_time=at)
@@ -64,16 +64,16 @@ class Tracing:
         span.end(end)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         if self._provider is not None:
             self._provider.shutdown()
 
 
 def otlp_exporter() -> "SpanExporter":
-    """Spans over HTTP to where OTEL_EXPORTER_OTLP_ENDPOINT says.
+    """Return an exporter that sends spans over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT.
 
     Raises:
-        ImportError: the extra `tracing` is not installed.
+        ImportError: if the extra `tracing` is not installed.
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
 

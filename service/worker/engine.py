@@ -1,11 +1,11 @@
-"""Checkpoints on the device: batches of entries in, answers out. The only part of the service that knows torch."""
+"""Checkpoints on a device: batches of requests in, replies out."""
 
 import contextlib
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import torch
@@ -16,326 +16,234 @@ from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.service.messages import InferenceReply, InferenceRequest, ModelOutput
 from deepergatgnn.service.scheduling.cost import Cost, CostModel
-from deepergatgnn.service.worker.cost_calibration import calibrated, edges_that_fit, golden_graphs
-from deepergatgnn.threads import measured
+from deepergatgnn.service.worker.measurements import measure_costs
 
 log = structlog.get_logger("engine")
-LOADED_AT_MOST = 16
-UNSOUND_AT_MOST = 256  # versions of which it is remembered
-UNSOUND_S = 30.0  # so long a version that was refused is not read again
-SMALL_BATCH = 8  # crystals by which numbers of threads are compared
+MAX_LOADED = 16
+MAX_REFUSED = 256
+REFUSED_S = 30.0  # for which a version that could not be loaded is not read again
 
-
-Part = tuple[Sequence[int], GraphBatch]
-Prepared = dict[tuple[int, ...], list[Part]]  # by the entries that want the same models
+BATCH_ERRORS = (RuntimeError, ValueError, IndexError, MemoryError)
+Part = tuple[Sequence[int], GraphBatch]  # indices of requests and their collated graphs
+Prepared = dict[tuple[int, ...], list[Part]]  # by the indices of the requests for the same model
 
 
 class ModelUnavailableError(DeeperGATGNNError):
-    """A version that the API asks for cannot answer here; nothing is wrong with the crystal."""
+    """A requested version cannot be loaded by this worker."""
 
 
 class DeviceLostError(DeeperGATGNNError):
-    """The device of a worker is gone."""
+    """The device does not compute any more: the worker must end."""
 
 
-@dataclass(frozen=True)
-class Computed:
-    """What became of a batch.
+@dataclass
+class BatchResult:
+    """Replies to a batch.
 
     Attributes:
-        answers: one for each entry, in their order.
-        out_of_memory: whether the device ran out of memory on the way.
-        too_many_edges: of the least part of several crystals that the device's memory did not hold; 0 if there is none.
+        replies: one for each request, in their order.
+        out_of_memory: whether the device ran out of memory.
+        too_many_edges: edges of the smallest part of several crystals that did not fit into memory; 0 if there is none.
     """
 
-    answers: list[InferenceReply]
-    out_of_memory: bool
-    too_many_edges: int
+    replies: list[InferenceReply] = field(default_factory=list)
+    out_of_memory: bool = False
+    too_many_edges: int = 0
 
 
 class Engine:
-    """The checkpoints of a store on one device, each known by its identity: NAME@VERSION:DIGEST.
+    """Loaded checkpoints, each by its identity NAME@VERSION:DIGEST, the least recently used first.
 
     Args:
-        store: where they come from.
-        device: where they compute.
-        worker: name that signs the answers.
-
-    Attributes:
-        failed: why a model, by NAME or NAME@VERSION, does not answer though it is in production.
+        store: source of the checkpoints.
+        device: for the computations.
+        worker: name in the replies.
     """
 
     def __init__(self, store: ModelStore, device: torch.device, worker: str) -> None:
         self._store, self._device, self._worker = store, device, worker
         self._predictors: OrderedDict[str, Predictor] = OrderedDict()
         self._costs: dict[str, CostModel] = {}
-        self._unsound: dict[str, tuple[float, str]] = {}
-        self.failed: dict[str, str] = {}
-        self._out_of_memory, self._too_many_edges = False, 0
+        self._refused: dict[str, tuple[float, str]] = {}
 
     @property
     def loaded(self) -> list[str]:
-        """Identities of what is on the device."""
+        """Identities of the loaded versions."""
         return list(self._predictors)
 
     @property
+    def predictors(self) -> list[Predictor]:
+        """The loaded versions."""
+        return list(self._predictors.values())
+
+    @property
     def costs(self) -> dict[str, Cost]:
-        """What each loaded version costs on this device, by its identity."""
+        """Costs of the loaded versions on this device, by identity."""
         return {identity: model.cost for identity, model in list(self._costs.items())}
 
-    def load_production(self) -> None:
-        """Load the production version of every model, or the last one before it that is sound.
-
-        Raises:
-            ArtifactError: if no model at all can be loaded.
-        """
-        for name in self._store.names():
-            try:
-                versions = self._store.preferred(name)
-            except ModelNotFoundError as error:
-                self._fail(name, error)
-                continue
-            for version in versions:
-                try:
-                    self.load(f"{name}@{version}")
-                except (ArtifactError, ModelNotFoundError) as error:
-                    self._fail(f"{name}@{version}", error)
-                else:
-                    break
-        if not self._predictors:
-            problems = "; ".join(self.failed.values())
-            raise ArtifactError(f"no model could be loaded from the store: {problems or 'it is empty'}")
-
-    def _fail(self, which: str, error: DeeperGATGNNError) -> None:
-        self.failed[which] = str(error)
-        log.warning("model not loaded", model=which, error=str(error))
-
-    def follow(self) -> tuple[list[str], list[str]]:
-        """See what is in production now.
-
-        Returns:
-            Identities of the versions in production that can be read, and NAME@VERSION of those not loaded yet.
-        """
-        wanted, missing, failed = [], [], {}
-        for name in self._store.names():
-            which = name
-            try:
-                which = f"{name}@{self._store.production(name)}"
-                identity = self._store.version(which).identity
-            except (ArtifactError, ModelNotFoundError) as error:
-                failed[which] = str(error)
-                continue
-            wanted.append(identity)
-            if identity not in self._predictors:
-                missing.append(which)
-                if which in self.failed:
-                    failed[which] = self.failed[which]
-        self.failed = failed
-        return wanted, missing
-
     def load(self, reference: str) -> str:
-        """Put a version on the device, beside those that answer: verify it, compute its golden set, time it.
+        """Load a version beside those in use: verify it, compute its golden set, measure its costs.
 
         Returns:
             Its identity.
 
         Raises:
-            ArtifactError, ModelNotFoundError: if it is not there, damaged, or does not give its golden values.
+            ArtifactError, ModelNotFoundError: if it is missing, damaged, or misses its golden values.
             DeviceLostError: if the device is gone.
         """
         try:
-            identity = self._load(reference)
+            return self._load(reference)
         except (ArtifactError, ModelNotFoundError):
             raise
         except Exception as error:
-            self._check_device()
-            log.exception("a version cannot be loaded", model=reference)
+            self.check_device()
+            log.exception("version failed to load", model=reference)
             raise ArtifactError(f"{reference} cannot be loaded: {type(error).__name__}, see the worker's log") from None
-        self.failed.pop(reference, None)
-        return identity
 
     def _load(self, reference: str) -> str:
         version = self._store.version(reference)
         predictor = Predictor.load(self._store.folder(reference), self._device)
         if predictor.manifest != version.manifest:
-            raise ArtifactError(f"{reference} changed while it was read: a version never changes, publish a new one")
+            raise ArtifactError(f"{reference} changed while it was read: versions are immutable, publish a new one")
         predictor.check_golden()
-        self._costs[version.identity] = calibrated(predictor)
+        self._costs[version.identity] = measure_costs(predictor)
         self._predictors[version.identity] = predictor
         return version.identity
 
-    def seconds_by_threads(self, counts: Sequence[int]) -> dict[int, float]:
-        """Median seconds of a small batch of golden crystals, by number of threads; nothing without a model."""
-        predictor = next(iter(self._predictors.values()), None)
-        if predictor is None:
-            return {}
-        graphs = (golden_graphs(predictor.manifest) * SMALL_BATCH)[:SMALL_BATCH]
-        batch = collate(graphs, filled=True).to(self._device)
-        return measured(lambda: predictor.predict_collated(graphs, batch), counts)
-
-    def edge_capacity(self, at_most: int) -> int:
-        """Edges of a batch that fit into the device's memory with a fifth of it to spare, `at_most` on a CPU."""
-        predictors = list(self._predictors.values())
-        return min([at_most, *(edges_that_fit(predictor) for predictor in predictors)])
-
-    def forget_spare(self, keep: Sequence[str]) -> None:
-        """Make room: of the versions that are not to be kept, drop those unused for longest."""
+    def evict(self, keep: Sequence[str]) -> None:
+        """Drop the least recently used versions over `MAX_LOADED`, but none of `keep`."""
         spare = [identity for identity in self.loaded if identity not in keep]
-        for identity in spare[: max(0, len(self._predictors) - LOADED_AT_MOST)]:
+        for identity in spare[: max(0, len(self._predictors) - MAX_LOADED)]:
             self._predictors.pop(identity, None)
             self._costs.pop(identity, None)
 
-    def compile_loaded(self) -> bool:
-        """Compile what is loaded, beside the eager networks that go on answering, and then use it.
-
-        Takes up to minutes; meant for a thread of its own.
-
-        Returns:
-            Whether compiled networks are in use; if not, nothing has changed.
-        """
-        compiled = []
-        for predictor in list(self._predictors.values()):
-            if predictor.is_compiled:
-                continue
-            examples = golden_graphs(predictor.manifest)
-            try:
-                compiled.append((predictor, predictor.compiled(examples)))
-            except Exception as error:  # noqa: BLE001 - whatever a compiler says, the eager network is as right
-                log.warning("not compiled, the eager networks go on", error=str(error).partition("\n")[0])
-                return False
-        for predictor, forward in compiled:
-            predictor.adopt(forward)
-        return True
-
-    def canary(self) -> None:
-        """Compute something small, to see that the device answers.
+    def check_device(self) -> None:
+        """Run a trivial computation: after some errors a GPU fails every one.
 
         Raises:
-            DeviceLostError: it does not.
-        """
-        self._check_device()
-
-    def prepare(self, entries: Sequence[InferenceRequest]) -> Prepared:
-        """Collate entries and bring them to the device, which may be computing others; nothing, if that fails."""
-        prepared: Prepared = {}
-        with contextlib.suppress(RuntimeError, ValueError, IndexError, MemoryError):  # `answer` finds whose fault it is
-            for rows in dict.fromkeys(_wanted(entries).values()):
-                prepared[rows] = self._collated(entries, rows)
-        return prepared
-
-    def answer(self, entries: Sequence[InferenceRequest], prepared: Prepared | None = None) -> Computed:
-        """Answer entries, in their order; an entry that breaks its batch is found by halving and fails alone.
-
-        Args:
-            entries: of one batch.
-            prepared: of `prepare` for these entries.
-        """
-        self._out_of_memory, self._too_many_edges = False, 0
-        answers = self._answer(entries, dict(prepared or {}))
-        return Computed(answers, self._out_of_memory, self._too_many_edges)
-
-    def _answer(self, entries: Sequence[InferenceRequest], prepared: Prepared) -> list[InferenceReply]:
-        started = time.perf_counter()
-        try:
-            predictions = self._predict(entries, prepared)
-        except ModelUnavailableError as error:
-            if len(entries) > 1:
-                return self._halves(entries)
-            return [self._failure(entries[0], ("model_unavailable", str(error)))]
-        except (RuntimeError, ValueError, IndexError, MemoryError) as error:
-            self._check_device()
-            if _is_out_of_memory(error):
-                self._out_of_memory = True
-                if len(entries) > 1:
-                    self._too_many_edges = sum(entry.graph.n_links for entry in entries)
-                if self._device.type == "cuda":
-                    torch.cuda.empty_cache()
-            if len(entries) > 1:
-                log.warning("a batch failed, halving it", entries=len(entries), error=str(error))
-                return self._halves(entries)
-            log.exception("an entry cannot be computed", entry=entries[0].id, request_id=entries[0].request_id)
-            detail = "the model could not compute this crystal: check the structure, or report the request id"
-            return [self._failure(entries[0], ("prediction_failed", detail))]
-        elapsed = (time.perf_counter() - started) * 1000
-        return [
-            InferenceReply(entry.id, tuple(of_entry), elapsed, worker=self._worker)
-            for entry, of_entry in zip(entries, predictions, strict=True)
-        ]
-
-    def _check_device(self) -> None:
-        """Return if the device still computes: after some errors of a GPU nothing does any more.
-
-        Raises:
-            DeviceLostError: it does not; the worker must end, and its entries go to another.
+            DeviceLostError: if it fails.
         """
         try:
             (torch.ones(1, device=self._device) + 1).item()
         except RuntimeError as error:
             raise DeviceLostError(f"{self._device} does not compute any more: {error}") from error
 
-    def _halves(self, entries: Sequence[InferenceRequest]) -> list[InferenceReply]:
-        middle = len(entries) // 2
-        return self._answer(entries[:middle], {}) + self._answer(entries[middle:], {})
+    def prepare(self, requests: Sequence[InferenceRequest]) -> Prepared:
+        """Collate requests and copy them to the device, which may be busy; return less if that fails."""
+        prepared: Prepared = {}
+        with contextlib.suppress(*BATCH_ERRORS):  # `answer` finds the request at fault
+            for rows in dict.fromkeys(_rows_by_model(requests).values()):
+                prepared[rows] = self._collate(requests, rows)
+        return prepared
 
-    def _failure(self, entry: InferenceRequest, error: tuple[str, str]) -> InferenceReply:
-        return InferenceReply(entry.id, worker=self._worker, error=error)
+    def answer(self, requests: Sequence[InferenceRequest], prepared: Prepared | None = None) -> BatchResult:
+        """Answer a batch; a request that breaks it is found by halving and fails alone.
 
-    def _predict(self, entries: Sequence[InferenceRequest], shared: Prepared) -> list[list[ModelOutput]]:
-        """Every model once over the entries that want it; entries that share models share collated batches."""
-        answers: list[dict[str, ModelOutput]] = [{} for _ in entries]
-        for identity, rows in _wanted(entries).items():
+        Args:
+            requests: of the batch.
+            prepared: result of `prepare` for these requests.
+        """
+        result = BatchResult()
+        self._answer(requests, dict(prepared or {}), result)
+        return result
+
+    def _answer(self, requests: Sequence[InferenceRequest], prepared: Prepared, result: BatchResult) -> None:
+        started = time.perf_counter()
+        try:
+            outputs = self._predict(requests, prepared)
+        except ModelUnavailableError as error:
+            failure = ("model_unavailable", str(error))
+        except BATCH_ERRORS as error:
+            self.check_device()
+            if _is_out_of_memory(error):
+                self._note_memory(requests, result)
+            if len(requests) > 1:
+                log.warning("batch failed, halving it", entries=len(requests), error=str(error))
+            else:
+                [request] = requests
+                log.exception("request failed", entry=request.id, request_id=request.request_id)
+            failure = (
+                "prediction_failed",
+                "the model could not compute this crystal: check the structure, or report the request id",
+            )
+        else:
+            elapsed = (time.perf_counter() - started) * 1000
+            result.replies += [
+                InferenceReply(request.id, tuple(of_request), elapsed, worker=self._worker)
+                for request, of_request in zip(requests, outputs, strict=True)
+            ]
+            return
+        if len(requests) == 1:
+            result.replies.append(InferenceReply(requests[0].id, worker=self._worker, error=failure))
+            return
+        middle = len(requests) // 2
+        self._answer(requests[:middle], {}, result)
+        self._answer(requests[middle:], {}, result)
+
+    def _note_memory(self, requests: Sequence[InferenceRequest], result: BatchResult) -> None:
+        result.out_of_memory = True
+        if len(requests) > 1:
+            result.too_many_edges = sum(request.graph.n_links for request in requests)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _predict(self, requests: Sequence[InferenceRequest], prepared: Prepared) -> list[list[ModelOutput]]:
+        """Run every model once over its requests; models of the same requests share collated batches."""
+        outputs: list[dict[str, ModelOutput]] = [{} for _ in requests]
+        for identity, rows in _rows_by_model(requests).items():
             predictor = self._predictor(identity)
-            if rows not in shared:
-                shared[rows] = self._collated(entries, rows)
-            for part, batch in shared[rows]:
-                graphs = [entries[row].graph for row in part]
+            if rows not in prepared:
+                prepared[rows] = self._collate(requests, rows)
+            for part, batch in prepared[rows]:
+                graphs = [requests[row].graph for row in part]
                 started = time.perf_counter()
-                attention = [entries[row].attention for row in part]
-                embedding = [entries[row].embedding for row in part]
+                attention = [requests[row].attention for row in part]
+                embedding = [requests[row].embedding for row in part]
                 predictions = predictor.predict_collated(graphs, batch, attention=attention, embedding=embedding)
                 edges, atoms = sum(g.n_links for g in graphs), sum(g.n_nodes for g in graphs)
                 costs = self._costs.get(identity)
-                if costs is not None:  # else forgotten meanwhile, to make room
+                if costs is not None:  # else evicted meanwhile
                     costs.observe(edges, atoms, len(graphs), time.perf_counter() - started)
                 for row, prediction in zip(part, predictions, strict=True):
-                    answers[row][identity] = _model_answer(identity, prediction)
+                    outputs[row][identity] = _model_output(identity, prediction)
         return [
-            [of_entry[identity] for identity in entry.models] for entry, of_entry in zip(entries, answers, strict=True)
+            [of_request[identity] for identity in request.models]
+            for request, of_request in zip(requests, outputs, strict=True)
         ]
 
-    def _collated(self, entries: Sequence[InferenceRequest], rows: Sequence[int]) -> list[Part]:
-        """Parts of the rows that suit one forward pass, each with its batch on the device."""
+    def _collate(self, requests: Sequence[InferenceRequest], rows: Sequence[int]) -> list[Part]:
+        """Collate rows into parts of the size of one forward pass, on the device."""
         parts, start = [], 0
-        for graphs in cut([entries[row].graph for row in rows], edges_at_once(self._device)):
+        for graphs in cut([requests[row].graph for row in rows], edges_at_once(self._device)):
             parts.append((rows[start : start + len(graphs)], collate(graphs, filled=True).to(self._device)))
             start += len(graphs)
         return parts
 
     def _predictor(self, identity: str) -> Predictor:
-        """A checkpoint on the device, loaded and checked on its first use; never one of another digest.
+        """Return a checkpoint, loaded on its first use; never one of another digest.
 
         Raises:
-            ModelUnavailableError: if it is not in the worker's store, or not sound.
+            ModelUnavailableError: if it is missing in the worker's store, or damaged.
         """
         predictor = self._predictors.get(identity)
         if predictor is None:
-            since, reason = self._unsound.get(identity, (float("-inf"), ""))
-            if time.monotonic() - since < UNSOUND_S:
+            since, reason = self._refused.get(identity, (float("-inf"), ""))
+            if time.monotonic() - since < REFUSED_S:
                 raise ModelUnavailableError(reason)
             try:
-                self._load_asked(identity)
+                self._load_identity(identity)
             except (ArtifactError, ModelNotFoundError) as error:
-                self._unsound[identity] = time.monotonic(), str(error)
-                while len(self._unsound) > UNSOUND_AT_MOST:
-                    self._unsound.pop(next(iter(self._unsound)))
+                self._refused[identity] = time.monotonic(), str(error)
+                while len(self._refused) > MAX_REFUSED:
+                    self._refused.pop(next(iter(self._refused)))
                 raise ModelUnavailableError(str(error)) from None
-            self.forget_spare([identity])
+            self.evict([identity])
             return self._predictors[identity]
-        with contextlib.suppress(KeyError):  # forgotten meanwhile
+        with contextlib.suppress(KeyError):  # evicted meanwhile
             self._predictors.move_to_end(identity)
         return predictor
 
-    def _load_asked(self, identity: str) -> None:
+    def _load_identity(self, identity: str) -> None:
         reference, _, digest = identity.partition(":")
         remedy = "give the API and its workers the same store"
         try:
@@ -347,13 +255,14 @@ class Engine:
         self.load(reference)
 
 
-def _wanted(entries: Sequence[InferenceRequest]) -> dict[str, tuple[int, ...]]:
-    """The entries, by their places, that want each version."""
-    if all(entry.models == entries[0].models for entry in entries):
-        return dict.fromkeys(entries[0].models, tuple(range(len(entries)))) if entries else {}
-    identities = dict.fromkeys(identity for entry in entries for identity in entry.models)
+def _rows_by_model(requests: Sequence[InferenceRequest]) -> dict[str, tuple[int, ...]]:
+    """Return the indices of the requests for each model."""
+    if all(request.models == requests[0].models for request in requests):
+        return dict.fromkeys(requests[0].models, tuple(range(len(requests)))) if requests else {}
+    identities = dict.fromkeys(identity for request in requests for identity in request.models)
     return {
-        identity: tuple(i for i, entry in enumerate(entries) if identity in entry.models) for identity in identities
+        identity: tuple(i for i, request in enumerate(requests) if identity in request.models)
+        for identity in identities
     }
 
 
@@ -361,7 +270,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _model_answer(identity: str, prediction: Prediction) -> ModelOutput:
+def _model_output(identity: str, prediction: Prediction) -> ModelOutput:
     numbers = (
         prediction.value,
         prediction.low,
@@ -370,7 +279,7 @@ def _model_answer(identity: str, prediction: Prediction) -> ModelOutput:
         *(prediction.probabilities or {}).values(),
     )
     if not all(math.isfinite(number) for number in numbers if number is not None):
-        raise ValueError(f"{identity} gives numbers that are not finite: {numbers}")
+        raise ValueError(f"{identity} predicts numbers that are not finite: {numbers}")
     return ModelOutput(
         model=identity,
         value=prediction.value,

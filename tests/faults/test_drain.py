@@ -137,9 +137,7 @@ def test_a_bulk_request_that_cannot_be_finished_is_told_so_item_by_item(tmp_path
 
     async def scenario(process: Process, address: str) -> httpx.Response:
         [worker] = [
-            each
-            for each in psutil.Process(process.pid).children()
-            if "deepergatgnn.service.worker.worker" in each.cmdline()
+            each for each in psutil.Process(process.pid).children() if "deepergatgnn.service.worker" in each.cmdline()
         ]
         async with httpx.AsyncClient(base_url=address, timeout=60) as client:
             assert (await post(client)).status_code == httpx.codes.OK

@@ -14,10 +14,10 @@ import pytest
 import redis
 
 from deepergatgnn.service.lanes import LANES
-from deepergatgnn.service.operations.broker import embedded_broker
 from deepergatgnn.service.queue.producer import STREAMS
 from deepergatgnn.structures import crystal_to_pymatgen
 from tests.conftest import until
+from tests.support.brokers import embedded_broker
 from tests.support.fixtures import some_crystals
 from tests.support.in_flight import (
     RESULTS,

@@ -22,9 +22,7 @@ def resident_mib(stage: Stage) -> dict[str, float]:
     for process in (api, *api.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):  # a parse process was replaced meanwhile
             command = " ".join(process.cmdline())
-            role = (
-                "api" if process == api else "worker" if "deepergatgnn.service.worker.worker" in command else "parser"
-            )
+            role = "api" if process == api else "worker" if "deepergatgnn.service.worker" in command else "parser"
             found[role] = max(found.get(role, 0.0), process.memory_info().rss / 2**20)
     return found
 

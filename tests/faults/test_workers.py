@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deepergatgnn.service.operations.broker import embedded_broker
 from tests.conftest import running, until
+from tests.support.brokers import embedded_broker
 from tests.support.faulty_service import Stage
 from tests.support.processes import (
     CIF,

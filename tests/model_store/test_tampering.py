@@ -13,6 +13,7 @@ from deepergatgnn.errors import ArtifactError, DeeperGATGNNError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.worker.engine import Engine
+from deepergatgnn.service.worker.model_loader import ModelLoader
 from tests.conftest import COMMAND, ROOT
 from tests.support.fixtures import Published, pair
 
@@ -80,7 +81,7 @@ def test_a_worker_does_not_serve_it(store: ModelStore, pair: Published, file: st
     path = store.root / pair.manifest.name / file
     path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
     with pytest.raises(DeeperGATGNNError):
-        Engine(store, torch.device("cpu"), "test").load_production()
+        ModelLoader(store, Engine(store, torch.device("cpu"), "test")).load_production()
 
 
 def test_a_version_without_a_digest_of_its_manifest_is_read_and_one_of_another_version_is_not(

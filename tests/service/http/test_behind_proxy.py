@@ -110,7 +110,7 @@ def test_an_invalid_root_path_is_refused(path: str) -> None:
         (["serve", "--models", "no-such-model"], "no-such-model"),
         (["serve", "--models", f"{MODEL},{MODEL}@9.0.0"], "9.0.0"),
         (["worker", "--models", "../x"], "is not a model"),
-        (["serve", "--root-path", "crystals"], "'crystals' is no path"),
+        (["serve", "--root-path", "crystals"], "'crystals' is not a path"),
     ],
 )
 def test_a_wrong_choice_ends_at_once_with_a_sentence(arguments: list[str], said: str) -> None:

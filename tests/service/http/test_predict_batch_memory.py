@@ -68,7 +68,7 @@ class PredictionPipeline:
 def results(pipeline: PredictionPipeline, *, in_order: bool) -> AsyncGenerator[tuple[int, bytes]]:
     """Results of a request for many crystals."""
     dependencies = SimpleNamespace(
-        admission=Admission(Settings()), pipeline=pipeline, tracing=SimpleNamespace(wanted=False)
+        admission=Admission(Settings()), pipeline=pipeline, tracing=SimpleNamespace(enabled=False)
     )
     items = [BodyItem(str(number), "cif", memoryview(b"data_x")) for number in range(COUNT)]
     body = RequestBody([], attention=False, embedding=False, items=items)

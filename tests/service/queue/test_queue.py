@@ -17,13 +17,12 @@ from deepergatgnn.graphs.serialization import pack_graph
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.service.lanes import BULK, INTERACTIVE
 from deepergatgnn.service.messages import ApiReport, InferenceReply, InferenceRequest, ModelOutput, WorkerHeartbeat
-from deepergatgnn.service.operations.broker import embedded_broker
 from deepergatgnn.service.queue.consumer import RequestConsumer
 from deepergatgnn.service.queue.heartbeats import KEPT_S, api_reports, worker_heartbeats
 from deepergatgnn.service.queue.producer import ANSWERS, DEAD, GROUP, STREAMS, RequestProducer
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.training.data.catalogue import Row
-from tests.support.brokers import BROKERS, broker
+from tests.support.brokers import BROKERS, broker, embedded_broker
 
 STREAM = STREAMS[INTERACTIVE]
 

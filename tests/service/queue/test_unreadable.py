@@ -29,7 +29,7 @@ from deepergatgnn.service.messages import (
     WorkerHeartbeat,
 )
 from deepergatgnn.service.queue.producer import ANSWERS, DEAD, GROUP, STREAMS, WITHDRAWN
-from deepergatgnn.service.telemetry import metrics
+from deepergatgnn.service.telemetry.worker_metrics import merge_reports, worker_report
 from tests.conftest import until
 from tests.support.brokers import broker_server
 from tests.support.fixtures import some_crystals
@@ -251,7 +251,7 @@ def test_garbage_of_workers_and_replicas_is_left_out(place: Place, garbage: byte
         place.client.hdel(f"{kind}:metrics", *names)
 
 
-REPORT = metrics.worker_report().decode()
+REPORT = worker_report().decode()
 
 
 @pytest.mark.parametrize(
@@ -266,6 +266,6 @@ REPORT = metrics.worker_report().decode()
     ],
 )
 def test_metrics_of_garbage_are_left_out(text: str) -> None:
-    found = metrics.with_workers({"good": REPORT, "bad": text}).decode()
+    found = merge_reports({"good": REPORT, "bad": text}).decode()
     assert 'deepergatgnn_expired_total{worker="good"}' in found
     assert 'worker="bad"' not in found

@@ -6,7 +6,7 @@ import pytest
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.scheduling.cost import Cost, CostModel, batch_overhead, mean_costs, price
-from deepergatgnn.service.worker.cost_calibration import calibrated
+from deepergatgnn.service.worker.measurements import measure_costs
 
 
 def observed(cost: Cost, batches: int, seed: int, noise: float = 0.0) -> CostModel:
@@ -42,8 +42,8 @@ def test_a_device_that_becomes_slower_is_followed() -> None:
     assert model.cost.seconds(1000, 200, 50) == pytest.approx(slow.seconds(1000, 200, 50), rel=0.05)
 
 
-def test_the_calibration_of_a_shipped_model_prices_larger_crystals_higher() -> None:
-    cost = calibrated(Predictor.load(ModelStore().folder("bulk-modulus"))).cost
+def test_measured_costs_of_a_shipped_model_price_larger_crystals_higher() -> None:
+    cost = measure_costs(Predictor.load(ModelStore().folder("bulk-modulus"))).cost
     assert cost.seconds(10, 2, 1) > 0
     assert cost.seconds(3000, 300, 12) > cost.seconds(10, 2, 1)
 

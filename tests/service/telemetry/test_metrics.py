@@ -7,9 +7,7 @@ import subprocess
 from pathlib import Path
 
 import httpx
-from hypothesis import given
-from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Histogram, Info, Metric
+from prometheus_client import Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -24,10 +22,9 @@ def defined() -> dict[str, tuple[Metric, tuple[str, ...]]]:
     """The family of each metric by its name, and its labels."""
     found = {}
     for metric in vars(metrics).values():
-        if isinstance(metric, MetricWrapperBase | metrics._Phases) and not isinstance(metric, Info):
-            [family] = metric.describe() if isinstance(metric, MetricWrapperBase) else metric.collect()
-            labels = metric._labelnames if isinstance(metric, MetricWrapperBase) else family._labelnames
-            found[family.name + ("_total" if family.type == "counter" else "")] = family, labels
+        if isinstance(metric, MetricWrapperBase):
+            [family] = metric.describe()
+            found[family.name + ("_total" if family.type == "counter" else "")] = family, tuple(metric._labelnames)
     return found
 
 
@@ -51,18 +48,6 @@ def test_names_are_in_base_units() -> None:
             assert name.endswith(("_seconds", "_ratio", "_structures")), name
         if family.type == "gauge":
             assert name.endswith(("_seconds", "_ratio", "_admitted", "_ready", "_workers", "_threads")), name
-
-
-@given(st.lists(st.floats(0, 100, allow_subnormal=False)))
-def test_times_of_phases_are_counted_as_the_library_counts(times: list[float]) -> None:
-    ours, registry = metrics._Phases(CollectorRegistry()), CollectorRegistry()
-    theirs = Histogram("deepergatgnn_phase_seconds", "", ["phase"], buckets=metrics._SECONDS, registry=registry)
-    for seconds in times:
-        ours.observe("graph", seconds)
-        theirs.labels("graph").observe(seconds)
-    [family], [known] = ours.collect(), registry.collect()
-    expected = [sample for sample in known.samples if not sample.name.endswith("_created")]
-    assert [sample[:3] for sample in family.samples] == [sample[:3] for sample in expected]
 
 
 def scraped(address: str) -> dict[str, dict[tuple[str, ...], float]]:

@@ -23,6 +23,7 @@ from deepergatgnn.service.messages import InferenceRequest
 from deepergatgnn.service.prediction.catalogue import Catalogue
 from deepergatgnn.service.worker import engine as engines
 from deepergatgnn.service.worker.engine import Engine
+from deepergatgnn.service.worker.model_loader import ModelLoader
 from tests.conftest import COMMAND, running, until
 from tests.support.fixtures import Published, some_crystals, tiny
 from tests.support.processes import CIF, HEADERS, PREDICT
@@ -105,25 +106,32 @@ def store(tiny: Published, tmp_path_factory: pytest.TempPathFactory) -> ModelSto
 
 @pytest.fixture(scope="module")
 def engine(store: ModelStore) -> Engine:
-    made = Engine(store, torch.device("cpu"), "test")
+    return Engine(store, torch.device("cpu"), "test")
+
+
+@pytest.fixture(scope="module")
+def loader(store: ModelStore, engine: Engine) -> ModelLoader:
+    made = ModelLoader(store, engine)
     made.load_production()
     return made
 
 
-def test_the_good_model_is_loaded_and_each_bad_one_named_with_its_reason(store: ModelStore, engine: Engine) -> None:
+def test_the_good_model_is_loaded_and_each_bad_one_named_with_its_reason(
+    store: ModelStore, engine: Engine, loader: ModelLoader
+) -> None:
     assert engine.loaded == [store.version(GOOD).identity]
-    assert {which.partition("@")[0] for which in engine.failed} == {*FAULTS, "unreadable"}
-    wanted, missing = engine.follow()
-    assert store.version(GOOD).identity in wanted
+    assert {which.partition("@")[0] for which in loader.failed} == {*FAULTS, "unreadable"}
+    production, missing = loader.read_production()
+    assert store.version(GOOD).identity in production
     assert f"{GOOD}@1.0.0" not in missing
 
 
-def test_verify_finds_what_a_worker_would_find(store: ModelStore, engine: Engine) -> None:
+def test_verify_finds_what_a_worker_would_find(store: ModelStore, loader: ModelLoader) -> None:
     command = [*COMMAND, "models", "verify", "--json", "--store", str(store.root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     told = json.loads(done.stdout)
     assert (done.returncode, f"{GOOD}@1.0.0" in told["verified"]) == (1, True), done.stderr
-    assert {which.partition("@")[0] for which in told["failed"]} == {which.partition("@")[0] for which in engine.failed}
+    assert {which.partition("@")[0] for which in told["failed"]} == {which.partition("@")[0] for which in loader.failed}
 
 
 def test_a_bad_version_that_is_asked_for_is_an_error_of_its_entry_alone(store: ModelStore, engine: Engine) -> None:
@@ -137,7 +145,7 @@ def test_a_bad_version_that_is_asked_for_is_an_error_of_its_entry_alone(store: M
     bad = [f"{name}@1.0.0:{'0' * 32}" for name in FAULTS] + [f"{GOOD}@1.0.0", f"{GOOD}@1.0.0:{'0' * 32}", "no model"]
     bad += [store.version(f"{name}@1.0.0").identity for name in ("golden-other-value", "weights-missing")]
     entries = [request(str(number), identity) for number, identity in enumerate(bad)]
-    answers = engine.answer([*entries, request("good", good.identity)]).answers
+    answers = engine.answer([*entries, request("good", good.identity)]).replies
     assert answers.pop().error is None
     assert {answer.error and answer.error[0] for answer in answers} == {"model_unavailable"}
 
@@ -156,8 +164,8 @@ def test_whatever_goes_wrong_with_a_version_ends_no_worker(
         Engine(store, torch.device("cpu"), "test").load(f"{GOOD}@1.0.0")
 
 
-def test_who_names_no_model_gets_those_that_answer(store: ModelStore, engine: Engine) -> None:
-    catalogue = Catalogue(store, lambda: frozenset(engine.loaded), lambda: engine.failed)
+def test_a_request_without_models_gets_the_loaded_ones(store: ModelStore, engine: Engine, loader: ModelLoader) -> None:
+    catalogue = Catalogue(store, lambda: frozenset(engine.loaded), lambda: loader.failed)
     assert [version.manifest.name for version in catalogue.resolve([]).versions] == [GOOD]
     offer = catalogue.availability()
     assert list(offer.ready) == [f"{GOOD}@1.0.0"]

@@ -21,7 +21,9 @@ from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.messages import InferenceRequest
-from deepergatgnn.service.worker.engine import LOADED_AT_MOST, Engine, Prepared
+from deepergatgnn.service.worker.device_tuning import compile_networks
+from deepergatgnn.service.worker.engine import MAX_LOADED, Engine, Prepared
+from deepergatgnn.service.worker.model_loader import ModelLoader
 from deepergatgnn.training.data.catalogue import Row
 from tests.support.fixtures import Published, pair
 from tests.support.processes import MODEL, NEW, OLD, small_store
@@ -43,13 +45,18 @@ def entries(rows: tuple[Row, ...]) -> list[InferenceRequest]:
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    made = Engine(ModelStore(), torch.device("cpu"), "test")
-    made.load_production()
-    return made
+    return loaded(ModelStore())
+
+
+def loaded(store: ModelStore) -> Engine:
+    """An engine with the production versions of a store."""
+    engine = Engine(store, torch.device("cpu"), "test")
+    ModelLoader(store, engine).load_production()
+    return engine
 
 
 def test_an_entry_that_breaks_its_batch_fails_alone(engine: Engine, entries: list[InferenceRequest]) -> None:
-    good = engine.answer(entries[:8]).answers
+    good = engine.answer(entries[:8]).replies
     graph = entries[3].graph
     poison = replace(
         entries[3],
@@ -57,11 +64,11 @@ def test_an_entry_that_breaks_its_batch_fails_alone(engine: Engine, entries: lis
         request_id="of-poison",
     )
     with capture_logs() as logs:
-        answers = engine.answer([*entries[:3], poison, *entries[4:8]]).answers
+        answers = engine.answer([*entries[:3], poison, *entries[4:8]]).replies
     [failure] = [line for line in logs if line["log_level"] == "error"]
     assert (failure["entry"], failure["request_id"]) == (poison.id, poison.request_id) == (poison.id, "of-poison")
     assert answers[3].error is not None
-    assert answers[3].error[1] == "prediction_failed"
+    assert answers[3].error[0] == "prediction_failed"
     for ours, theirs in zip(good[:3] + good[4:], answers[:3] + answers[4:], strict=True):
         assert theirs.error is None
         assert [p.value for p in ours.predictions] == pytest.approx([p.value for p in theirs.predictions], abs=1e-5)
@@ -74,8 +81,8 @@ def test_attention_is_for_the_entries_of_a_batch_that_want_it(engine: Engine, en
         replace(entry, attention=index % 3 == 0, models=few if index % 2 else entry.models)
         for index, entry in enumerate(entries[:9])
     ]
-    everything = engine.answer([replace(entry, attention=True) for entry in asked]).answers
-    for entry, ours, theirs in zip(asked, engine.answer(asked).answers, everything, strict=True):
+    everything = engine.answer([replace(entry, attention=True) for entry in asked]).replies
+    for entry, ours, theirs in zip(asked, engine.answer(asked).replies, everything, strict=True):
         assert [p.model for p in ours.predictions] == list(entry.models)
         for one, other in zip(ours.predictions, theirs.predictions, strict=True):
             assert len(other.attention) == entry.graph.n_atoms
@@ -99,7 +106,7 @@ def test_a_batch_that_does_not_fit_is_split_and_answered(
     assert (whole.out_of_memory, split.out_of_memory) == (False, True)
     few = sum(entry.graph.n_links for entry in entries[4:8])  # the least part that did not fit
     assert (whole.too_many_edges, split.too_many_edges) == (0, few)
-    for ours, theirs in zip(whole.answers, split.answers, strict=True):
+    for ours, theirs in zip(whole.replies, split.replies, strict=True):
         assert theirs.error is None
         assert [p.value for p in ours.predictions] == pytest.approx([p.value for p in theirs.predictions], abs=1e-5)
 
@@ -116,8 +123,7 @@ def test_the_last_sound_version_is_loaded_where_that_in_production_is_not(tmp_pa
     store.promote(MODEL, NEW)
     weights = store.folder(f"{MODEL}@{NEW}") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\1\2\3\4")
-    engine = Engine(store, torch.device("cpu"), "test")
-    engine.load_production()
+    engine = loaded(store)
     assert engine.loaded == [store.version(f"{MODEL}@{OLD}").identity]
 
 
@@ -125,15 +131,15 @@ def test_versions_that_are_not_kept_make_room(tmp_path: Path, entries: list[Infe
     store = ModelStore(small_store(tmp_path / "store", OLD, NEW))
     engine = Engine(store, torch.device("cpu"), "test")
     wanted = [engine.load(f"{MODEL}@{version}") for version in (OLD, NEW)]
-    engine.forget_spare(wanted[:1])
+    engine.evict(wanted[:1])
     assert engine.loaded == wanted  # there is room for more
     predictor = engine._predictors[wanted[0]]
-    engine._predictors.update({f"spare@{number}.0.0": predictor for number in range(LOADED_AT_MOST)})
-    engine.forget_spare([wanted[0]])
-    assert len(engine.loaded) == LOADED_AT_MOST
+    engine._predictors.update({f"spare@{number}.0.0": predictor for number in range(MAX_LOADED)})
+    engine.evict([wanted[0]])
+    assert len(engine.loaded) == MAX_LOADED
     assert wanted[0] in engine.loaded
     assert wanted[1] not in engine.loaded
-    [answer] = engine.answer([replace(entries[0], models=(wanted[1],))]).answers  # it comes back when it is asked for
+    [answer] = engine.answer([replace(entries[0], models=(wanted[1],))]).replies  # it comes back when it is asked for
     assert [p.model for p in answer.predictions] == [wanted[1]]
 
 
@@ -152,13 +158,12 @@ def test_an_ensemble_is_answered_for_like_a_single_network_compiled_or_not(
     reference = pair.store.version(f"{pair.manifest.name}@{pair.manifest.version}").identity
     asked = [replace(entry, models=(reference,)) for entry in entries]
     expected = Predictor.load(pair.folder).predict_graphs([entry.graph for entry in asked])
-    engine = Engine(pair.store, torch.device("cpu"), "test")
-    engine.load_production()
+    engine = loaded(pair.store)
     assert engine.loaded == [reference]
-    eager = engine.answer(asked).answers
-    assert engine.compile_loaded() == has_compiler()
+    eager = engine.answer(asked).replies
+    assert compile_networks(engine.predictors) == has_compiler()
     batches = [asked[:1], asked[1:3], asked[3:10], asked[10:]]
-    for answers in (eager, [answer for batch in batches for answer in engine.answer(batch).answers]):
+    for answers in (eager, [answer for batch in batches for answer in engine.answer(batch).replies]):
         for answer, wanted in zip(answers, expected, strict=True):
             [found] = answer.predictions
             assert (found.value, found.low, found.high) == pytest.approx((wanted.value, wanted.low, wanted.high), 1e-4)
@@ -171,9 +176,9 @@ def test_an_ensemble_with_a_damaged_member_is_not_served(pair: Published, tmp_pa
     weights = store.folder(pair.manifest.name) / "model-2.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
     with pytest.raises(ArtifactError, match=r"model-2\.safetensors"):
-        Engine(store, torch.device("cpu"), "test").load_production()
+        loaded(store)
 
 
 def test_a_model_that_is_gone_is_an_error_of_its_entry_alone(engine: Engine, entries: list[InferenceRequest]) -> None:
-    answers = engine.answer([entries[0], replace(entries[1], models=("hardness@1.0.0",)), entries[2]]).answers
+    answers = engine.answer([entries[0], replace(entries[1], models=("hardness@1.0.0",)), entries[2]]).replies
     assert [answer.error and answer.error[0] for answer in answers] == [None, "model_unavailable", None]

@@ -16,7 +16,7 @@ from deepergatgnn.service.messages import InferenceReply
 from deepergatgnn.service.parsing.wire import ParsedStructure
 from deepergatgnn.service.prediction.answers import missing_intervals
 from deepergatgnn.service.prediction.pipeline import PredictionInput, _prediction
-from deepergatgnn.service.worker.engine import _model_answer
+from deepergatgnn.service.worker.engine import _model_output
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.run_data import assemble_run_data, interval_sentences
 from deepergatgnn.training.data.splits import PARTS
@@ -58,7 +58,7 @@ def test_four_calibration_crystals_give_no_interval_and_card_answer_and_log_say_
     assert list(prediction.intervals) == ["0.5", "0.8"]
 
     answer = InferenceReply.unpack(
-        InferenceReply("1", (_model_answer(manifest.reference, prediction),)).pack()
+        InferenceReply("1", (_model_output(manifest.reference, prediction),)).pack()
     ).predictions[0]
     posted = PredictionInput(b"", "cif", (), attention=False, embedding=False, id=None)
     document = _prediction(manifest, answer, object.__new__(ParsedStructure), posted)

@@ -1,4 +1,4 @@
-"""Batches of the golden crystals, to learn what a version costs on this device before the first request comes."""
+"""Measurements of a checkpoint on this device with its golden crystals: costs, memory, threads."""
 
 import sys
 import time
@@ -17,40 +17,43 @@ from deepergatgnn.nn.batch import collate
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.scheduling.cost import CostModel
 from deepergatgnn.structures import crystal_from_arrays
+from deepergatgnn.threads import measured
 
-SIZES = (1, 4, 16, 64, 1, 4, 16, 64)  # crystals; every size twice, the first round warms up
-LARGE_AT_MOST = 16
-HEADROOM = 0.2  # of the free memory of a GPU
+SIZES = (1, 4, 16, 64, 1, 4, 16, 64)  # crystals of a batch; the first round warms up
+MAX_LARGE = 16  # large crystals of a batch
+HEADROOM = 0.2  # share of a GPU's free memory that stays free
+THREADS_BATCH = 8  # crystals of the batch that compares numbers of threads
 _CORNERS = np.array([(i, j, k) for i in range(2) for j in range(2) for k in range(2)], dtype=float)
 
 
 def golden_graphs(manifest: Manifest) -> list[CrystalGraph]:
-    """The golden set as graphs, equivalent atoms merged."""
+    """Return the golden crystals as symmetry-reduced graphs."""
     crystals = [crystal_from_arrays(g.lattice, g.species, g.frac_coords) for g in manifest.golden]
     return [reduce_graph(build_graph(crystal, manifest.graph)) for crystal in crystals]
 
 
-def calibrated(predictor: Predictor) -> CostModel:
-    """Time batches of small and of larger graphs.
+def measure_costs(predictor: Predictor) -> CostModel:
+    """Fit the costs of a checkpoint to timed batches of golden crystals and of their 2 x 2 x 2 supercells.
 
-    The larger ones are eight cells of a golden crystal without merging, as large as a crystal without symmetry.
+    The graphs of the supercells are not reduced, and so are as large as those of crystals without symmetry.
     """
     model = CostModel()
     small = golden_graphs(predictor.manifest)
     large = _large_graphs(predictor.manifest) or small
     for number, size in enumerate(SIZES):
-        for kind in (small, large) if size <= LARGE_AT_MOST else (small,):
+        for kind in (small, large) if size <= MAX_LARGE else (small,):
             graphs = [kind[index % len(kind)] for index in range(size)]
             started = time.perf_counter()
             predictor.predict_collated(graphs, collate(graphs, filled=True).to(predictor.device))
             if number >= len(SIZES) // 2:
-                _observe(model, graphs, time.perf_counter() - started)
+                edges, nodes = sum(g.n_links for g in graphs), sum(g.n_nodes for g in graphs)
+                model.observe(edges, nodes, len(graphs), time.perf_counter() - started)
     model.begin()
     return model
 
 
-def edges_that_fit(predictor: Predictor) -> int:
-    """Edges of one batch for which the free memory of a GPU is enough, with headroom; no bound on a CPU."""
+def measure_edge_capacity(predictor: Predictor) -> int:
+    """Return the edges of a batch that fit into the free memory of a GPU with headroom; no bound on a CPU."""
     if predictor.device.type != "cuda":
         return sys.maxsize
     graphs = (_large_graphs(predictor.manifest) or golden_graphs(predictor.manifest)) * 16
@@ -63,20 +66,22 @@ def edges_that_fit(predictor: Predictor) -> int:
     return max(1, int((1 - HEADROOM) * free * edges / max(1, taken)))
 
 
-def _observe(model: CostModel, graphs: Sequence[CrystalGraph], seconds: float) -> None:
-    model.observe(sum(g.n_links for g in graphs), sum(g.n_nodes for g in graphs), len(graphs), seconds)
+def measure_threads(predictor: Predictor, counts: Sequence[int]) -> dict[int, float]:
+    """Return the median seconds of a small batch of golden crystals by number of threads."""
+    graphs = (golden_graphs(predictor.manifest) * THREADS_BATCH)[:THREADS_BATCH]
+    batch = collate(graphs, filled=True).to(predictor.device)
+    return measured(lambda: predictor.predict_collated(graphs, batch), counts)
 
 
 def _large_graphs(manifest: Manifest) -> list[CrystalGraph]:
-    """Eight cells of each golden crystal without merging, of those that this does not make too large."""
     graphs = []
     for golden in manifest.golden:
-        with suppress(StructureError):
-            graphs.append(_unmerged(golden, manifest))
+        with suppress(StructureError):  # the supercell is too large
+            graphs.append(_supercell_graph(golden, manifest))
     return graphs
 
 
-def _unmerged(golden: Golden, manifest: Manifest) -> CrystalGraph:
+def _supercell_graph(golden: Golden, manifest: Manifest) -> CrystalGraph:
     coords = np.asarray(golden.frac_coords, dtype=float)
     copies = np.concatenate([(coords + corner) / 2 for corner in _CORNERS])
     lattice = 2 * np.asarray(golden.lattice, dtype=float)
