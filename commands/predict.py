@@ -215,7 +215,11 @@ def _document(predictor: "Predictor", prediction: "Prediction") -> Result:
             "reasons": prediction.domain.reasons,
         },
         **({} if prediction.probabilities is None else {"probabilities": prediction.probabilities}),
-        "attention": prediction.attention.tolist(),
+        **(
+            {"attention": None, "attention_reason": prediction.attention_reason}
+            if prediction.attention is None
+            else {"attention": prediction.attention.tolist()}
+        ),
     }
 
 

@@ -22,11 +22,12 @@ from deepergatgnn.checkpoints.manifest import MAIN_LEVEL, Manifest
 from deepergatgnn.checkpoints.weights import load_artifact
 from deepergatgnn.device import device_named
 from deepergatgnn.errors import ArtifactError, StructureError
+from deepergatgnn.graphs.build import build_graphs
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
 from deepergatgnn.graphs.symmetry_reduction import reduce_graphs
 from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.nn.compilation import compile_network
-from deepergatgnn.nn.network import DeeperGATGNN, NetworkOutput
+from deepergatgnn.nn.crystal_model import CrystalModel, NetworkOutput
 from deepergatgnn.structures import as_crystal, crystal_from_arrays
 from deepergatgnn.threads import few_threads
 from deepergatgnn.uncertainty.domain import DomainAssessment, assess_domain
@@ -48,13 +49,15 @@ class Prediction:
         intervals: ends at every promised level, by level such as "0.5".
         spread: what the widths scale with, in the network's units.
         domain: whether the crystal is like the training set, and why not.
-        attention: float32 [N], weight of each atom, >= 0, sums to 1; [0] where it was not wanted.
+        attention: float32 [N], weight of each atom, >= 0, sums to 1; [0] where it was not requested; None where the
+            network has no global attention.
         embedding: float32 [F], the crystal vector: what the head of the first network sees, and what the domain score
             is measured with. Without a unit; comparable among crystals of one version. [0] where it was not wanted.
         warnings: what the reader of the structure did not take literally; empty for graphs.
         probabilities: of each class, by its name, where the checkpoint has classes; they sum to 1. The value is then
             that of the last of two classes, and that of the likeliest of more; there are no intervals, and the spread
             is 0.
+        attention_reason: why there is no attention; None where there is.
     """
 
     value: float
@@ -63,10 +66,11 @@ class Prediction:
     intervals: dict[str, tuple[float, float]]
     spread: float
     domain: DomainAssessment
-    attention: NDArray[np.float32]
+    attention: NDArray[np.float32] | None
     embedding: NDArray[np.float32]
     warnings: tuple[str, ...] = ()
     probabilities: dict[str, float] | None = None
+    attention_reason: str | None = None
 
 
 class Predictor:
@@ -82,7 +86,7 @@ class Predictor:
     def __init__(
         self,
         manifest: Manifest,
-        networks: Sequence[DeeperGATGNN],
+        networks: Sequence[CrystalModel],
         domain: dict[str, Tensor],
         device: torch.device | str = "cpu",
     ) -> None:
@@ -136,7 +140,8 @@ class Predictor:
                     f"{reference} gives {found.value} for a crystal of its golden set, not {known.value}"
                 )
             ends = [end for end in (found.low, found.high) if end is not None]
-            if not np.isfinite([*ends, found.domain.score, *found.attention]).all():
+            weights = () if found.attention is None else found.attention
+            if not np.isfinite([*ends, found.domain.score, *weights]).all():
                 raise ArtifactError(f"{reference} gives numbers that are not finite for a crystal of its golden set")
 
     def compiled(self, examples: Sequence[CrystalGraph]) -> list[Forward]:
@@ -185,7 +190,8 @@ class Predictor:
         """
         crystals = [as_crystal(structure) for structure in structures]
         graphs = []
-        for found in reduce_graphs(crystals, self.manifest.graph):
+        build = reduce_graphs if self.manifest.network.may_merge_atoms else build_graphs
+        for found in build(crystals, self.manifest.graph):
             if isinstance(found, StructureError):
                 raise found
             graphs.append(found)
@@ -207,7 +213,7 @@ class Predictor:
             TypeError, OSError, StructureError: as `predict_structures`.
         """
         found = [prediction.embedding for prediction in self.predict_structures(structures)]
-        return np.stack(found) if found else np.empty((0, self.manifest.network.channels), dtype=np.float32)
+        return np.stack(found) if found else np.empty((0, self.manifest.network.vector_size), dtype=np.float32)
 
     def predict_graphs(self, graphs: Sequence[CrystalGraph], *, max_edges: int | None = None) -> list[Prediction]:
         """Predict graphs of this checkpoint's featuriser, in their order.
@@ -247,7 +253,11 @@ class Predictor:
         self, graphs: Sequence[CrystalGraph], batch: GraphBatch, attention: Sequence[bool], embedding: Sequence[bool]
     ) -> list[Prediction]:
         with few_threads(), torch.inference_mode():
-            return self._computed(graphs, batch, attention, embedding)
+            predictions = self._computed(graphs, batch, attention, embedding)
+        if reason := self.manifest.network.attention_reason:
+            for prediction in predictions:
+                prediction.attention_reason = reason
+        return predictions
 
     def _computed(
         self, graphs: Sequence[CrystalGraph], batch: GraphBatch, attention: Sequence[bool], embedding: Sequence[bool]
@@ -291,7 +301,7 @@ class Predictor:
 def _of_classes(
     manifest: Manifest,
     logits: NDArray[np.float64],
-    of_crystals: Iterable[tuple[DomainAssessment, NDArray[np.float32], NDArray[np.float32]]],
+    of_crystals: Iterable[tuple[DomainAssessment, NDArray[np.float32] | None, NDArray[np.float32]]],
 ) -> list[Prediction]:
     """Predictions of a checkpoint with classes from its members' outputs [members, n, C]."""
     found = class_probabilities(logits, manifest.calibration.temperature or 1.0)
@@ -305,11 +315,14 @@ def _of_classes(
 
 def _by_crystal(
     graphs: Sequence[CrystalGraph], batch: GraphBatch, said: Sequence[NetworkOutput], wanted: Sequence[bool]
-) -> list[NDArray[np.float32]]:
-    """Mean attention of the members over the atoms of each graph, [N] where it is wanted and [0] elsewhere."""
+) -> Sequence[NDArray[np.float32] | None]:
+    """Mean attention of the members over the atoms of each graph, [N] where it is requested and [0] elsewhere."""
+    weights_of_members = [output.attention for output in said if output.attention is not None]
+    if not weights_of_members:
+        return [None] * len(graphs)
     if not any(wanted):
         return [_NOT_WANTED] * len(graphs)
-    mean = torch.stack([output.attention for output in said]).mean(dim=0) / batch.multiplicities
+    mean = torch.stack(weights_of_members).mean(dim=0) / batch.multiplicities
     weights, first, found = mean.cpu().numpy(), 0, []
     for graph, asked in zip(graphs, wanted, strict=True):
         last = first + graph.n_nodes

@@ -17,7 +17,7 @@ from deepergatgnn.errors import ArtifactError
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.nn.config import NetworkConfig
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LEVELS = ("0.5", "0.8", "0.9", "0.95")  # of intervals, where there are crystals enough to promise them
 MAIN_LEVEL = "0.9"  # of the interval that an answer has
 MOST_CLASSES = 50
@@ -252,11 +252,10 @@ class Manifest(_Record):
         files: sha256 of each other file of the folder.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     name: str = Field(pattern=NAME_PATTERN)
     version: str = Field(pattern=VERSION_PATTERN)
     created: str
-    architecture: Literal["deepergatgnn"] = "deepergatgnn"
     network: NetworkConfig
     graph: GraphConfig
     target: Target
@@ -295,19 +294,19 @@ def migrate(document: dict[str, Any]) -> dict[str, Any]:
         ArtifactError: for a schema version this package does not know.
     """
     version = document.get("schema_version")
-    if version == 1:
-        return _from_1(document)
-    if version != SCHEMA_VERSION:
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
         raise ArtifactError(
             f"manifest has schema_version {version!r}, this package reads 1 to {SCHEMA_VERSION}: "
             "upgrade the package or publish the model again"
         )
+    for step in (_from_1, _from_2)[version - 1 :]:
+        document = step(document)
     return document
 
 
 def _from_1(document: dict[str, Any]) -> dict[str, Any]:
     """Schema 1 had one network, no transform, and one half width in the target's unit for all crystals."""
-    migrated = document | {"schema_version": SCHEMA_VERSION}
+    migrated = document | {"schema_version": 2}
     try:
         calibration = dict(document["calibration"])
         std = float(document["scaler"]["std"])
@@ -316,3 +315,13 @@ def _from_1(document: dict[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         raise ArtifactError("a manifest of schema_version 1 needs scaler.std and calibration.half_widths") from None
     return migrated | {"calibration": calibration}
+
+
+def _from_2(document: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 had one network, and named it; its sizes are the options of today, and its parts the defaults."""
+    migrated = document | {"schema_version": 3}
+    if (architecture := migrated.pop("architecture", "deepergatgnn")) != "deepergatgnn":
+        raise ArtifactError(
+            f"manifest has schema_version 2 and architecture {str(architecture)[:40]!r}: only deepergatgnn is known"
+        )
+    return migrated

@@ -11,12 +11,12 @@ from torch import Tensor
 from deepergatgnn.checkpoints.files import WEIGHTS, read_manifest, verify_files, weight_files
 from deepergatgnn.checkpoints.manifest import Manifest
 from deepergatgnn.errors import ArtifactError
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel, current_names
 
 _NETWORK, _DOMAIN = "network.", "domain."
 
 
-def load_artifact(folder: Path) -> tuple[Manifest, list[DeeperGATGNN], dict[str, Tensor]]:
+def load_artifact(folder: Path) -> tuple[Manifest, list[CrystalModel], dict[str, Tensor]]:
     """Load a verified checkpoint on the CPU.
 
     Returns:
@@ -27,7 +27,7 @@ def load_artifact(folder: Path) -> tuple[Manifest, list[DeeperGATGNN], dict[str,
     """
     manifest = read_manifest(folder)
     contents = verify_files(folder, manifest)
-    networks: list[DeeperGATGNN] = []
+    networks: list[CrystalModel] = []
     domain: dict[str, Tensor] = {}
     for file in weight_files(manifest.members):
         arrays = _domain_shapes(manifest) if file == WEIGHTS else {}
@@ -40,8 +40,9 @@ def load_artifact(folder: Path) -> tuple[Manifest, list[DeeperGATGNN], dict[str,
 
 def _load(
     place: str, tensors: dict[str, Tensor], manifest: Manifest, arrays: dict[str, Tensor]
-) -> tuple[DeeperGATGNN, dict[str, Tensor]]:
-    network = DeeperGATGNN(manifest.network, manifest.graph)
+) -> tuple[CrystalModel, dict[str, Tensor]]:
+    network = CrystalModel(manifest.network, manifest.graph)
+    tensors = _names(current_names(_part(tensors, _NETWORK)), _part(tensors, _DOMAIN)) | _others(tensors)
     expected = _names(network.state_dict(), arrays)
     missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing and all("running_" in key or key.endswith("num_batches_tracked") for key in missing):
@@ -62,7 +63,7 @@ def _load(
     return network, _part(tensors, _DOMAIN)
 
 
-def pack_weights(networks: Sequence[DeeperGATGNN], domain: Mapping[str, Tensor]) -> dict[str, bytes]:
+def pack_weights(networks: Sequence[CrystalModel], domain: Mapping[str, Tensor]) -> dict[str, bytes]:
     """The files of weights, content by name."""
     contents = {}
     for file, network in zip(weight_files(len(networks)), networks, strict=True):
@@ -80,10 +81,15 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
+def _others(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that no checkpoint has."""
+    return {key: value for key, value in tensors.items() if not key.startswith((_NETWORK, _DOMAIN))}
+
+
 def _domain_shapes(manifest: Manifest) -> dict[str, Tensor]:
     """Empty arrays of the domain score, in their shapes."""
-    channels = manifest.network.channels
-    return {"mean": torch.empty(channels), "whitening": torch.empty(channels, channels)}
+    size = manifest.network.vector_size
+    return {"mean": torch.empty(size), "whitening": torch.empty(size, size)}
 
 
 def _read_tensors(place: str, content: bytes) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from deepergatgnn.errors import ArtifactError
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import collate
-from deepergatgnn.nn.network import NetworkOutput
+from deepergatgnn.nn.crystal_model import NetworkOutput
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.uncertainty.intervals import half_widths, scale, spreads
 from tests.support.fixtures import SODIUM, Published, graphs_of, one_atom_cells, pair, some_crystals, supercell
@@ -208,7 +208,7 @@ def test_another_number_of_members_than_there_are_files_is_refused(folder: Path,
 @pytest.mark.parametrize("change", ["surplus", "missing", "not finite", "domain"])
 def test_what_is_in_the_second_file_is_checked_like_the_first(folder: Path, change: str) -> None:
     tensors = load((folder / SECOND).read_bytes())
-    name = "network.head.weight"
+    name = "network.head.values.weight"
     if change == "surplus":
         tensors["network.tail"] = torch.zeros(1)
     elif change == "missing":

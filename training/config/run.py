@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from deepergatgnn.checkpoints.manifest import MOST_CLASSES, NAME_PATTERN, PROBABILITY, VERSION_PATTERN
 from deepergatgnn.graphs.crystal_graph import GraphConfig
-from deepergatgnn.nn.config import NetworkConfig
+from deepergatgnn.nn.config import NetworkConfig, with_attention
 from deepergatgnn.training.config.optimization import OptimizationConfig
 from deepergatgnn.training.config.split import SplitConfig
 from deepergatgnn.training.config.yaml_files import read_yaml, validated
@@ -137,7 +137,7 @@ class TrainingConfig(_Section):
             if isinstance(graph, dict):
                 graph = GRAPH | graph
             if isinstance(network, dict):
-                network = {"targets": len(document["targets"])} | NETWORK | network
+                network = {"targets": len(document["targets"])} | NETWORK | with_attention(network)
             return document | {"graph": graph, "network": network}
         return document
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch_geometric.utils import scatter
 
 from deepergatgnn.nn.batch import GraphBatch
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.training.fit.distributed import sum_over_ranks
 
 EVERY = 6  # batches, of which one has this loss: its forward passes cost as much as two batches without it
@@ -31,7 +31,7 @@ MOST = 0.5  # of the nodes of a crystal in one set
 TINY = 1e-12
 
 
-def attention_loss(network: DeeperGATGNN, batch: GraphBatch, attention: Tensor) -> Tensor:
+def attention_loss(network: CrystalModel, batch: GraphBatch, attention: Tensor) -> Tensor:
     """How far attention is from the effects of taking atoms away, each crystal weighted by its effects.
 
     Args:
@@ -53,7 +53,7 @@ def attention_loss(network: DeeperGATGNN, batch: GraphBatch, attention: Tensor) 
 
 
 @torch.no_grad()
-def effects_of_removal(network: DeeperGATGNN, batch: GraphBatch, sets: tuple[Tensor, ...]) -> list[Tensor]:
+def effects_of_removal(network: CrystalModel, batch: GraphBatch, sets: tuple[Tensor, ...]) -> list[Tensor]:
     """|Change of the values|, summed over targets, when the nodes of a set lose their information; [B] each.
 
     An element loses it by an embedding that is the mean over the elements of the batch, each of which counts once.
@@ -62,8 +62,8 @@ def effects_of_removal(network: DeeperGATGNN, batch: GraphBatch, sets: tuple[Ten
         x = network.embed(batch)
         elements = scatter(x, batch.atomic_numbers, dim=0, reduce="mean")
         blank = elements[torch.bincount(batch.atomic_numbers) > 0].mean(dim=0)
-        whole = network.propagate(x, batch).values
-        without = [network.propagate(torch.where(each.unsqueeze(-1), blank, x), batch).values for each in sets]
+        whole = network.forward_from(x, batch).values
+        without = [network.forward_from(torch.where(each.unsqueeze(-1), blank, x), batch).values for each in sets]
         return [(values - whole).abs().sum(dim=-1) for values in without]
 
 
@@ -85,7 +85,7 @@ def _per_crystal(of_nodes: Tensor, batch: GraphBatch) -> Tensor:
 
 
 @contextmanager
-def _evaluating(network: DeeperGATGNN) -> Iterator[None]:
+def _evaluating(network: CrystalModel) -> Iterator[None]:
     """Evaluation mode, and then each module's own again: some layers of a run may rest."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()

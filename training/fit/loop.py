@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
 from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
-from deepergatgnn.nn.network import DeeperGATGNN, NetworkOutput
+from deepergatgnn.nn.crystal_model import CrystalModel, NetworkOutput
+from deepergatgnn.nn.normalization import DifferentiableGroupNorm, WeightedBatchNorm
 from deepergatgnn.training.config.optimization import OptimizationConfig, one_cycle, plateau
 from deepergatgnn.training.data.examples import Examples
 from deepergatgnn.training.fit.attention_loss import EVERY, attention_loss
@@ -49,7 +50,7 @@ class Epoch:
 
 
 def train(
-    network: DeeperGATGNN,
+    network: CrystalModel,
     training: Examples,
     validation: Examples,
     config: OptimizationConfig,
@@ -84,11 +85,12 @@ def train(
         outputs: of the network for each target: one for a number, else one for each class; none if all are numbers.
 
     Raises:
-        ConfigError: if more layers are frozen than there are.
+        ConfigError: if more layers are frozen than there are, or the attention that is to be fitted is not there.
         TrainingError: if the loss is not finite or the state cannot be written or read.
     """
     network.to(device)
     frozen = _freeze(network, config.frozen_layers)
+    _check_attention(network, config)
     average = AveragedModel(network, multi_avg_fn=_moving_average(config.ema), use_buffers=True)
     optimizer = torch.optim.AdamW(_parameter_groups(network, config))
     state = RunState(network, average, {}, optimizer, torch.Generator().manual_seed(seed))
@@ -145,7 +147,13 @@ def outputs(network: torch.nn.Module, graphs: Sequence[CrystalGraph], device: to
     """All that the network says of any number of graphs, on the CPU."""
     network.eval()
     parts = [network(collate(part).to(device)) for part in cut(graphs, edges_at_once(device))]
-    return NetworkOutput(*(torch.cat(pieces).cpu() for pieces in zip(*parts, strict=True)))
+    values, attention, vectors, log_spreads = zip(*parts, strict=True)
+    return NetworkOutput(
+        torch.cat(values).cpu(),
+        None if attention[0] is None else torch.cat(attention).cpu(),
+        torch.cat(vectors).cpu(),
+        torch.cat(log_spreads).cpu(),
+    )
 
 
 def validation_error(network: nn.Module, examples: Examples, device: torch.device) -> float:
@@ -289,55 +297,60 @@ def _losses(
 
 
 def _attention_part(
-    network: DeeperGATGNN, graph: GraphBatch, output: NetworkOutput, index: int, config: OptimizationConfig
+    network: CrystalModel, graph: GraphBatch, output: NetworkOutput, index: int, config: OptimizationConfig
 ) -> Tensor | float:
     """The weighted loss of the attention, in the batches that have it."""
-    if not config.attention_weight or index % EVERY:
+    if not config.attention_weight or index % EVERY or output.attention is None:
         return 0.0
     return config.attention_weight * attention_loss(network, graph, output.attention)
 
 
-def _freeze(network: DeeperGATGNN, layers: int) -> list[nn.Module]:
-    """Keep the embeddings and so many layers from below as they are; those modules, whose statistics rest too."""
+def _check_attention(network: CrystalModel, config: OptimizationConfig) -> None:
+    if config.attention_weight and (reason := network.config.attention_reason):
+        raise ConfigError(f"optimization.attention_weight is {config.attention_weight}, but {reason}: set it to 0")
+
+
+def _freeze(network: CrystalModel, layers: int) -> list[nn.Module]:
+    """Freeze the embedding and so many layers from below; return these modules, whose statistics rest too."""
     if layers > network.config.layers:
         raise ConfigError(f"optimization.frozen_layers is {layers}, but the network has {network.config.layers} layers")
     if not layers:
         return []
-    below = [network.embed_element, network.embed_edge, *network.layers[:layers], *network.norms[:layers]]
+    below = [module for stage in network.stages()[: layers + 1] for module in stage]
     for module in below:
         module.requires_grad_(requires_grad=False)
     return below
 
 
-def _heads_and_body(network: DeeperGATGNN) -> list[list[nn.Parameter]]:
+def _heads_and_body(network: CrystalModel) -> list[list[nn.Parameter]]:
     """Clipped apart: how much the spreads have to learn must not hold the values back."""
-    spread = [] if network.spread is None else list(network.spread.parameters())
+    spread = [] if network.head.scales is None else list(network.head.scales.parameters())
     apart = set(map(id, spread))
     return [[each for each in network.parameters() if id(each) not in apart], spread]
 
 
-def _parameter_groups(network: DeeperGATGNN, config: OptimizationConfig) -> list[dict[str, object]]:
+def _parameter_groups(network: CrystalModel, config: OptimizationConfig) -> list[dict[str, object]]:
     """One group for each pace and weight decay: decay for matrices, none for biases and normalizations."""
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
+    stages = network.stages()
+    heights = {
+        id(parameter): height
+        for height, stage in enumerate(stages)
+        for module in stage
+        for parameter in module.parameters()
+    }
+    kinds = (DifferentiableGroupNorm, WeightedBatchNorm)
+    norms = {id(each) for module in network.modules() if isinstance(module, kinds) for each in module.parameters()}
+    for parameter in network.parameters():
         if not parameter.requires_grad:
             continue
-        height = _height(name, network.config.layers)
-        matrix = parameter.ndim > 1 and ".norm" not in name and "norms." not in name
-        pace = config.layer_decay ** (network.config.layers + 1 - height)
+        matrix = parameter.ndim > 1 and id(parameter) not in norms
+        pace = config.layer_decay ** (len(stages) - 1 - heights[id(parameter)])
         groups.setdefault((pace, config.weight_decay if matrix else 0.0), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "pace": pace, "lr": config.learning_rate}
         for (pace, decay), parameters in groups.items()
     ]
-
-
-def _height(name: str, layers: int) -> int:
-    """0 for the embeddings, 1 to L for the AGAT layers from below, L + 1 for all above them."""
-    first, _, rest = name.partition(".")
-    if first in {"layers", "norms"}:
-        return int(rest.partition(".")[0]) + 1
-    return 0 if first.startswith("embed_") else layers + 1
 
 
 def _can_compile() -> bool:

@@ -16,7 +16,7 @@ from deepergatgnn.checkpoints.weights import load_artifact
 from deepergatgnn.errors import ConfigError, DeeperGATGNNError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.config import NetworkConfig
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel, current_names, is_output
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.graph_arrays import Cell
 from deepergatgnn.training.data.run_data import RunData, assemble_run_data
@@ -142,9 +142,9 @@ def starting_weights(
     targets = _learned_targets(config)
     same = start.config is not None and _learned_targets(start.config) == targets
     heads = same and is_run_folder(config.start)
-    weights = [{k: v for k, v in each.items() if heads or not _is_head(k)} for each in start.weights]
-    ours = DeeperGATGNN(network or config.network, config.graph).state_dict()
-    wanted = {key: value.shape for key, value in ours.items() if heads or not _is_head(key)}
+    weights = [{k: v for k, v in current_names(each).items() if heads or not is_output(k)} for each in start.weights]
+    ours = CrystalModel(network or config.network, config.graph).state_dict()
+    wanted = {key: value.shape for key, value in ours.items() if heads or not is_output(key)}
     fits = all({key: value.shape for key, value in each.items()} == wanted for each in weights)
     if not fits or (start.config is not None and start.config.graph != config.graph):
         raise ConfigError(f"start: {start.reference} has another network or featuriser: take its sizes{_sizes(start)}")
@@ -235,7 +235,3 @@ def _sizes(start: Start) -> str:
         return ""
     network = start.config.network
     return f", {network.layers} layers of {network.channels} channels"
-
-
-def _is_head(name: str) -> bool:
-    return name.startswith(("head.", "spread."))

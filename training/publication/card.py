@@ -11,6 +11,7 @@ from deepergatgnn.checkpoints.files import IMAGE
 from deepergatgnn.checkpoints.manifest import LEVELS, NAME_PATTERN, VERSION_PATTERN, Manifest, StartRecord
 from deepergatgnn.element_features import element_symbol
 from deepergatgnn.errors import ArtifactError
+from deepergatgnn.nn.config import kind_of
 from deepergatgnn.training.data.run_data import FEWEST
 from deepergatgnn.training.evaluation.metrics import percent
 from deepergatgnn.training.publication.figures import CAPTIONS
@@ -74,7 +75,7 @@ def header_of(manifest: Manifest) -> CardHeader:
         model=manifest.name,
         version=manifest.version,
         created=manifest.created,
-        architecture=manifest.architecture,
+        architecture=_architecture(manifest),
         property=manifest.target.property,
         unit=manifest.target.unit,
         licence=origin.licence,
@@ -132,13 +133,22 @@ _Dumper.add_representer(str, _text)
 
 def _title(manifest: Manifest) -> str:
     target, network = manifest.target, manifest.network
+    heads = f"\nand {network.heads} heads" if network.body.has_heads else ""
+    attention = f"Predictions have no attention: {reason}. " if (reason := network.attention_reason) else ""
     members = "" if manifest.members == 1 else f" {manifest.members} networks from different seeds, averaged, each"
     return f"""# {manifest.name} {manifest.version}
 
-{target.description or target.property}: `{target.property}` in {target.unit}. DeeperGATGNN (Omee et al.,
-doi:10.1016/j.patter.2022.100491):{members} with {network.layers} AGAT layers of {network.channels} channels
-and {network.heads} heads; {manifest.parameters:,} parameters in all. Published {manifest.created}.
+{target.description or target.property}: `{target.property}` in {target.unit}. {network.title} ({network.body.authors},
+{network.body.doi}):{members} with {network.layers} {kind_of(network.body).upper()} layers of {
+        network.channels
+    } channels{heads}; {manifest.parameters:,} parameters in all. {attention}Published {manifest.created}.
 """
+
+
+def _architecture(manifest: Manifest) -> str:
+    """The parts of the network in a word, "deepergatgnn" for those of that paper."""
+    network = manifest.network
+    return "deepergatgnn" if network.title == "DeeperGATGNN" else f"{kind_of(network.body)}-{kind_of(network.pooling)}"
 
 
 def _errors(manifest: Manifest) -> str:

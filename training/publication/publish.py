@@ -23,7 +23,7 @@ from deepergatgnn.checkpoints.weights import load_artifact, pack_weights
 from deepergatgnn.errors import ArtifactError
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
 from deepergatgnn.model_store import ModelStore
-from deepergatgnn.nn.network import DeeperGATGNN, NetworkOutput
+from deepergatgnn.nn.crystal_model import CrystalModel, NetworkOutput
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.run_data import RunData
@@ -84,7 +84,7 @@ class Version:
 def publish(
     config: TrainingConfig,
     assembly: RunData,
-    networks: Sequence[DeeperGATGNN],
+    networks: Sequence[CrystalModel],
     progress: Sequence[Progress],
     index: int,
     store: ModelStore,
@@ -126,7 +126,7 @@ def publish(
 def published_before(
     config: TrainingConfig,
     assembly: RunData,
-    networks: Sequence[DeeperGATGNN],
+    networks: Sequence[CrystalModel],
     index: int,
     store: ModelStore,
     cross_validation: Figures | None = None,
@@ -166,7 +166,7 @@ def _same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
 def build_version(
     config: TrainingConfig,
     assembly: RunData,
-    networks: Sequence[DeeperGATGNN],
+    networks: Sequence[CrystalModel],
     progress: Sequence[Progress],
     index: int,
     number: str,
@@ -303,8 +303,8 @@ def classes_at(assembly: RunData, index: int) -> tuple[str, ...]:
     return assembly.classes[index] if assembly.classes else ()
 
 
-def _part_for(network: DeeperGATGNN, assembly: RunData, index: int) -> DeeperGATGNN:
-    return single_target(network, assembly.columns(index).start, assembly.outputs[index])
+def _part_for(network: CrystalModel, assembly: RunData, index: int) -> CrystalModel:
+    return network.single_target(assembly.columns(index).start, assembly.outputs[index])
 
 
 def _values(answer: NetworkOutput, classes: Sequence[str]) -> NDArray[np.float64]:
@@ -312,25 +312,6 @@ def _values(answer: NetworkOutput, classes: Sequence[str]) -> NDArray[np.float64
     values = answer.values.double().numpy()
     found: NDArray[np.float64] = values if classes else values[:, 0]
     return found
-
-
-def single_target(network: DeeperGATGNN, first: int, count: int = 1) -> DeeperGATGNN:
-    """The same network with the outputs of one target: the heads' rows of it.
-
-    Args:
-        network: of all targets.
-        first: of the outputs of the target.
-        count: of them; several are classes, which have no spread.
-    """
-    config = {**vars(network.config), "targets": count, "spread": network.config.spread and count == 1}
-    single = DeeperGATGNN(type(network.config)(**config), network.graph)
-    heads = ("head.", "spread.")
-    state = {key: value.cpu().clone() for key, value in network.state_dict().items()}
-    state |= {key: value[first : first + count] for key, value in state.items() if key.startswith(heads)}
-    if not single.config.spread:
-        state = {key: value for key, value in state.items() if not key.startswith("spread.")}
-    single.load_state_dict(state)
-    return single.eval()
 
 
 def _golden(assembly: RunData, predictor: Predictor) -> tuple[Golden, ...]:

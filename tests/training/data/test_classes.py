@@ -21,7 +21,7 @@ from deepergatgnn.commands.main import app
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import collate
-from deepergatgnn.nn.network import NetworkOutput
+from deepergatgnn.nn.crystal_model import NetworkOutput
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.messages import Answer, Entry, UnreadableError
 from deepergatgnn.service.parsing.featurize import parse

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel
 
 from deepergatgnn.errors import ConfigError
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.training.fit.checkpoint import STATE, Progress, RunState, TrainingError, check_state
 from tests.conftest import ROOT
 from tests.support.fixtures import seeded_network
@@ -76,7 +76,7 @@ def test_the_names_in_the_file_stay_what_they_are(tmp_path: Path) -> None:
     """States of long runs are on people's disks; a renamed tensor would take their runs away."""
     state = some_state()
     state.save(tmp_path, PROGRESS, "print")
-    network: DeeperGATGNN = state.network  # type: ignore[assignment]
+    network: CrystalModel = state.network  # type: ignore[assignment]
     weights = list(network.state_dict())
     assert load_file(tmp_path / STATE).keys() == {
         *(f"network.{name}" for name in weights),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepergatgnn.nn.network import NetworkOutput
+from deepergatgnn.nn.crystal_model import NetworkOutput
 from deepergatgnn.nn.normalization import DifferentiableGroupNorm, WeightedBatchNorm
 from deepergatgnn.training.config.optimization import OptimizationConfig
 from deepergatgnn.training.fit.loop import _losses, _moving_average, _parameter_groups
@@ -77,8 +77,8 @@ def test_weight_decay_is_for_matrices_only() -> None:
     decayed, spared = _parameter_groups(network, CONFIG)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {  # type: ignore[attr-defined]
-        *(f"layers.{index}.{name}" for index in range(2) for name in ("weight", "attention")),
-        *(f"{name}.weight" for name in ("embed_element", "embed_edge", "hidden", "head")),
+        *(f"body.layers.{index}.{name}" for index in range(2) for name in ("weight", "attention")),
+        *(f"{name}.weight" for name in ("embedding.elements.0", "embedding.edges", "head.hidden.0", "head.values")),
         *(f"attention.{name}.weight" for name in ("first", "second", "output")),
     }
     assert len(decayed["params"]) + len(spared["params"]) == len(names)  # type: ignore[arg-type]
@@ -104,8 +104,9 @@ def test_the_groups_have_the_pace_of_their_height() -> None:
         for parameter in group["params"]  # type: ignore[attr-defined]
     }
     assert paces.keys() == set(names.values())
-    assert (paces["embed_edge.weight"], paces["layers.0.weight"], paces["norms.1.weight"]) == (0.125, 0.25, 0.5)
-    assert paces["head.bias"] == paces["attention.first.weight"] == 1
+    below = ("embedding.edges.weight", "body.layers.0.weight", "body.norms.1.weight")
+    assert [paces[name] for name in below] == [0.125, 0.25, 0.5]
+    assert paces["head.values.bias"] == paces["attention.first.weight"] == 1
 
 
 @pytest.mark.parametrize("norm", [WeightedBatchNorm(8), DifferentiableGroupNorm(8, groups=3)])
