@@ -66,7 +66,7 @@ class CrystalModel(nn.Module):
         self.attention = _implementation(config.attention)(config, graph) if config.has_attention else None
         self.pooling = _implementation(config.pooling)(config)
         self.head = _implementation(config.head)(config)
-        self.register_load_state_dict_pre_hook(_rename_former)
+        self.register_load_state_dict_pre_hook(_rename_former)  # type: ignore[no-untyped-call]
 
     def forward(self, batch: GraphBatch) -> NetworkOutput:
         """Predict a batch of crystals; no crystal sees another, except through batch statistics in training."""

@@ -1,5 +1,7 @@
 """The loop over the layers of a body, with normalization and skips. Legend: N nodes, E edges, F channels."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from deepergatgnn.nn.config import NetworkConfig
@@ -11,15 +13,15 @@ class Stack(nn.Module):
     """Layers of one body: x ← x + norm(layer(x)), without the x where skips are off.
 
     Args:
-        layer: class of the body.
+        layer: class of the body, with `of(config, edge_size)`.
         config: of the network.
         edge_size: features of an edge.
     """
 
-    def __init__(self, layer: type[nn.Module], config: NetworkConfig, edge_size: int) -> None:
+    def __init__(self, layer: Any, config: NetworkConfig, edge_size: int) -> None:
         super().__init__()
         self.skip = config.skip
-        self.layers = nn.ModuleList(layer.of(config, edge_size) for _ in range(config.layers))  # type: ignore[operator]
+        self.layers = nn.ModuleList(layer.of(config, edge_size) for _ in range(config.layers))
         norms = config.layers if config.normalization != "none" else 0
         self.norms = nn.ModuleList(_normalization(config) for _ in range(norms))
 
