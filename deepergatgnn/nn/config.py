@@ -257,10 +257,15 @@ def with_attention(network: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _OneOf:
+class OneOf:
     """Tells pydantic how to read and write a part: by the registry's class of its `kind`."""
 
     part: str
+
+    @property
+    def branches(self) -> Mapping[str, type[PartConfig]]:
+        """The classes by kind."""
+        return REGISTRIES[self.part]
 
     def __get_pydantic_core_schema__(self, _source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema  # noqa: PLC0415 - pydantic alone calls this; a bare machine has none
@@ -316,11 +321,11 @@ class NetworkConfig:
     skip: bool = True
     normalization: Literal["group", "batch", "none"] = "group"
     spread: bool = False
-    embedding: Annotated[ElementEmbeddingConfig, _OneOf("embedding")] = field(default=ElementEmbeddingConfig())
-    body: Annotated[BodyConfig, _OneOf("body")] = field(default=AGATConfig())
-    attention: Annotated[PartConfig, _OneOf("attention")] = field(default=CompositionAttentionConfig())
-    pooling: Annotated[PoolingConfig, _OneOf("pooling")] = field(default=WeightedPoolingConfig())
-    head: Annotated[HeadConfig, _OneOf("head")] = field(default=HeadConfig())
+    embedding: Annotated[ElementEmbeddingConfig, OneOf("embedding")] = field(default=ElementEmbeddingConfig())
+    body: Annotated[BodyConfig, OneOf("body")] = field(default=AGATConfig())
+    attention: Annotated[PartConfig, OneOf("attention")] = field(default=CompositionAttentionConfig())
+    pooling: Annotated[PoolingConfig, OneOf("pooling")] = field(default=WeightedPoolingConfig())
+    head: Annotated[HeadConfig, OneOf("head")] = field(default=HeadConfig())
 
     def __post_init__(self) -> None:
         check_range("layers", self.layers, least=1, most=200)

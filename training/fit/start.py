@@ -17,7 +17,7 @@ from deepergatgnn.errors import ConfigError, DeeperGATGNNError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.config import NetworkConfig
 from deepergatgnn.nn.crystal_model import CrystalModel, current_names, is_output
-from deepergatgnn.training.config.run import TrainingConfig
+from deepergatgnn.training.config.run import TrainingConfig, completed
 from deepergatgnn.training.data.graph_arrays import Cell
 from deepergatgnn.training.data.run_data import RunData, assemble_run_data
 from deepergatgnn.training.files import write_whole
@@ -111,7 +111,7 @@ def differences(folder: Path, config: TrainingConfig, assembly: RunData) -> str:
     record = read_record(folder)
     if not isinstance(record.get("config"), dict):
         return ""
-    before, now = _flat(record["config"]), _flat(config.model_dump(mode="json"))
+    before, now = _flat(completed(record["config"])), _flat(config.model_dump(mode="json"))
     changed = [
         f"{key} {before.get(key)} there, {now.get(key)} here"
         for key in dict.fromkeys([*before, *now])

@@ -25,7 +25,7 @@ from deepergatgnn.graphs.crystal_graph import CrystalGraph
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.crystal_model import CrystalModel, NetworkOutput
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.training.config.run import TrainingConfig
+from deepergatgnn.training.config.run import TrainingConfig, completed
 from deepergatgnn.training.data.run_data import RunData
 from deepergatgnn.training.evaluation.applicability_domain import distances, fit_domain
 from deepergatgnn.training.evaluation.classification import ScoredClasses, class_errors, figures_of, fit_temperature
@@ -145,7 +145,7 @@ def published_before(
             continue
         origin = manifest.provenance
         figures = manifest.metrics.get("cross_validation", {})
-        if (_without_version(origin.config), origin.dataset_sha256) != (said, assembly.dataset.sha256):
+        if (_without_version(completed(origin.config)), origin.dataset_sha256) != (said, assembly.dataset.sha256):
             continue
         if figures != (cross_validation or {}) or len(found) != len(networks):
             continue
