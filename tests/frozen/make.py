@@ -1,8 +1,8 @@
 """Make the frozen checkpoint of the current schema version: `python tests/frozen/make.py`.
 
 An ensemble of two small networks without attention, trained for an epoch on the bundled set, with the values it gives
-to some real crystals. Once a schema version is released its folder is never made again: it stands for the checkpoints that people
-have.
+to some real crystals. Once a schema version is released its folder is never made again: it stands for the checkpoints
+that people have.
 """
 
 import json

@@ -115,7 +115,7 @@ def literal_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed = {}
     for full_name, tensor in tensors.items():
-        name = _literal_name(full_name)
+        name = literal_name(full_name)
         if name.startswith("norms.") and name.endswith(".assign.weight"):
             renamed[name.replace(".assign.", ".lin.")] = tensor
         elif name.startswith("norms."):
@@ -126,8 +126,8 @@ def literal_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _literal_name(name: str) -> str:
-    """The name in the literal network: it has no parts."""
+def literal_name(name: str) -> str:
+    """The name in the literal network, which has no parts: as in checkpoints of before schema 3."""
     for ours, theirs in (
         ("embedding.element_table", "element_table"),
         ("embedding.elements.0.", "embed_element."),
