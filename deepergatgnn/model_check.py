@@ -159,7 +159,7 @@ def _check_reduction(config: NetworkConfig, graph: GraphConfig) -> None:
         models = [drawn_model(config, graph).train(training) for _ in range(2)]
         outputs = [model(_batch(graphs)) for model, graphs in zip(models, (whole, reduced), strict=True)]
         first, second = outputs
-        for name in ("values", "crystal_vectors", "log_spreads"):
+        for name in ("values", "crystal_vectors", "log_scales"):
             _close(f"merging atoms changes {name}", getattr(first, name), getattr(second, name), EXACT)
         if first.attention is not None:
             nodes = torch.from_numpy(np.concatenate(_numbered_nodes(reduced)))
@@ -167,7 +167,7 @@ def _check_reduction(config: NetworkConfig, graph: GraphConfig) -> None:
             _close("merging atoms changes the attention", sums, second.attention, EXACT)
         gradients = []
         for model, output in zip(models, outputs, strict=True):
-            (output.values.square().sum() + output.log_spreads.sum()).backward()
+            (output.values.square().sum() + output.log_scales.sum()).backward()
             gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
         for name, gradient in gradients[0].items():
             _close(f"merging atoms changes the gradient of {name}", gradient, gradients[1][name], 1e-7)
@@ -201,7 +201,7 @@ def _check_depth(config: NetworkConfig, graph: GraphConfig) -> None:
     output = model(collate(_graphs(graph)))
     if not output.values.abs().max() < LARGEST_OUTPUT:
         raise ModelCheckError(f"a new network of {DEPTH} layers gives values up to {output.values.abs().max()}")
-    (output.values.square().mean() + output.log_spreads.square().mean()).backward()
+    (output.values.square().mean() + output.log_scales.square().mean()).backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is None or not parameter.grad.isfinite().all():
             raise ModelCheckError(f"{DEPTH} layers: {name} has no finite gradient")
@@ -232,7 +232,7 @@ def _compare_cells(
     """Compare the outputs for a crystal and another description of it, whose atoms may be reordered."""
     model = drawn_model(config, graph)
     one, other = (_output(model, [build_graph(crystal, graph)]) for crystal in crystals)
-    for name in ("values", "crystal_vectors", "log_spreads"):
+    for name in ("values", "crystal_vectors", "log_scales"):
         _close(f"{what} changes {name}", getattr(one, name), getattr(other, name), TOLERANCE)
     if one.attention is not None and other.attention is not None:
         expected = one.attention if order is None else one.attention[torch.from_numpy(order)]

@@ -23,7 +23,7 @@ def load_artifact(folder: Path) -> tuple[Manifest, list[CrystalModel], dict[str,
         The manifest, the networks of the ensemble in evaluation mode, and the arrays of the domain score.
 
     Raises:
-        ArtifactError: whatever is wrong with the folder, see the module.
+        ArtifactError: if the manifest, a file or a tensor does not fit.
     """
     manifest = read_manifest(folder)
     contents = verify_files(folder, manifest)
@@ -48,7 +48,7 @@ def _load(
     if missing and all("running_" in key or key.endswith("num_batches_tracked") for key in missing):
         raise ArtifactError(
             f"{place}: normalization without running statistics ({missing[0]}): its answers would depend on "
-            "who shares the batch; train with running statistics"
+            "the other crystals of the batch; train with running statistics"
         )
     if missing or unexpected:
         raise ArtifactError(f"{place}: weights do not fit the network: {missing=} {unexpected=}")
@@ -64,7 +64,7 @@ def _load(
 
 
 def pack_weights(networks: Sequence[CrystalModel], domain: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """The files of weights, content by name."""
+    """Content of the weight files by name."""
     contents = {}
     for file, network in zip(weight_files(len(networks)), networks, strict=True):
         tensors = _names(network.state_dict(), domain if file == WEIGHTS else {})

@@ -40,13 +40,13 @@ class NetworkOutput(NamedTuple):
         attention: [N], global attention of all the atoms of a node together, summing to 1 over each crystal; None
             where the network has none.
         crystal_vectors: [B, P], the input of the head.
-        log_spreads: [B, T], logarithm of the predicted scale of the error of each value, same units; 0 without it.
+        log_scales: [B, T], logarithm of the predicted scale of the error of each value, same units; 0 without it.
     """
 
     values: Tensor
     attention: Tensor | None
     crystal_vectors: Tensor
-    log_spreads: Tensor
+    log_scales: Tensor
 
 
 class CrystalModel(nn.Module):
@@ -77,8 +77,8 @@ class CrystalModel(nn.Module):
         x = self.propagate(x, batch)
         weights = self.attend(x, batch)
         vectors = self.pool(x, weights, batch)
-        values, log_spreads = self.head(vectors)
-        return NetworkOutput(values, weights, vectors, log_spreads)
+        values, log_scales = self.head(vectors)
+        return NetworkOutput(values, weights, vectors, log_scales)
 
     def embed(self, batch: GraphBatch) -> Tensor:
         """Embed the nodes: [N, F]."""

@@ -67,7 +67,7 @@ def make(folder: Path, expected: Path) -> None:
             "low": answer.low,
             "high": answer.high,
             "intervals": answer.intervals,
-            "spread": answer.spread,
+            "spread": answer.predicted_scale,
             "domain_score": answer.domain.score,
             "in_domain": answer.domain.in_domain,
             "attention": None if answer.attention is None else [round(float(weight), 7) for weight in answer.attention],

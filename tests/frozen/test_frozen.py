@@ -50,7 +50,7 @@ def test_it_answers_as_it_did(version: int) -> None:
             assert getattr(now, name) == pytest.approx(then[name], rel=1e-5, abs=1e-5), (then["id"], name)
         for level, ends in then.get("intervals", {}).items():  # schema 1 said the 90 % interval alone
             assert now.intervals[level] == pytest.approx(ends, rel=1e-5, abs=1e-5), (then["id"], level)
-        assert now.spread == pytest.approx(then.get("spread", 1.0), rel=1e-5), then["id"]
+        assert now.predicted_scale == pytest.approx(then.get("spread", 1.0), rel=1e-5), then["id"]
         weights = None if now.attention is None else now.attention.tolist()
         assert weights == (then["attention"] and pytest.approx(then["attention"], abs=1e-5)), then["id"]
         assert now.domain.score == pytest.approx(then["domain_score"], rel=1e-3), then["id"]

@@ -104,8 +104,8 @@ class LiteralDeeperGATGNN(nn.Module):
         vectors = scatter(weights * x, batch.crystals, dim=0, dim_size=batch.n_crystals, reduce="sum")  # [B, F]
         hidden = softplus(self.hidden(vectors))
         values = self.head(hidden)  # [B, T]
-        log_spreads = self.spread(hidden.detach()) if self.spread else torch.zeros_like(values)
-        return NetworkOutput(values, weights[:, 0], vectors, log_spreads.clamp(-7, 4))
+        log_scales = self.spread(hidden.detach()) if self.spread else torch.zeros_like(values)
+        return NetworkOutput(values, weights[:, 0], vectors, log_scales.clamp(-7, 4))
 
 
 def literal_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""One YAML file says everything about a training run; parsed once, frozen, passed on."""
+"""Configuration of a training run: one YAML file, parsed once, frozen, passed on."""
 
 import operator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One network of a run, trained from examples at hand: a bare machine needs no more, a full one uses it too."""
+"""Training of one member of an ensemble from prepared examples; needs no more than a bare machine has."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Track = Callable[[Batches, int, int], Batches]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingTask:
-    """What decides the weights of the members of a run.
+    """Everything that determines the weights of the members of a run.
 
     Attributes:
         name: of the run.
@@ -98,5 +98,5 @@ def train_member(
 
 
 def member_folder(runs: Path, name: str, member: int) -> Path:
-    """Where the state of a member of a run is kept."""
+    """Folder of the state of a member of a run."""
     return runs / name / f"member-{member + 1}"

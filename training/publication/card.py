@@ -1,4 +1,4 @@
-"""The card of a version: Markdown for people under a header for programs, made from the manifest alone."""
+"""Model card of a version: a YAML header for programs and Markdown for people, from the manifest alone."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -174,9 +174,9 @@ def _cross_validation(manifest: Manifest) -> str:
     if not found:
         return ""
     known = [name for name in found if f"{name}_std" in found]
-    said = [f"{WORDS.get(name, name)} {found[name]:.4f} ± {found[f'{name}_std']:.4f}" for name in known]
+    figures = [f"{WORDS.get(name, name)} {found[name]:.4f} ± {found[f'{name}_std']:.4f}" for name in known]
     folds = f" over {found['folds']:.0f} folds" if "folds" in found else ""
-    return f"\nCross-validation, mean ± standard deviation{folds}: {', '.join(said)}.\n"
+    return f"\nCross-validation, mean ± standard deviation{folds}: {', '.join(figures)}.\n"
 
 
 def _groups(manifest: Manifest, figure: str, head: str, *, most_is_best: bool = False) -> str:
@@ -231,7 +231,7 @@ of the classes. The validation part chose the best epoch; the test part was scor
 
 
 def _probabilities(manifest: Manifest) -> str:
-    """How the probabilities were calibrated, and whether they are what they say."""
+    """Calibration of the probabilities, and their reliability on the test part."""
     calibration, classes, test = manifest.calibration, manifest.target.classes, manifest.metrics.get("test", {})
     crystals = f"{calibration.n} crystal{'' if calibration.n == 1 else 's'} that training did not see"
     how = f"calibrated by a temperature of {calibration.temperature or 1:.4g}, fitted to {crystals}"
@@ -278,7 +278,7 @@ def _intervals(manifest: Manifest) -> str:
 
 
 def _method(manifest: Manifest) -> str:
-    """How the intervals were made, and which there are not."""
+    """Method of the intervals, and the levels that are missing."""
     calibration = manifest.calibration
     missing = [
         f"There is no {percent(level)} % interval: {reason}.\n"
@@ -355,7 +355,7 @@ def _making(manifest: Manifest) -> str:
 
 
 def _start(start: StartRecord | None) -> str:
-    """What the weights began as, and how much of the test part that had learned from."""
+    """Origin of the initial weights, and the rows of the test part among their training data."""
     if start is None:
         return ""
     if start.test_rows is None:
@@ -400,10 +400,10 @@ def _figure(figures: Figures, name: str) -> str:
     return f"{figures[name]:.4f}" if name in figures else "-"
 
 
-def _spearman(test: Figures, name: str, said: str) -> str:
+def _spearman(test: Figures, name: str, quantity: str) -> str:
     if (found := test.get(f"spearman_{name}")) is None:
         return ""
-    return f" The rank correlation (Spearman) of the absolute error with {said} is {found:.2f}."
+    return f" The rank correlation (Spearman) of the absolute error with {quantity} is {found:.2f}."
 
 
 def _plain(value: Any) -> str:

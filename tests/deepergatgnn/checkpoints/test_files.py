@@ -161,7 +161,7 @@ def test_values_that_are_not_finite_are_refused(folder: Path, name: str, value: 
 @pytest.mark.parametrize("statistic", ["running_mean", "running_var"])
 def test_normalization_without_running_statistics_is_refused_with_the_reason(folder: Path, statistic: str) -> None:
     edit_tensors(folder, lambda tensors: tensors.pop(f"network.body.norms.0.{statistic}"))
-    assert "who shares the batch" in refused(folder)
+    assert "the other crystals of the batch" in refused(folder)
 
 
 def test_missing_and_foreign_weights_are_named(folder: Path) -> None:

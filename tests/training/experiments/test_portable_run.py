@@ -234,7 +234,7 @@ def test_a_folder_that_is_written_again_is_replaced_and_anything_else_is_kept(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     for taken in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
-        with pytest.raises(ConfigError, match="holds something else"):
+        with pytest.raises(ConfigError, match="neither empty nor a prepared folder"):
             save_run(prepared.config, prepared.assembly, store, taken)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 

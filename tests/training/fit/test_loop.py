@@ -251,12 +251,12 @@ def test_a_run_that_blows_up_keeps_the_state_of_the_epoch_before(tmp_path: Path)
 def test_the_spread_head_leaves_the_values_as_they_are_to_the_bit(tmp_path: Path) -> None:
     with_spread = Trial(tmp_path / "with", network=fresh(dropout=0.0, spread=True))
     without = Trial(tmp_path / "without", network=fresh(dropout=0.0))
-    first = with_spread.network.spread.weight.detach().clone()  # type: ignore[union-attr]
+    first = with_spread.network.head.scales.weight.detach().clone()  # type: ignore[union-attr]
     with_spread.run()
     without.run()
     learned = weights(with_spread.network)
     assert {name: learned[name] for name in weights(without.network)} == weights(without.network)
-    assert not torch.equal(with_spread.network.spread.weight, first)  # type: ignore[union-attr]
+    assert not torch.equal(with_spread.network.head.scales.weight, first)  # type: ignore[union-attr]
 
 
 def test_a_run_in_bfloat16_learns(tmp_path: Path) -> None:
@@ -296,5 +296,5 @@ def test_outputs_do_not_depend_on_how_they_are_cut(monkeypatch: pytest.MonkeyPat
         found = outputs(network, graphs, CPU)
         torch.testing.assert_close(found.values, expected, rtol=1e-5, atol=1e-5)
         assert found.crystal_vectors.shape == (len(graphs), 16)
-        assert found.log_spreads.shape == (len(graphs), 2)
+        assert found.log_scales.shape == (len(graphs), 2)
         assert len(found.attention) == sum(graph.n_nodes for graph in graphs)

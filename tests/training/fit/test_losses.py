@@ -18,10 +18,10 @@ CONFIG = OptimizationConfig(weight_decay=0.1)
 LOSSES = get_args(get_type_hints(OptimizationConfig)["loss"])
 
 
-def said(values: Tensor, log_spreads: Tensor | None = None) -> NetworkOutput:
+def said(values: Tensor, log_scales: Tensor | None = None) -> NetworkOutput:
     """An output with these values; the parts that no loss sees are empty."""
     nothing = torch.zeros(0)
-    return NetworkOutput(values, nothing, nothing, torch.zeros_like(values) if log_spreads is None else log_spreads)
+    return NetworkOutput(values, nothing, nothing, torch.zeros_like(values) if log_scales is None else log_scales)
 
 
 def penalty(name: str, residual: float, beta: float) -> float:
@@ -65,10 +65,10 @@ def test_a_batch_without_any_target_neither_learns_nor_fails() -> None:
 def test_the_best_spread_of_equal_residuals_is_their_size() -> None:
     """The negative logarithm of a Laplace density, |r| / s + log s, is lowest at s = |r|."""
     targets = torch.tensor([[0.3], [-0.3]])
-    log_spreads = torch.full((2, 1), math.log(0.3), requires_grad=True)
-    _, loss = _losses(said(torch.zeros(2, 1), log_spreads), targets, torch.ones(1), CONFIG)
+    log_scales = torch.full((2, 1), math.log(0.3), requires_grad=True)
+    _, loss = _losses(said(torch.zeros(2, 1), log_scales), targets, torch.ones(1), CONFIG)
     assert loss.item() == pytest.approx(1 + math.log(0.3))
-    [gradient] = torch.autograd.grad(loss, log_spreads)
+    [gradient] = torch.autograd.grad(loss, log_scales)
     torch.testing.assert_close(gradient, torch.zeros(2, 1), rtol=0, atol=1e-6)
 
 
