@@ -21,7 +21,6 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -33,7 +32,7 @@ from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import collate
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.catalogue import Dataset, read_dataset
@@ -66,7 +65,7 @@ def _test_rows(dataset: Dataset, config: TrainingConfig) -> Sequence[object]:
 
 
 @torch.inference_mode()
-def deletion(network: DeeperGATGNN, graphs: Sequence[CrystalGraph], seed: int) -> dict[str, dict[str, list[float]]]:
+def deletion(network: CrystalModel, graphs: Sequence[CrystalGraph], seed: int) -> dict[str, dict[str, list[float]]]:
     """Mean |change of the output|, in standard deviations of the targets, by way, order and share of the atoms."""
     generator = np.random.default_rng(seed)
     blanks = _blank_embeddings(network, graphs)
@@ -100,20 +99,20 @@ def _counts(n_atoms: int) -> list[int]:
 
 
 def _ways(
-    network: DeeperGATGNN, graph: CrystalGraph, blanks: tuple[Tensor, Tensor]
+    network: CrystalModel, graph: CrystalGraph, blanks: tuple[Tensor, Tensor]
 ) -> tuple[Callable[[NDArray[np.int64]], float], ...]:
     """Functions from atoms to the output without them, in the order of `WAYS`."""
     batch = collate([graph])
     x = network.embed(batch)
     seen: dict[str, Tensor] = {}
     hook = network.attention.register_forward_pre_hook(lambda _, given: seen.update(last=given[0]))
-    weights = network.propagate(x, batch).attention
+    weights = network.forward_from(x, batch).attention
     hook.remove()
 
     def blanked(blank: Tensor, gone: NDArray[np.int64]) -> float:
         changed = x.clone()
         changed[gone] = blank
-        return float(network.propagate(changed, batch).values)
+        return float(network.forward_from(changed, batch).values)
 
     def atom(gone: NDArray[np.int64]) -> float:
         return float(network(collate([_without(graph, gone)])).values)
@@ -122,7 +121,7 @@ def _ways(
         left = weights.clone()
         left[gone] = 0
         vector = (left / left.sum()) @ seen["last"]
-        return float(network.head(F.softplus(network.hidden(vector))))
+        return float(network.head(vector)[0])
 
     return *(partial(blanked, blank) for blank in blanks), atom, readout
 
@@ -144,7 +143,7 @@ def _without(graph: CrystalGraph, gone: NDArray[np.int64]) -> CrystalGraph:
     )
 
 
-def integrated_gradients(network: DeeperGATGNN, graphs: Sequence[CrystalGraph]) -> tuple[float, float]:
+def integrated_gradients(network: CrystalModel, graphs: Sequence[CrystalGraph]) -> tuple[float, float]:
     """Spearman correlation of attention and |integrated gradient| over the atoms of each crystal, mean and median.
 
     Crystals of which all atoms are equal have none and are left out.
@@ -157,7 +156,7 @@ def integrated_gradients(network: DeeperGATGNN, graphs: Sequence[CrystalGraph]) 
         total = torch.zeros_like(x)
         for step in range(STEPS):
             at = (blank + (step + 0.5) / STEPS * (x - blank)).requires_grad_()
-            [gradient] = torch.autograd.grad(network.propagate(at, batch).values.sum(), at)
+            [gradient] = torch.autograd.grad(network.forward_from(at, batch).values.sum(), at)
             total += gradient / STEPS
         attribution = (total * (x - blank)).sum(dim=-1).abs().numpy()
         if np.ptp(weights.round(5)) > 0 and np.ptp(attribution.round(6)) > 0:
@@ -166,7 +165,7 @@ def integrated_gradients(network: DeeperGATGNN, graphs: Sequence[CrystalGraph]) 
 
 
 @torch.no_grad()
-def _blank_embeddings(network: DeeperGATGNN, graphs: Sequence[CrystalGraph]) -> tuple[Tensor, Tensor]:
+def _blank_embeddings(network: CrystalModel, graphs: Sequence[CrystalGraph]) -> tuple[Tensor, Tensor]:
     """Means of the embeddings over the elements, each of which counts once, and over the atoms."""
     embedded = torch.cat([network.embed(collate([graph])) for graph in graphs])
     elements = np.concatenate([graph.atomic_numbers for graph in graphs])

@@ -37,7 +37,7 @@ from torch import Tensor
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.nn.batch import GraphBatch, collate
 from deepergatgnn.nn.config import NetworkConfig
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.training.config.optimization import OptimizationConfig
 from deepergatgnn.training.config.run import SplitConfig
 from deepergatgnn.training.data.cache import prepare
@@ -90,7 +90,7 @@ def study(data: Data, layers: int, variant: str, config: OptimizationConfig) -> 
     """Train one network and measure it; numbers are None where its loss was not finite."""
     torch.manual_seed(SEED)
     sizes: dict[str, Any] = {"layers": layers, "targets": len(TARGETS), "dropout": 0.1}
-    network = DeeperGATGNN(NetworkConfig(**sizes, **VARIANTS[variant]), GraphConfig())
+    network = CrystalModel(NetworkConfig(**sizes, **VARIANTS[variant]), GraphConfig())
     epochs: list[Epoch] = []
     cell: Cell = {
         "layers": layers,
@@ -127,7 +127,7 @@ def study(data: Data, layers: int, variant: str, config: OptimizationConfig) -> 
     return cell
 
 
-def _test_error(network: DeeperGATGNN, data: Data) -> dict[str, float]:
+def _test_error(network: CrystalModel, data: Data) -> dict[str, float]:
     mean, std = data.scale()
     rows = data.split.test
     output = outputs(network, [data.graphs[row] for row in rows], torch.device("cpu"))
@@ -137,10 +137,10 @@ def _test_error(network: DeeperGATGNN, data: Data) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def embeddings(network: DeeperGATGNN, batch: GraphBatch) -> list[Tensor]:
+def embeddings(network: CrystalModel, batch: GraphBatch) -> list[Tensor]:
     """Embeddings [N, F] of the nodes before the first layer and after each of them, the last as the pooling sees it."""
     found: list[Tensor] = []
-    readers = [*network.layers, network.attention]
+    readers = [*network.body.layers, network.attention]
     hooks = [reader.register_forward_pre_hook(lambda _, given: found.append(given[0])) for reader in readers]
     try:
         network.eval()(batch)
@@ -150,7 +150,7 @@ def embeddings(network: DeeperGATGNN, batch: GraphBatch) -> list[Tensor]:
     return found
 
 
-def distances(network: DeeperGATGNN, batch: GraphBatch) -> Cell:
+def distances(network: CrystalModel, batch: GraphBatch) -> Cell:
     """Mean pairwise distance by layer, plain and over the root mean square length."""
     plain, relative = [], []
     for x in embeddings(network, batch):

@@ -25,17 +25,17 @@ from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import GraphBatch, collate
 from deepergatgnn.nn.compilation import compile_network
 from deepergatgnn.nn.config import NetworkConfig
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.training.data.catalogue import read_dataset
 from tests.support.literal_network import LiteralDeeperGATGNN, literal_names
 
 THREADS, LAYERS, SIZES, TRAINING_BATCH = 2, 20, (1, 8, 32, 100), 100
 
 
-def networks(dtype: torch.dtype = torch.float32) -> tuple[DeeperGATGNN, LiteralDeeperGATGNN]:
+def networks(dtype: torch.dtype = torch.float32) -> tuple[CrystalModel, LiteralDeeperGATGNN]:
     """Ours and the literal one, with the same weights."""
     torch.manual_seed(0)
-    ours = DeeperGATGNN(NetworkConfig(layers=LAYERS), GraphConfig()).to(dtype)
+    ours = CrystalModel(NetworkConfig(layers=LAYERS), GraphConfig()).to(dtype)
     return ours, LiteralDeeperGATGNN(ours).to(dtype)
 
 
@@ -145,7 +145,7 @@ def compare_forward(quick: bool) -> dict[str, object]:
     }
 
 
-def _compiled(network: DeeperGATGNN, some: Sequence[CrystalGraph]) -> Callable[[GraphBatch], object] | None:
+def _compiled(network: CrystalModel, some: Sequence[CrystalGraph]) -> Callable[[GraphBatch], object] | None:
     """The network as a settled worker runs it; None where there is no compiler."""
     try:
         return compile_network(network, [collate(some[:count], filled=True) for count in (8, 1)])

@@ -34,7 +34,7 @@ from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.nn.config import NetworkConfig
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.structures import Crystal
 from deepergatgnn.training.config.optimization import OptimizationConfig
 from deepergatgnn.training.config.run import NETWORK
@@ -84,13 +84,13 @@ def literal(some: Sequence[Crystal], targets: np.ndarray, *, kept: bool) -> Call
     return partial(literal_epoch, network, optimizer, graph_of, targets)
 
 
-def network_of(layers: int, **sizes: Any) -> DeeperGATGNN:
+def network_of(layers: int, **sizes: Any) -> CrystalModel:
     """A new network."""
     torch.manual_seed(0)
-    return DeeperGATGNN(NetworkConfig(**{"layers": layers, **sizes}), GraphConfig())
+    return CrystalModel(NetworkConfig(**{"layers": layers, **sizes}), GraphConfig())
 
 
-def our_epoch(network: DeeperGATGNN, examples: Examples, size: int, track: Callable[..., Batches]) -> float:
+def our_epoch(network: CrystalModel, examples: Examples, size: int, track: Callable[..., Batches]) -> float:
     """One epoch of our loop, with a validation on its first crystals and the state on disk; its seconds."""
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

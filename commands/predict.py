@@ -203,6 +203,8 @@ def _document(predictor: "Predictor", prediction: "Prediction") -> Result:
         reasons=domain.reasons,
         probabilities=prediction.probabilities,
     )
+    if prediction.attention is None:
+        return {**document, "attention": None, "attention_reason": prediction.attention_reason}
     return {**document, "attention": prediction.attention.tolist()}
 
 

@@ -22,58 +22,62 @@ from deepergatgnn.checkpoints.manifest import MAIN_LEVEL, Manifest
 from deepergatgnn.checkpoints.weights import load_artifact
 from deepergatgnn.device import device_named
 from deepergatgnn.errors import ArtifactError, StructureError
+from deepergatgnn.graphs.build import build_graphs
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
 from deepergatgnn.graphs.symmetry_reduction import reduce_graphs
 from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
 from deepergatgnn.nn.compilation import compile_network
-from deepergatgnn.nn.network import DeeperGATGNN, NetworkOutput
+from deepergatgnn.nn.crystal_model import CrystalModel, NetworkOutput
 from deepergatgnn.structures import as_crystal, crystal_from_arrays
 from deepergatgnn.threads import few_threads
 from deepergatgnn.uncertainty.domain import DomainAssessment, assess_domain
-from deepergatgnn.uncertainty.intervals import interval_ends, spreads, unscale
+from deepergatgnn.uncertainty.intervals import interval_ends, predicted_scales, unscale
 from deepergatgnn.uncertainty.probabilities import answered_value, class_probabilities
 
 GOLDEN_TOLERANCE = 1e-3  # relative, and absolute below one: devices round differently
 Forward = Callable[[GraphBatch], NetworkOutput]
-_NOT_WANTED = np.empty(0, dtype=np.float32)
+_NOT_REQUESTED = np.empty(0, dtype=np.float32)
 
 
-@dataclass(eq=False)  # not frozen: that would take several times as long to make
+@dataclass(eq=False)  # not frozen, which would make construction several times slower
 class Prediction:
-    """The answer for one crystal.
+    """Prediction for one crystal.
 
     Attributes:
         value: in the unit of the manifest's target.
         low, high: ends of the 90 % interval, same unit; None where the calibration cannot promise one.
         intervals: ends at every promised level, by level such as "0.5".
-        spread: what the widths scale with, in the network's units.
+        predicted_scale: of the error, in the network's units, before calibration; interval widths are proportional.
         domain: whether the crystal is like the training set, and why not.
-        attention: float32 [N], weight of each atom, >= 0, sums to 1; [0] where it was not wanted.
-        embedding: float32 [F], the crystal vector: what the head of the first network sees, and what the domain score
-            is measured with. Without a unit; comparable among crystals of one version. [0] where it was not wanted.
-        warnings: what the reader of the structure did not take literally; empty for graphs.
+        attention: float32 [N], weight of each atom, >= 0, sums to 1; [0] where it was not requested; None where the
+            network has no global attention.
+        embedding: float32 [P], the crystal vector: what the head of the first network sees, and what the domain score
+            is measured with. Without a unit; comparable among crystals of one version. [0] where it was not requested.
+        warnings: of the reader of the structure, where it deviated from the file; empty for graphs.
         probabilities: of each class, by its name, where the checkpoint has classes; they sum to 1. The value is then
-            that of the last of two classes, and that of the likeliest of more; there are no intervals, and the spread
-            is 0.
+            that of the last of two classes, and that of the likeliest of more; there are no intervals, and the
+            predicted scale is 0.
+        attention_reason: why there is no attention; None where there is.
     """
 
     value: float
     low: float | None
     high: float | None
     intervals: dict[str, tuple[float, float]]
-    spread: float
+    predicted_scale: float
     domain: DomainAssessment
-    attention: NDArray[np.float32]
+    attention: NDArray[np.float32] | None
     embedding: NDArray[np.float32]
     warnings: tuple[str, ...] = ()
     probabilities: dict[str, float] | None = None
+    attention_reason: str | None = None
 
 
 class Predictor:
     """One checkpoint on one device.
 
     Args:
-        manifest: what the checkpoint says of itself.
+        manifest: of the checkpoint.
         networks: members of the ensemble.
         domain: arrays of the domain score, `mean` [F] and `whitening` [F, F], for the first member's crystal vectors.
         device: where to compute.
@@ -82,7 +86,7 @@ class Predictor:
     def __init__(
         self,
         manifest: Manifest,
-        networks: Sequence[DeeperGATGNN],
+        networks: Sequence[CrystalModel],
         domain: dict[str, Tensor],
         device: torch.device | str = "cpu",
     ) -> None:
@@ -117,7 +121,7 @@ class Predictor:
         return self.manifest.target.unit
 
     def check_golden(self) -> None:
-        """Compute the golden set again, as a device must before it answers with this version.
+        """Compute the golden set again and compare it, as a device must before it serves this version.
 
         Raises:
             ArtifactError: if it is empty, cannot be computed, or gives other values than when it was published.
@@ -136,24 +140,25 @@ class Predictor:
                     f"{reference} gives {found.value} for a crystal of its golden set, not {known.value}"
                 )
             ends = [end for end in (found.low, found.high) if end is not None]
-            if not np.isfinite([*ends, found.domain.score, *found.attention]).all():
+            weights = () if found.attention is None else found.attention
+            if not np.isfinite([*ends, found.domain.score, *weights]).all():
                 raise ArtifactError(f"{reference} gives numbers that are not finite for a crystal of its golden set")
 
     def compiled(self, examples: Sequence[CrystalGraph]) -> list[Forward]:
-        """Compile the networks for batches of any size; takes up to minutes, and changes nothing yet: see `adopt`.
+        """Compile the networks for batches of any size, which takes up to minutes; `adopt` then uses the result.
 
         Args:
-            examples: crystals to compile and try it with, at least two.
+            examples: crystals to compile with and to check the result on, at least two.
 
         Raises:
-            RuntimeError: where there is no compiler, or a compiled network gives other values.
+            RuntimeError: if there is no compiler, or a compiled network gives other values.
         """
         batches = [collate(part, filled=True) for part in (examples, examples[:1])]
         with few_threads():  # a compiled network is made for a number of threads
             return [compile_network(network, batches) for network in self.networks]
 
     def adopt(self, forwards: Sequence[Forward]) -> None:
-        """Compute with what `compiled` returned from now on."""
+        """Use the compiled networks that `compiled` returned from now on."""
         self._forwards = forwards
 
     @property
@@ -185,7 +190,8 @@ class Predictor:
         """
         crystals = [as_crystal(structure) for structure in structures]
         graphs = []
-        for found in reduce_graphs(crystals, self.manifest.graph):
+        build = reduce_graphs if self.manifest.network.may_merge_atoms else build_graphs
+        for found in build(crystals, self.manifest.graph):
             if isinstance(found, StructureError):
                 raise found
             graphs.append(found)
@@ -207,14 +213,14 @@ class Predictor:
             TypeError, OSError, StructureError: as `predict_structures`.
         """
         found = [prediction.embedding for prediction in self.predict_structures(structures)]
-        return np.stack(found) if found else np.empty((0, self.manifest.network.channels), dtype=np.float32)
+        return np.stack(found) if found else np.empty((0, self.manifest.network.vector_size), dtype=np.float32)
 
     def predict_graphs(self, graphs: Sequence[CrystalGraph], *, max_edges: int | None = None) -> list[Prediction]:
         """Predict graphs of this checkpoint's featuriser, in their order.
 
         Args:
             graphs: any number; equivalent atoms may be merged, the answers are the same.
-            max_edges: edges in one forward pass, unless a single crystal has more; what suits the device, if None.
+            max_edges: of one forward pass, unless a single crystal has more; the default of the device, if None.
         """
         return [
             prediction
@@ -230,12 +236,12 @@ class Predictor:
         attention: Sequence[bool] | None = None,
         embedding: Sequence[bool] | None = None,
     ) -> list[Prediction]:
-        """Predict graphs that were collated before, so that several checkpoints share one batch.
+        """Predict graphs that are collated already, so that several checkpoints share one batch.
 
         Args:
             graphs: in the order of the batch.
             batch: of these graphs, filled or not.
-            attention: of which of them it is wanted; where not, that of the prediction is empty. All, if None.
+            attention: whether it is requested, for each graph; else that of the prediction is empty. All, if None.
             embedding: likewise.
         """
         every = [True] * len(graphs)
@@ -247,33 +253,38 @@ class Predictor:
         self, graphs: Sequence[CrystalGraph], batch: GraphBatch, attention: Sequence[bool], embedding: Sequence[bool]
     ) -> list[Prediction]:
         with few_threads(), torch.inference_mode():
-            return self._computed(graphs, batch, attention, embedding)
+            predictions = self._computed(graphs, batch, attention, embedding)
+        if reason := self.manifest.network.attention_reason:
+            for prediction in predictions:
+                prediction.attention_reason = reason
+        return predictions
 
     def _computed(
         self, graphs: Sequence[CrystalGraph], batch: GraphBatch, attention: Sequence[bool], embedding: Sequence[bool]
     ) -> list[Prediction]:
         n, manifest, moved = len(graphs), self.manifest, batch.to(self.device)
-        said = [forward(moved) for forward in self._forwards]
-        vectors = said[0].crystal_vectors[:n]
+        of_members = [forward(moved) for forward in self._forwards]
+        vectors = of_members[0].crystal_vectors[:n]
         offsets = (vectors - self._domain["mean"]) @ self._domain["whitening"]
         columns = manifest.network.targets
-        rows = [output.values[:n, column] for output in said for column in range(columns)]
-        rows += [output.log_spreads[:n, 0] for output in said]
+        rows = [output.values[:n, column] for output in of_members for column in range(columns)]
+        rows += [output.log_scales[:n, 0] for output in of_members]
+        count = len(of_members)
         rows.append(torch.linalg.vector_norm(offsets, dim=-1))
         numbers = torch.stack(rows).cpu().double().numpy()  # at once: a GPU is waited for at every transfer
-        outputs, log_spreads, distances = numbers[: len(said) * columns], numbers[-len(said) - 1 : -1], numbers[-1]
+        outputs, log_scales, distances = numbers[: count * columns], numbers[-count - 1 : -1], numbers[-1]
         calibration, domain, scaler = manifest.calibration, manifest.domain, manifest.scaler
         of_crystals = (
             assess_domain(graphs, distances.tolist(), domain),
-            _by_crystal(graphs, moved, said, attention),
+            _by_crystal(graphs, moved, of_members, attention),
             _rows_of(vectors, embedding),
         )
         if manifest.target.classes:
-            logits = outputs.reshape(len(said), columns, n).transpose(0, 2, 1)
+            logits = outputs.reshape(count, columns, n).transpose(0, 2, 1)
             return _of_classes(manifest, logits, zip(*of_crystals, strict=True))
         middle = outputs.mean(axis=0)
-        spread = spreads(log_spreads, outputs, distances / domain.distance_limit, calibration.spread)
-        lows, highs = interval_ends(outputs, spread, calibration, scaler).tolist()  # each [L][n]
+        scales = predicted_scales(log_scales, outputs, distances / domain.distance_limit, calibration.spread)
+        lows, highs = interval_ends(outputs, scales, calibration, scaler).tolist()  # each [L][n]
         by_level = [zip(low, high, strict=True) for low, high in zip(lows, highs, strict=True)]
         levels = calibration.levels
         main, nothing = levels.index(MAIN_LEVEL) if MAIN_LEVEL in levels else None, [None] * n
@@ -282,7 +293,7 @@ class Predictor:
             nothing if main is None else lows[main],
             nothing if main is None else highs[main],
             [dict(zip(levels, ends, strict=True)) for ends in zip(*by_level, strict=True)] if levels else [{}] * n,
-            spread.tolist(),
+            scales.tolist(),
             *of_crystals,
         )
         return [Prediction(*of_crystal) for of_crystal in zip(*fields, strict=True)]
@@ -291,7 +302,7 @@ class Predictor:
 def _of_classes(
     manifest: Manifest,
     logits: NDArray[np.float64],
-    of_crystals: Iterable[tuple[DomainAssessment, NDArray[np.float32], NDArray[np.float32]]],
+    of_crystals: Iterable[tuple[DomainAssessment, NDArray[np.float32] | None, NDArray[np.float32]]],
 ) -> list[Prediction]:
     """Predictions of a checkpoint with classes from its members' outputs [members, n, C]."""
     found = class_probabilities(logits, manifest.calibration.temperature or 1.0)
@@ -304,22 +315,26 @@ def _of_classes(
 
 
 def _by_crystal(
-    graphs: Sequence[CrystalGraph], batch: GraphBatch, said: Sequence[NetworkOutput], wanted: Sequence[bool]
-) -> list[NDArray[np.float32]]:
-    """Mean attention of the members over the atoms of each graph, [N] where it is wanted and [0] elsewhere."""
-    if not any(wanted):
-        return [_NOT_WANTED] * len(graphs)
-    mean = torch.stack([output.attention for output in said]).mean(dim=0) / batch.multiplicities
+    graphs: Sequence[CrystalGraph], batch: GraphBatch, outputs: Sequence[NetworkOutput], requested: Sequence[bool]
+) -> Sequence[NDArray[np.float32] | None]:
+    """Mean attention of the members over the atoms of each graph, [N] where it is requested and [0] elsewhere."""
+    weights_of_members = [output.attention for output in outputs if output.attention is not None]
+    if not weights_of_members:
+        return [None] * len(graphs)
+    if not any(requested):
+        return [_NOT_REQUESTED] * len(graphs)
+    mean = torch.stack(weights_of_members).mean(dim=0) / batch.multiplicities
     weights, first, found = mean.cpu().numpy(), 0, []
-    for graph, asked in zip(graphs, wanted, strict=True):
+    for graph, is_requested in zip(graphs, requested, strict=True):
         last = first + graph.n_nodes
-        found.append(weights[first:last][graph.classes] if asked else _NOT_WANTED)
+        found.append(weights[first:last][graph.classes] if is_requested else _NOT_REQUESTED)
         first = last
     return found
 
 
-def _rows_of(vectors: Tensor, wanted: Sequence[bool]) -> list[NDArray[np.float32]]:
-    """Each crystal vector [F] that is wanted, and [0] for the others."""
-    if not any(wanted):
-        return [_NOT_WANTED] * len(wanted)
-    return [row if asked else _NOT_WANTED for row, asked in zip(vectors.float().cpu().numpy(), wanted, strict=True)]
+def _rows_of(vectors: Tensor, requested: Sequence[bool]) -> list[NDArray[np.float32]]:
+    """Each crystal vector [P] that is requested, and [0] for the others."""
+    if not any(requested):
+        return [_NOT_REQUESTED] * len(requested)
+    rows = vectors.float().cpu().numpy()
+    return [row if is_requested else _NOT_REQUESTED for row, is_requested in zip(rows, requested, strict=True)]

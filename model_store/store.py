@@ -17,11 +17,11 @@ from pathlib import Path
 from deepergatgnn.checkpoints.files import (
     MANIFEST,
     Version,
+    digest_line,
+    digest_path,
     read_bytes,
     read_manifest,
     read_version,
-    seal,
-    seal_path,
     verify_files,
 )
 from deepergatgnn.checkpoints.locations import LONGEST_NAME, LONGEST_POINTER, PRODUCTION, SHIPPED, split_reference
@@ -203,7 +203,7 @@ class ModelStore:
                 if not final.exists():
                     raise
                 raise ArtifactError(f"{name}@{version} was published by another process just now") from None
-            _replace(seal_path(final), seal(final, files[MANIFEST]))
+            _replace(digest_path(final), digest_line(final, files[MANIFEST]))
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
         if not (final.parent / PRODUCTION).exists():
@@ -289,7 +289,7 @@ class ModelStore:
         _replace(doomed.parent / HISTORY, "".join(f"{each}\n" for each in before))
         hidden = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=doomed.parent))
         doomed.rename(hidden / version)  # atomic: a reader never finds a part of it
-        seal_path(doomed).unlink(missing_ok=True)
+        digest_path(doomed).unlink(missing_ok=True)
         shutil.rmtree(hidden)
         return serving
 

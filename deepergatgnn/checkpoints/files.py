@@ -33,7 +33,7 @@ _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0
 
 @dataclass(frozen=True)
 class Version:
-    """A version as it lies in its folder.
+    """A version on disk.
 
     Attributes:
         manifest: of it.
@@ -50,10 +50,10 @@ class Version:
 
 
 def read_bytes(path: Path, at_most: int) -> bytes:
-    """Read a regular file, and never wait: a link, a FIFO, a device or a folder is refused.
+    """Read a regular file without blocking; refuse a link, a FIFO, a device or a folder.
 
     Raises:
-        FileNotFoundError: if there is nothing.
+        FileNotFoundError: if it does not exist.
         OSError: if it is no regular file, cannot be read, or is larger than `at_most` bytes.
     """
     try:
@@ -72,7 +72,7 @@ def read_bytes(path: Path, at_most: int) -> bytes:
 
 
 def weight_files(members: int) -> list[str]:
-    """Names of the files of weights of an ensemble, a single network being one of one."""
+    """Names of the weight files of an ensemble of so many members."""
     return [WEIGHTS, *(f"model-{member}.safetensors" for member in range(2, members + 1))]
 
 
@@ -85,9 +85,9 @@ def check_names(place: str, names: Collection[str], members: int) -> None:
     needed = {*weight_files(members), CARD}
     if missing := needed - set(names):
         raise ArtifactError(f"{place}: a checkpoint of {members} members needs {sorted(missing)}")
-    if strangers := {name for name in names if name not in needed and not IMAGE.fullmatch(name)}:
+    if unexpected := {name for name in names if name not in needed and not IMAGE.fullmatch(name)}:
         raise ArtifactError(
-            f"{place}: {sorted(strangers)} is no file of a checkpoint: it has {sorted(needed)} and .png images"
+            f"{place}: {sorted(unexpected)} is no file of a checkpoint: it has {sorted(needed)} and .png images"
         )
 
 
@@ -96,27 +96,27 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def seal_path(folder: Path) -> Path:
-    """Where the sha256 of a manifest is: beside the folder as it is named, wherever a link may lead."""
+def digest_path(folder: Path) -> Path:
+    """Path of the file with the sha256 of the manifest: beside the folder as named, whether or not that is a link."""
     whole = Path(os.path.abspath(folder))  # noqa: PTH100 - `resolve` would follow a link
     return whole.with_name(f"{whole.name}.sha256")
 
 
-def seal(folder: Path, manifest: bytes) -> str:
-    """What is to be there."""
-    return f"{digest(manifest)}  {seal_path(folder).stem}/{MANIFEST}\n"
+def digest_line(folder: Path, manifest: bytes) -> str:
+    """Content of that file."""
+    return f"{digest(manifest)}  {digest_path(folder).stem}/{MANIFEST}\n"
 
 
-def _check_seal(folder: Path, manifest: bytes) -> None:
-    """Compare with the seal beside the folder and, where the folder is reached by a link, with that of its target."""
+def _check_digest(folder: Path, manifest: bytes) -> None:
+    """Compare the manifest with its sha256 beside the folder and, if the folder is a link, beside its target."""
     for place in dict.fromkeys((folder, folder.resolve())):
         try:
-            found = read_bytes(seal_path(place), LARGEST_MANIFEST)
+            found = read_bytes(digest_path(place), LARGEST_MANIFEST)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise ArtifactError(f"{folder.name}.sha256 cannot be read: {error.strerror}") from None
-        if found != seal(place, manifest).encode():
+        if found != digest_line(place, manifest).encode():
             raise ArtifactError(
                 f"{folder.name}/{MANIFEST} does not have the sha256 of {folder.name}.sha256: fetch both again"
             )
@@ -132,14 +132,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_version(folder: Path) -> Version:
-    """Read and check a manifest, as `read_manifest`, and tell its digest.
+    """Read and check a manifest, as `read_manifest`, with its digest.
 
     Raises:
         ArtifactError: as `read_manifest`.
     """
     try:
         content = read_bytes(folder / MANIFEST, LARGEST_MANIFEST)
-        _check_seal(folder, content)
+        _check_digest(folder, content)
         document = json.loads(content)
     except FileNotFoundError:
         raise ArtifactError(f"{folder.name} has no {MANIFEST}: this is not a checkpoint folder") from None
@@ -177,8 +177,8 @@ def verify_files(folder: Path, manifest: Manifest) -> dict[str, bytes]:
         present = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise ArtifactError(f"{folder.name} cannot be read: {error.strerror}") from None
-    if strangers := present - {*manifest.files, MANIFEST}:
-        raise ArtifactError(f"{folder.name} holds {sorted(strangers)}, which its manifest does not list")
+    if unexpected := present - {*manifest.files, MANIFEST}:
+        raise ArtifactError(f"{folder.name} holds {sorted(unexpected)}, which its manifest does not list")
     contents = {}
     for name, expected in manifest.files.items():
         try:

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: in a folder of its own, or NAME[@VERSION] in a store.
+"""Location of a checkpoint: a folder of its own, or NAME[@VERSION] in a store.
 
 The kernel only looks a version up; `model_store` publishes, promotes, verifies and deletes versions.
 """
@@ -20,7 +20,7 @@ LONGEST_POINTER: Final = 256  # bytes
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
-    """Take NAME[@VERSION] apart.
+    """Split NAME[@VERSION].
 
     Raises:
         ModelNotFoundError: if it is not of that form, so that no name ever becomes a path.
@@ -78,7 +78,7 @@ def _production(model: Path) -> str | None:
 
 
 def _absence(root: Path, name: str, version: str | None) -> str:
-    """Say what the store has instead."""
+    """Sentence that names what the store has instead."""
     if not root.is_dir():
         return f"there is no store {root}: set {STORE_VARIABLE}, or unset it for the models shipped with the package"
     versions = _named(root / name, VERSION_PATTERN)

@@ -17,7 +17,7 @@ from deepergatgnn.errors import ArtifactError
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.nn.config import NetworkConfig
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LEVELS = ("0.5", "0.8", "0.9", "0.95")  # of intervals, where there are crystals enough to promise them
 MAIN_LEVEL = "0.9"  # of the interval that an answer has
 MOST_CLASSES = 50
@@ -35,7 +35,7 @@ def _is_none(value: object) -> bool:
 
 
 class Target(_Record):
-    """What is predicted.
+    """Predicted property.
 
     Attributes:
         property: name in answers.
@@ -53,9 +53,9 @@ class Target(_Record):
 
     @field_validator("classes")
     @classmethod
-    def _told_apart(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+    def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         if len(classes) == 1 or len(set(classes)) < len(classes) or not all(classes):
-            raise ValueError("classes must be none, or at least two that differ and have names")
+            raise ValueError("classes must be none, or at least two different non-empty names")
         return classes
 
 
@@ -67,12 +67,13 @@ class Scaler(_Record):
     std: float = Field(gt=0)
 
 
-class Spread(_Record):
-    """How far a value may be off, in the network's units, before calibration.
+class PredictedScale(_Record):
+    """Formula of the predicted scale of the error of a value, in the network's units, before calibration.
 
-    log(spread) = constant + learned * a + ensemble * log(b) + distance * log(1 + c), with a the mean over members of
-    the network's own log-spread, b the standard deviation over members of its output, c the domain score. All zero:
-    the same for all crystals. No spread is larger than `most`: far from the training set the formula says nothing.
+    log(scale) = constant + learned * a + ensemble * log(b) + distance * log(1 + c), with a the mean over members of
+    the network's own log-scale, b the standard deviation over members of its output, c the domain score. All zero:
+    the same for all crystals. No scale is larger than `most`, because the formula does not hold far from the training
+    set.
     """
 
     constant: float = 0.0
@@ -85,7 +86,7 @@ class Spread(_Record):
 class Calibration(_Record):
     """Conformal intervals, at those levels only that so many calibration crystals can promise; or probabilities.
 
-    Split-conformal: output ± factor * spread, with a factor for each class of spread. Lei et al.,
+    Split-conformal: output ± factor * scale, with a factor for each class of scales. Lei et al.,
     doi:10.1080/01621459.2017.1307116; normalised and Mondrian as in Boström and Johansson, PMLR 128, 114 (2020).
 
     CV+: quantiles of the outputs of the members ± their residuals, where each member of the ensemble did not learn
@@ -95,8 +96,8 @@ class Calibration(_Record):
 
     Attributes:
         n: crystals whose residuals count, of networks that did not learn from them.
-        spread: of a crystal.
-        edges: between the classes of spread, ascending; none for a single class.
+        spread: the formula of the scale.
+        edges: between the classes of scales, ascending; none for a single class.
         factors: split-conformal: level, as text such as "0.9" → the factor of each class, one more than edges. A level
             that `n` crystals cannot promise is left out when it is read: older versions have them.
         residuals: CV+: for each member the absolute residuals of the crystals of its fold, in the network's units.
@@ -105,7 +106,7 @@ class Calibration(_Record):
 
     method: Literal["split-conformal", "cv+", "temperature"] = "split-conformal"
     n: int = Field(ge=0)
-    spread: Spread = Spread()
+    spread: PredictedScale = PredictedScale()
     edges: tuple[float, ...] = ()
     factors: dict[str, tuple[Annotated[float, Field(ge=0)], ...]] = {}
     residuals: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...] = ()
@@ -139,7 +140,7 @@ class Calibration(_Record):
         return tuple(self.factors)
 
     def shortfall(self, level: str = MAIN_LEVEL) -> str | None:
-        """Why there is no interval at a level, a clause; None if there is one."""
+        """Return a clause that says why there is no interval at a level; None if there is one."""
         if level in self.levels:
             return None
         if self.method == "temperature":
@@ -169,7 +170,7 @@ def crystals_needed(level: str) -> int:
 
 
 class Domain(_Record):
-    """What the network was trained on.
+    """Ranges of the training part.
 
     Attributes:
         elements: atomic numbers in the training part.
@@ -206,7 +207,7 @@ class Golden(_Record):
 
 
 class StartRecord(_Record):
-    """What the weights began as.
+    """Origin of the initial weights.
 
     Attributes:
         reference: NAME@VERSION, or the folder of a run.
@@ -222,7 +223,7 @@ class StartRecord(_Record):
 
 
 class Provenance(_Record):
-    """Where the weights come from; `start` is None where they began at random, and in older versions."""
+    """Origin of the weights; `start` is None if they began at random, and in older versions."""
 
     dataset: str
     dataset_sha256: str
@@ -252,11 +253,10 @@ class Manifest(_Record):
         files: sha256 of each other file of the folder.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     name: str = Field(pattern=NAME_PATTERN)
     version: str = Field(pattern=VERSION_PATTERN)
     created: str
-    architecture: Literal["deepergatgnn"] = "deepergatgnn"
     network: NetworkConfig
     graph: GraphConfig
     target: Target
@@ -295,19 +295,19 @@ def migrate(document: dict[str, Any]) -> dict[str, Any]:
         ArtifactError: for a schema version this package does not know.
     """
     version = document.get("schema_version")
-    if version == 1:
-        return _from_1(document)
-    if version != SCHEMA_VERSION:
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
         raise ArtifactError(
             f"manifest has schema_version {version!r}, this package reads 1 to {SCHEMA_VERSION}: "
             "upgrade the package or publish the model again"
         )
+    for step in (_from_1, _from_2)[version - 1 :]:
+        document = step(document)
     return document
 
 
 def _from_1(document: dict[str, Any]) -> dict[str, Any]:
     """Schema 1 had one network, no transform, and one half width in the target's unit for all crystals."""
-    migrated = document | {"schema_version": SCHEMA_VERSION}
+    migrated = document | {"schema_version": 2}
     try:
         calibration = dict(document["calibration"])
         std = float(document["scaler"]["std"])
@@ -316,3 +316,13 @@ def _from_1(document: dict[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         raise ArtifactError("a manifest of schema_version 1 needs scaler.std and calibration.half_widths") from None
     return migrated | {"calibration": calibration}
+
+
+def _from_2(document: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 had one network, and named it; its sizes are the options of today, and its parts the defaults."""
+    migrated = document | {"schema_version": 3}
+    if (architecture := migrated.pop("architecture", "deepergatgnn")) != "deepergatgnn":
+        raise ArtifactError(
+            f"manifest has schema_version 2 and architecture {str(architecture)[:40]!r}: only deepergatgnn is known"
+        )
+    return migrated

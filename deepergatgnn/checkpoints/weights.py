@@ -11,23 +11,23 @@ from torch import Tensor
 from deepergatgnn.checkpoints.files import WEIGHTS, read_manifest, verify_files, weight_files
 from deepergatgnn.checkpoints.manifest import Manifest
 from deepergatgnn.errors import ArtifactError
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel, current_names
 
 _NETWORK, _DOMAIN = "network.", "domain."
 
 
-def load_artifact(folder: Path) -> tuple[Manifest, list[DeeperGATGNN], dict[str, Tensor]]:
+def load_artifact(folder: Path) -> tuple[Manifest, list[CrystalModel], dict[str, Tensor]]:
     """Load a verified checkpoint on the CPU.
 
     Returns:
         The manifest, the networks of the ensemble in evaluation mode, and the arrays of the domain score.
 
     Raises:
-        ArtifactError: whatever is wrong with the folder, see the module.
+        ArtifactError: if the manifest, a file or a tensor does not fit.
     """
     manifest = read_manifest(folder)
     contents = verify_files(folder, manifest)
-    networks: list[DeeperGATGNN] = []
+    networks: list[CrystalModel] = []
     domain: dict[str, Tensor] = {}
     for file in weight_files(manifest.members):
         arrays = _domain_shapes(manifest) if file == WEIGHTS else {}
@@ -40,14 +40,15 @@ def load_artifact(folder: Path) -> tuple[Manifest, list[DeeperGATGNN], dict[str,
 
 def _load(
     place: str, tensors: dict[str, Tensor], manifest: Manifest, arrays: dict[str, Tensor]
-) -> tuple[DeeperGATGNN, dict[str, Tensor]]:
-    network = DeeperGATGNN(manifest.network, manifest.graph)
+) -> tuple[CrystalModel, dict[str, Tensor]]:
+    network = CrystalModel(manifest.network, manifest.graph)
+    tensors = _names(current_names(_part(tensors, _NETWORK)), _part(tensors, _DOMAIN)) | _others(tensors)
     expected = _names(network.state_dict(), arrays)
     missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing and all("running_" in key or key.endswith("num_batches_tracked") for key in missing):
         raise ArtifactError(
             f"{place}: normalization without running statistics ({missing[0]}): its answers would depend on "
-            "who shares the batch; train with running statistics"
+            "the other crystals of the batch; train with running statistics"
         )
     if missing or unexpected:
         raise ArtifactError(f"{place}: weights do not fit the network: {missing=} {unexpected=}")
@@ -62,8 +63,8 @@ def _load(
     return network, _part(tensors, _DOMAIN)
 
 
-def pack_weights(networks: Sequence[DeeperGATGNN], domain: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """The files of weights, content by name."""
+def pack_weights(networks: Sequence[CrystalModel], domain: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """Content of the weight files by name."""
     contents = {}
     for file, network in zip(weight_files(len(networks)), networks, strict=True):
         tensors = _names(network.state_dict(), domain if file == WEIGHTS else {})
@@ -80,10 +81,15 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
+def _others(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that no checkpoint has."""
+    return {key: value for key, value in tensors.items() if not key.startswith((_NETWORK, _DOMAIN))}
+
+
 def _domain_shapes(manifest: Manifest) -> dict[str, Tensor]:
     """Empty arrays of the domain score, in their shapes."""
-    channels = manifest.network.channels
-    return {"mean": torch.empty(channels), "whitening": torch.empty(channels, channels)}
+    size = manifest.network.vector_size
+    return {"mean": torch.empty(size), "whitening": torch.empty(size, size)}
 
 
 def _read_tensors(place: str, content: bytes) -> dict[str, Tensor]:

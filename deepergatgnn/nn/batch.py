@@ -43,7 +43,7 @@ class GraphBatch:
         return self.n_atoms.shape[0]
 
     def to(self, device: torch.device | str, *, dtype: torch.dtype | None = None) -> "GraphBatch":
-        """The same batch on a device, real numbers in `dtype`."""
+        """Copy the batch to a device, real numbers in `dtype`."""
         if dtype is None and self.n_atoms.device == torch.device(device):
             return self
         moved = {field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)}
@@ -52,7 +52,7 @@ class GraphBatch:
         return GraphBatch(**moved)
 
 
-# Rock salt, merged: the crystal that fills up a batch whose dimensions must not be 1.
+# Rock salt, reduced: appended to a batch whose dimensions must not be 1.
 _FILLER = CrystalGraph(
     atomic_numbers=np.array([11, 17]),
     senders=np.array([1, 0], dtype=np.int32),
@@ -72,12 +72,12 @@ def _filler(n_angles: int) -> CrystalGraph:
 
 
 def collate(graphs: Sequence[CrystalGraph], *, filled: bool = False) -> GraphBatch:
-    """Put graphs side by side, nodes renumbered, in the given order.
+    """Concatenate graphs to one disjoint graph, nodes renumbered, in the given order.
 
     Args:
         graphs: at least one.
-        filled: append one more crystal, so that no dimension is 1: compiled code treats 1 as a case of its own, and
-            would be compiled again for it. In evaluation no crystal sees another.
+        filled: append one more crystal, so that no dimension is 1: torch.compile specialises on 1 and would compile
+            again. In evaluation no crystal depends on another.
 
     Returns:
         The batch, on the CPU.
@@ -103,9 +103,9 @@ def collate(graphs: Sequence[CrystalGraph], *, filled: bool = False) -> GraphBat
 
 
 def edges_at_once(device: torch.device) -> int:
-    """Edges of one forward pass over many graphs: on a CPU as many as its caches hold.
+    """Most edges of one forward pass over many graphs; on a CPU as many as fit its caches.
 
-    There, with equivalent atoms merged, 1,500 were 1.4 to 1.8 times as fast as 5,000, and these as 10,000 or more.
+    On a CPU, with reduced graphs, 1,500 were 1.4 to 1.8 times as fast as 5,000, which were as fast as 10,000 or more.
     """
     return 1_500 if device.type == "cpu" else 200_000
 

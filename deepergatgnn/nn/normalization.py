@@ -1,4 +1,4 @@
-r"""Normalizations whose rows may stand for several atoms or edges: differentiable groups, and heads.
+r"""Normalizations of rows that may stand for several atoms or edges: differentiable group and batch normalization.
 
 Differentiable group normalization:
 
@@ -16,8 +16,8 @@ With μ and σ at hand the sum over groups is affine in H, so the N×G×F tensor
 and in training its moments are two small products, :math:`μ = S^T H / N` and :math:`(S^2)^T (H^2) / N`.
 The same function as `torch_geometric.nn.DiffGroupNorm(track_running_stats=True)`.
 
-Where several processes train together (`torch.distributed` is initialised), moments are those of all their rows; they
-are in the precision of the running ones, whatever autocast would have.
+Where several processes train together (`torch.distributed` is initialised), moments are those of all their rows. They
+are computed in the precision of the running statistics, also under autocast.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def _ones(x: Tensor) -> Tensor:
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """Σ over processes; what the sum does to any of them is felt by all, so the gradient is summed as well."""
+    """Σ over processes. Each process uses the sum, so the gradient is summed over them as well."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
@@ -53,14 +53,14 @@ def _sum_of_all(x: Tensor) -> Tensor:
 
 
 def _over_ranks(x: Tensor) -> Tensor:
-    """The sum over the processes that train together; x itself, where there is one."""
+    """Sum over the processes that train together; x itself for a single one."""
     return _sum_of_all(x) if distributed.is_available() and distributed.is_initialized() else x
 
 
 class DifferentiableGroupNorm(nn.Module):
-    """Normalizes soft groups of atoms each on its own; always keeps running statistics.
+    """Normalizes soft groups of atoms separately; always keeps running statistics.
 
-    Statistics of the batch at inference would let an answer depend on who shares the batch.
+    With statistics of the batch at inference an answer would depend on the other crystals of the batch.
 
     Args:
         channels: F.
@@ -125,7 +125,7 @@ class DifferentiableGroupNorm(nn.Module):
 class WeightedBatchNorm(nn.Module):
     """Batch normalization (Ioffe and Szegedy, arXiv:1502.03167) of rows that stand for several each.
 
-    The same as `torch.nn.BatchNorm1d` on the rows written out as often as they count.
+    The same function as `torch.nn.BatchNorm1d` on the rows repeated by their weights.
 
     Args:
         channels: C.
@@ -149,7 +149,7 @@ class WeightedBatchNorm(nn.Module):
 
         Shapes:
             x: [N, C].
-            weights: [N], how often each row counts; once, if not given.
+            weights: [N], number of rows that each stands for; 1, if not given.
             output: [N, C].
         """
         if self.training:

@@ -1,4 +1,4 @@
-"""Is a crystal like those the checkpoint was trained on? Nothing here depends on the cell it was posted in."""
+"""Applicability domain: whether a crystal is like those of the training set, in any cell."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 
 
 class DomainAssessment(NamedTuple):
-    """The verdict on one crystal.
+    """Assessment of one crystal.
 
     Attributes:
-        in_domain: no reason against it.
+        in_domain: whether there is no reason against it.
         score: Mahalanobis distance of the crystal vector from the training set over its 99th percentile;
             above 1 is unusual.
         reasons: sentences, empty where `in_domain`.
@@ -24,24 +24,19 @@ class DomainAssessment(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def judge(graph: CrystalGraph, distance: float, domain: Domain) -> DomainAssessment:
-    """Compare a crystal with the training set, see `assess_domain`."""
-    return assess_domain([graph], [distance], domain)[0]
-
-
 def assess_domain(graphs: Sequence[CrystalGraph], distances: Iterable[float], domain: Domain) -> list[DomainAssessment]:
-    """Compare crystals with the training set.
+    """Compare crystals with the training set by elements, volume, number of inequivalent atoms and crystal vector.
 
     Args:
-        graphs: of the crystals; equivalent atoms may be merged, the verdicts are the same.
+        graphs: of the crystals; equivalent atoms may be merged, the assessments are the same.
         distances: Mahalanobis distance of each crystal vector from those of the training part.
-        domain: what the checkpoint remembers of its training part.
+        domain: ranges of the training part.
     """
     elements = frozenset(domain.elements)
-    return [_judge(graph, far, domain, elements) for graph, far in zip(graphs, distances, strict=True)]
+    return [_assess(graph, far, domain, elements) for graph, far in zip(graphs, distances, strict=True)]
 
 
-def _judge(graph: CrystalGraph, distance: float, domain: Domain, elements: frozenset[int]) -> DomainAssessment:
+def _assess(graph: CrystalGraph, distance: float, domain: Domain, elements: frozenset[int]) -> DomainAssessment:
     reasons = []
     numbers = graph.atomic_numbers.tolist()
     if not elements >= set(numbers):
@@ -54,7 +49,7 @@ def _judge(graph: CrystalGraph, distance: float, domain: Domain, elements: froze
     if domain.inequivalent_atoms is not None:
         fewest, most = domain.inequivalent_atoms
         count = graph.n_nodes
-        if count > most or fewest > 1:  # else merging, which takes time, could not change the verdict
+        if count > most or fewest > 1:  # else merging, which takes time, could not change the result
             count = reduce_graph(graph).n_nodes
         if not fewest <= count <= most:
             reasons.append(f"{count} inequivalent atoms are outside the training set's {fewest} to {most}")

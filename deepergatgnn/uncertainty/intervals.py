@@ -1,26 +1,26 @@
-"""From what the networks say to a value with intervals, in the target's unit. numpy only."""
+"""Conformal intervals from the outputs of the members, in the target's unit; numpy only."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deepergatgnn.checkpoints.manifest import Calibration, Scaler, Spread, conformal_rank
+from deepergatgnn.checkpoints.manifest import Calibration, PredictedScale, Scaler, conformal_rank
 
 _SMALLEST = 1e-6  # of a standard deviation over members, so that its logarithm is finite
 _SIDES = np.array([-1.0, 1.0]).reshape(2, 1, 1)
 
 
-def spreads(
-    log_spreads: NDArray[np.float64], outputs: NDArray[np.float64], scores: NDArray[np.float64], spread: Spread
+def predicted_scales(
+    log_scales: NDArray[np.float64], outputs: NDArray[np.float64], scores: NDArray[np.float64], spread: PredictedScale
 ) -> NDArray[np.float64]:
-    """How far each crystal may be off before calibration, [n], in the network's units.
+    """Predicted scale of the error of each crystal before calibration, [n], in the network's units.
 
     Args:
-        log_spreads: [members, n].
+        log_scales: [members, n].
         outputs: [members, n].
         scores: domain scores [n].
-        spread: what was fitted.
+        spread: the fitted formula.
     """
-    features = spread_features(log_spreads, outputs, scores)
+    features = scale_features(log_scales, outputs, scores)
     weights = [spread.constant, spread.learned, spread.ensemble, spread.distance]
     exponents: NDArray[np.float64] = features @ np.array(weights)
     if spread.most is not None:
@@ -29,13 +29,13 @@ def spreads(
     return result
 
 
-def spread_features(
-    log_spreads: NDArray[np.float64], outputs: NDArray[np.float64], scores: NDArray[np.float64]
+def scale_features(
+    log_scales: NDArray[np.float64], outputs: NDArray[np.float64], scores: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """What the logarithm of the spread is a linear function of: [n, 4], see `Spread`."""
+    """Features of which the logarithm of the scale is a linear function: [n, 4], see `PredictedScale`."""
     features = np.empty((outputs.shape[1], 4))
     features[:, 0] = 1
-    features[:, 1] = log_spreads.mean(axis=0)
+    features[:, 1] = log_scales.mean(axis=0)
     features[:, 2] = np.log(np.maximum(outputs.std(axis=0, ddof=1), _SMALLEST)) if len(outputs) > 1 else 0
     features[:, 3] = np.log1p(scores)
     return features

@@ -1,4 +1,4 @@
-"""From what the networks say to probabilities of classes. numpy only."""
+"""Class probabilities from the outputs of the members; numpy only."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ def class_probabilities(logits: NDArray[np.float64], temperature: float) -> NDAr
 
     Args:
         logits: [members, n, C].
-        temperature: what calibrates them (Guo et al., arXiv:1706.04599); 1 leaves them as the networks give them.
+        temperature: of the calibration (Guo et al., arXiv:1706.04599); 1 for none.
     """
     scaled = logits / temperature
     exponents = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
@@ -20,7 +20,7 @@ def class_probabilities(logits: NDArray[np.float64], temperature: float) -> NDAr
 
 
 def answered_value(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The one number [n] that stands for probabilities [n, C]: of two classes that of the last, else the largest."""
+    """Value [n] of an answer with probabilities [n, C]: of two classes that of the last, else the largest."""
     two = probabilities.shape[1] == 2  # noqa: PLR2004
     value: NDArray[np.float64] = probabilities[:, 1] if two else probabilities.max(axis=1)
     return value

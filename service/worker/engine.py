@@ -288,7 +288,7 @@ def _model_output(identity: str, prediction: Prediction) -> ModelOutput:
         in_domain=prediction.domain.in_domain,
         score=prediction.domain.score,
         reasons=prediction.domain.reasons,
-        attention=tuple(prediction.attention.tolist()),
+        attention=() if prediction.attention is None else tuple(prediction.attention.tolist()),
         embedding=tuple(prediction.embedding.tolist()),
         probabilities=prediction.probabilities,
     )

@@ -17,9 +17,9 @@ from deepergatgnn.errors import ArtifactError
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import collate
-from deepergatgnn.nn.network import NetworkOutput
+from deepergatgnn.nn.crystal_model import NetworkOutput
 from deepergatgnn.predictor import Prediction, Predictor
-from deepergatgnn.uncertainty.intervals import half_widths, scale, spreads
+from deepergatgnn.uncertainty.intervals import half_widths, predicted_scales, scale
 from tests.support.fixtures import SODIUM, Published, graphs_of, one_atom_cells, pair, some_crystals, supercell
 
 __all__ = ["pair"]
@@ -49,7 +49,7 @@ def said(predictor: Predictor) -> list[NetworkOutput]:
 
 def assert_same(one: Prediction, other: Prediction) -> None:
     assert one.value == pytest.approx(other.value, rel=1e-4)
-    assert one.spread == pytest.approx(other.spread, rel=1e-3)
+    assert one.predicted_scale == pytest.approx(other.predicted_scale, rel=1e-3)
     assert one.domain.score == pytest.approx(other.domain.score, rel=1e-3)
     for level, ends in one.intervals.items():
         assert ends == pytest.approx(other.intervals[level], rel=1e-3)
@@ -95,13 +95,13 @@ def test_the_attention_is_the_mean_of_the_members_and_sums_to_1(predictor: Predi
 def test_the_interval_scales_with_the_spread_of_its_members(predictor: Predictor) -> None:
     outputs, manifest = said(predictor), predictor.manifest
     answers = predictor.predict_structures(CRYSTALS)
-    spread = spreads(
-        np.stack([output.log_spreads[:, 0].double().numpy() for output in outputs]),
+    spread = predicted_scales(
+        np.stack([output.log_scales[:, 0].double().numpy() for output in outputs]),
         np.stack([output.values[:, 0].double().numpy() for output in outputs]),
         np.array([answer.domain.score for answer in answers]),
         manifest.calibration.spread,
     )
-    np.testing.assert_allclose([answer.spread for answer in answers], spread, rtol=1e-3)
+    np.testing.assert_allclose([answer.predicted_scale for answer in answers], spread, rtol=1e-3)
     for level in manifest.calibration.factors:
         half = half_widths(spread, manifest.calibration, level)
         low, high = np.array([answer.intervals[level] for answer in answers]).T
@@ -109,7 +109,7 @@ def test_the_interval_scales_with_the_spread_of_its_members(predictor: Predictor
         np.testing.assert_allclose(scale(high, manifest.scaler) - scale(value, manifest.scaler), half, rtol=1e-3)
         assert (low > 0).all()
         np.testing.assert_allclose(high / value, value / low, rtol=1e-6)
-    assert len({round(answer.spread, 6) for answer in answers}) > len(CRYSTALS) // 2
+    assert len({round(answer.predicted_scale, 6) for answer in answers}) > len(CRYSTALS) // 2
 
 
 def test_levels_are_nested_around_the_value(predictor: Predictor) -> None:
@@ -143,7 +143,7 @@ def test_a_supercell_has_the_same_answer_and_shares_the_attention(predictor: Pre
     for crystal in CRYSTALS[:8]:
         small, large = predictor.predict_structures([crystal, supercell(crystal, (2, 2, 1))])
         assert large.value == pytest.approx(small.value, rel=1e-4)
-        assert large.spread == pytest.approx(small.spread, rel=1e-3)
+        assert large.predicted_scale == pytest.approx(small.predicted_scale, rel=1e-3)
         assert large.domain.reasons == small.domain.reasons
         np.testing.assert_allclose(large.attention.reshape(-1, 4).sum(axis=1), small.attention, atol=1e-5)
 
@@ -208,7 +208,7 @@ def test_another_number_of_members_than_there_are_files_is_refused(folder: Path,
 @pytest.mark.parametrize("change", ["surplus", "missing", "not finite", "domain"])
 def test_what_is_in_the_second_file_is_checked_like_the_first(folder: Path, change: str) -> None:
     tensors = load((folder / SECOND).read_bytes())
-    name = "network.head.weight"
+    name = "network.head.values.weight"
     if change == "surplus":
         tensors["network.tail"] = torch.zeros(1)
     elif change == "missing":

@@ -103,11 +103,11 @@ def test_the_interval_is_the_calibrated_one(tiny: Published, predictor: Predicto
     calibration, std = tiny.manifest.calibration, tiny.manifest.scaler.std
     for answer in predictor.predict_structures(CRYSTALS):
         assert (answer.low, answer.high) == answer.intervals["0.9"]
-        assert type(answer.value) is type(answer.low) is type(answer.spread) is float
+        assert type(answer.value) is type(answer.low) is type(answer.predicted_scale) is float
         for level, (low, high) in answer.intervals.items():
             [factor] = calibration.factors[level]  # too few calibration crystals for classes
-            assert answer.value - low == pytest.approx(factor * answer.spread * std)
-            assert high - answer.value == pytest.approx(factor * answer.spread * std)
+            assert answer.value - low == pytest.approx(factor * answer.predicted_scale * std)
+            assert high - answer.value == pytest.approx(factor * answer.predicted_scale * std)
 
 
 def test_the_golden_crystals_have_their_values(tiny: Published, predictor: Predictor) -> None:

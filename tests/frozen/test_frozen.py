@@ -10,6 +10,7 @@ import pytest
 from deepergatgnn.checkpoints.files import CARD, MANIFEST, read_manifest, weight_files
 from deepergatgnn.checkpoints.manifest import SCHEMA_VERSION, Manifest, migrate
 from deepergatgnn.errors import ArtifactError
+from deepergatgnn.nn.config import kind_of
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.structures import crystal_from_arrays
 
@@ -32,7 +33,7 @@ def test_there_is_one_for_every_schema_version_and_no_other() -> None:
 @each
 def test_it_is_small_and_of_its_version(version: int) -> None:
     folder = HERE / f"schema-{version}"
-    members = {1: 1, 2: 2}[version]
+    members = {1: 1, 2: 2, 3: 2}[version]
     assert {path.name for path in folder.iterdir()} == {MANIFEST, CARD, *weight_files(members)}
     assert sum(path.stat().st_size for path in folder.iterdir()) < 100_000 * members
     assert json.loads((folder / "manifest.json").read_text("utf-8"))["schema_version"] == version
@@ -49,14 +50,15 @@ def test_it_answers_as_it_did(version: int) -> None:
             assert getattr(now, name) == pytest.approx(then[name], rel=1e-5, abs=1e-5), (then["id"], name)
         for level, ends in then.get("intervals", {}).items():  # schema 1 said the 90 % interval alone
             assert now.intervals[level] == pytest.approx(ends, rel=1e-5, abs=1e-5), (then["id"], level)
-        assert now.spread == pytest.approx(then.get("spread", 1.0), rel=1e-5), then["id"]
-        assert now.attention.tolist() == pytest.approx(then["attention"], abs=1e-5), then["id"]
+        assert now.predicted_scale == pytest.approx(then.get("spread", 1.0), rel=1e-5), then["id"]
+        weights = None if now.attention is None else now.attention.tolist()
+        assert weights == (then["attention"] and pytest.approx(then["attention"], abs=1e-5)), then["id"]
         assert now.domain.score == pytest.approx(then["domain_score"], rel=1e-3), then["id"]
         assert now.domain.in_domain is then["in_domain"], then["id"]
 
 
 def test_each_shows_what_its_schema_version_brought() -> None:
-    one, two = (read_manifest(HERE / f"schema-{version}") for version in (1, 2))
+    one, two, three = (read_manifest(HERE / f"schema-{version}") for version in VERSIONS)
     assert (one.members, one.scaler.transform, one.network.spread, one.domain.inequivalent_atoms) == (
         1,
         "identity",
@@ -66,7 +68,17 @@ def test_each_shows_what_its_schema_version_brought() -> None:
     assert (two.members, two.scaler.transform, two.network.spread) == (2, "log10", True)
     assert two.domain.inequivalent_atoms is not None
     assert two.calibration.spread.learned
-    for manifest in (one, two):
+    assert (kind_of(one.network.body), kind_of(two.network.pooling), two.network.has_attention) == (
+        "agat",
+        "weighted",
+        True,
+    )
+    assert (kind_of(three.network.body), kind_of(three.network.pooling), three.network.has_attention) == (
+        "cgcnn",
+        "set2set",
+        False,
+    )
+    for manifest in (one, two, three):
         assert set(manifest.calibration.factors) == {"0.5", "0.8", "0.9", "0.95"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deepergatgnn.checkpoints.files import MANIFEST, WEIGHTS, read_manifest, seal_path
+from deepergatgnn.checkpoints.files import MANIFEST, WEIGHTS, digest_path, read_manifest
 from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundError
 from deepergatgnn.model_store import ModelStore
 from tests.support.fixtures import Make
@@ -126,7 +126,7 @@ def test_the_seal_is_that_beside_the_name_that_was_read(store: ModelStore, tmp_p
     shutil.copytree(store.root / "metal" / "1.1.0", there)
     link = tmp_path / "sealed" / "1.0.0"
     link.parent.mkdir()
-    shutil.copy(seal_path(store.root / "metal" / "1.0.0"), link.parent)
+    shutil.copy(digest_path(store.root / "metal" / "1.0.0"), link.parent)
     link.symlink_to(there)
     with pytest.raises(ArtifactError, match="sha256"):
         read_manifest(link)

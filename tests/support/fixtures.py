@@ -17,7 +17,7 @@ from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.config import NetworkConfig
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.structures import Crystal, crystal_from_arrays, crystal_from_pymatgen, crystal_to_pymatgen
 from deepergatgnn.training.config.run import TargetConfig, TrainingConfig
 from deepergatgnn.training.data.catalogue import Dataset, Row, read_dataset
@@ -90,11 +90,11 @@ def permuted_graph(graph: CrystalGraph, order: NDArray[np.int64]) -> CrystalGrap
     )
 
 
-def seeded_network(seed: int = 0, graph: GraphConfig | None = None, **sizes: Any) -> DeeperGATGNN:
+def seeded_network(seed: int = 0, graph: GraphConfig | None = None, **sizes: Any) -> CrystalModel:
     """A network in evaluation mode, every weight and every running statistic drawn, none left at its default."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    network = DeeperGATGNN(NetworkConfig(**sizes), graph or GraphConfig())
+    network = CrystalModel(NetworkConfig(**sizes), graph or GraphConfig())
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
             noise = torch.rand(tensor.shape, generator=generator)
@@ -102,7 +102,7 @@ def seeded_network(seed: int = 0, graph: GraphConfig | None = None, **sizes: Any
                 tensor.copy_(0.5 + noise)
             elif name.endswith(("running_mean", "bias")):
                 tensor.copy_(0.4 * noise - 0.2)
-            elif name.startswith("norms.") and not name.endswith("assign.weight"):
+            elif name.startswith("body.norms.") and not name.endswith("assign.weight"):
                 tensor.copy_(0.5 + noise)
     return network.eval()
 

@@ -1,6 +1,6 @@
 """The network as the papers write it: every concatenation and every sum over edges and heads spelt out, in float64.
 
-Nothing here is fast. `deepergatgnn.nn.network` must agree with it; benchmarks may time the one against the other.
+Nothing here is fast. `deepergatgnn.nn.crystal_model` must agree with it; benchmarks may time the one against the other.
 
 Sources: Omee et al., doi:10.1016/j.patter.2022.100491, Fig. 1 and Eqs. 3-6; Louis et al., doi:10.1039/D0CP01474E,
 Eqs. 1-3, Table 1 (GI M-1) and Fig. 2.
@@ -17,7 +17,7 @@ from torch_geometric.nn import DiffGroupNorm
 from torch_geometric.utils import scatter, softmax
 
 from deepergatgnn.nn.batch import GraphBatch
-from deepergatgnn.nn.network import DeeperGATGNN, NetworkOutput
+from deepergatgnn.nn.crystal_model import CrystalModel, NetworkOutput
 
 
 class LiteralAGATLayer(nn.Module):
@@ -62,25 +62,25 @@ class LiteralGlobalAttention(nn.Module):
 
 
 class LiteralDeeperGATGNN(nn.Module):
-    """The whole network, with a `DeeperGATGNN`'s weights and running statistics.
+    """The whole network, with the weights of a `CrystalModel` and running statistics.
 
     Args:
         network: to copy; it is not changed.
     """
 
-    def __init__(self, network: DeeperGATGNN) -> None:
+    def __init__(self, network: CrystalModel) -> None:
         super().__init__()
         config, graph = network.config, network.graph
         channels, self.elements = config.channels, graph.max_atomic_number
-        self.register_buffer("element_table", network.element_table.clone())
-        self.register_buffer("centres", network.basis.centres.clone(), persistent=False)
+        self.register_buffer("element_table", network.embedding.element_table.clone())
+        self.register_buffer("centres", network.embedding.basis.centres.clone(), persistent=False)
         self.spacing = graph.cutoff / (graph.gaussians - 1)  # σ
         self.embed_element = nn.Linear(self.element_table.shape[1], channels)
         self.embed_edge = nn.Linear(graph.gaussians, channels)
-        self.layers = nn.ModuleList(LiteralAGATLayer(channels, config.heads) for _ in network.layers)
+        self.layers = nn.ModuleList(LiteralAGATLayer(channels, config.heads) for _ in network.body.layers)
         self.norms = nn.ModuleList(
             DiffGroupNorm(channels, norm.groups, lamda=norm.scale, eps=norm.eps, momentum=norm.momentum)
-            for norm in network.norms
+            for norm in network.body.norms
         )
         self.attention = LiteralGlobalAttention(channels, self.elements)
         self.hidden = nn.Linear(channels, channels)
@@ -104,17 +104,18 @@ class LiteralDeeperGATGNN(nn.Module):
         vectors = scatter(weights * x, batch.crystals, dim=0, dim_size=batch.n_crystals, reduce="sum")  # [B, F]
         hidden = softplus(self.hidden(vectors))
         values = self.head(hidden)  # [B, T]
-        log_spreads = self.spread(hidden.detach()) if self.spread else torch.zeros_like(values)
-        return NetworkOutput(values, weights[:, 0], vectors, log_spreads.clamp(-7, 4))
+        log_scales = self.spread(hidden.detach()) if self.spread else torch.zeros_like(values)
+        return NetworkOutput(values, weights[:, 0], vectors, log_scales.clamp(-7, 4))
 
 
 def literal_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights, statistics or gradients of a `DeeperGATGNN` by their literal names and shapes.
+    """Weights, statistics or gradients of a `CrystalModel` by their literal names and shapes.
 
     PyG keeps the G×F numbers of a group normalization in one row.
     """
     renamed = {}
-    for name, tensor in tensors.items():
+    for full_name, tensor in tensors.items():
+        name = literal_name(full_name)
         if name.startswith("norms.") and name.endswith(".assign.weight"):
             renamed[name.replace(".assign.", ".lin.")] = tensor
         elif name.startswith("norms."):
@@ -123,3 +124,19 @@ def literal_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             renamed[name] = tensor
     return renamed
+
+
+def literal_name(name: str) -> str:
+    """The name in the literal network, which has no parts: as in checkpoints of before schema 3."""
+    for ours, theirs in (
+        ("embedding.element_table", "element_table"),
+        ("embedding.elements.0.", "embed_element."),
+        ("embedding.edges.", "embed_edge."),
+        ("body.", ""),
+        ("head.hidden.0.", "hidden."),
+        ("head.values.", "head."),
+        ("head.scales.", "spread."),
+    ):
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return name

@@ -1,14 +1,14 @@
-"""One YAML file says everything about a training run; parsed once, frozen, passed on."""
+"""Configuration of a training run: one YAML file, parsed once, frozen, passed on."""
 
 import operator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, model_validator
 
 from deepergatgnn.checkpoints.manifest import MOST_CLASSES, NAME_PATTERN, PROBABILITY, VERSION_PATTERN
 from deepergatgnn.graphs.crystal_graph import GraphConfig
-from deepergatgnn.nn.config import NetworkConfig
+from deepergatgnn.nn.config import NetworkConfig, with_attention
 from deepergatgnn.training.config.optimization import OptimizationConfig
 from deepergatgnn.training.config.split import SplitConfig
 from deepergatgnn.training.config.yaml_files import read_yaml, validated
@@ -137,7 +137,7 @@ class TrainingConfig(_Section):
             if isinstance(graph, dict):
                 graph = GRAPH | graph
             if isinstance(network, dict):
-                network = {"targets": len(document["targets"])} | NETWORK | network
+                network = {"targets": len(document["targets"])} | NETWORK | with_attention(network)
             return document | {"graph": graph, "network": network}
         return document
 
@@ -154,6 +154,18 @@ class TrainingConfig(_Section):
         if len({target.model for target in self.targets}) < len(self.targets):
             raise ValueError("two targets have the same model name")
         return self
+
+
+def completed(document: Any) -> dict[str, Any]:
+    """Fill in the options that a recorded configuration of an earlier version does not have, to compare it.
+
+    Args:
+        document: as `TrainingConfig.model_dump` wrote it; one that this version cannot read is returned as it is.
+    """
+    try:
+        return TrainingConfig.model_validate(document).model_dump(mode="json")
+    except ValidationError:
+        return dict(document)
 
 
 def read_config(path: Path) -> TrainingConfig:

@@ -1,7 +1,7 @@
 """Reading YAML files, and telling what is wrong with one: the place, the value, the keys that there are."""
 
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from deepergatgnn.errors import ConfigError
+from deepergatgnn.nn.config import OneOf
 
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
 Model = TypeVar("Model", bound=BaseModel)
@@ -74,6 +75,9 @@ def _reason(loc: Sequence[int | str], kind: str, message: str, model: type[BaseM
 def _keys(annotation: Any, loc: Sequence[int | str]) -> list[str]:
     """Keys of the section at a place of a model; none where the place is no section."""
     for part in loc:
+        if (branch := _branches(annotation).get(str(part))) is not None:
+            annotation = branch
+            continue
         section = _section(annotation)
         if section is None:
             return []
@@ -81,6 +85,11 @@ def _keys(annotation: Any, loc: Sequence[int | str]) -> list[str]:
         annotation = section if is_item else _types(section).get(str(part))
     section = _section(annotation)
     return [] if section is None else list(_types(section))
+
+
+def _branches(annotation: Any) -> Mapping[str, Any]:
+    """The classes by kind of a part of the network; none of other annotations."""
+    return next((each.branches for each in get_args(annotation)[1:] if isinstance(each, OneOf)), {})
 
 
 def _section(annotation: Any) -> type[Any] | None:
@@ -96,5 +105,5 @@ def _types(section: type[Any]) -> dict[str, Any]:
     """Keys of a section, in their order, with the types of their values."""
     if issubclass(section, BaseModel):
         return {name: field.annotation for name, field in section.model_fields.items()}
-    hints = get_type_hints(section)
+    hints = get_type_hints(section, include_extras=True)
     return {field.name: hints[field.name] for field in fields(section)}

@@ -1,4 +1,4 @@
-"""Fitting the domain score: where the crystal vectors of the training part lie."""
+"""Fit of the applicability domain: the distribution of the crystal vectors of the training part."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,15 +16,15 @@ PERCENTILE = 0.99
 
 
 def fit_domain(training: Sequence[CrystalGraph], vectors: Tensor, held_out: Tensor) -> tuple[Domain, dict[str, Tensor]]:
-    """Remember the training part.
+    """Fit the domain to the training part.
 
     Args:
-        training: graphs the network learned from.
-        vectors: crystal vectors [n, F] of all or enough of them.
+        training: graphs of the training part.
+        vectors: crystal vectors [n, P] of all or enough of them.
         held_out: crystal vectors of the calibration part, which set the limit of the distance.
 
     Returns:
-        The manifest's part, and the arrays `mean` [F] and `whitening` [F, F]: |(v - mean) whitening| is the
+        The manifest's part, and the arrays `mean` [P] and `whitening` [P, P]: |(v - mean) whitening| is the
         Mahalanobis distance of a crystal vector v.
     """
     vectors = vectors.double()
@@ -47,7 +47,7 @@ def fit_domain(training: Sequence[CrystalGraph], vectors: Tensor, held_out: Tens
 
 
 def distances(vectors: Tensor, arrays: Mapping[str, Tensor]) -> NDArray[np.float64]:
-    """Mahalanobis distances [n] of crystal vectors [n, F]."""
+    """Mahalanobis distances [n] of crystal vectors [n, P]."""
     result: NDArray[np.float64] = (
         torch.linalg.vector_norm((vectors.cpu() - arrays["mean"]) @ arrays["whitening"], dim=-1).double().numpy()
     )

@@ -1,4 +1,4 @@
-"""How good probabilities of classes are, and the temperature that calibrates them: figures, no files."""
+"""Quality of class probabilities, and the temperature that calibrates them: figures, no files."""
 
 from functools import cached_property
 

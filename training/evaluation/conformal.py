@@ -1,54 +1,55 @@
-"""Honest intervals: what scales their width, and split-conformal factors for it."""
+"""Conformal calibration: the formula of the predicted scale, and factors or residuals on top of it."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepergatgnn.checkpoints.manifest import LEVELS, Calibration, Spread, conformal_rank
-from deepergatgnn.uncertainty.intervals import spread_features, spreads
+from deepergatgnn.checkpoints.manifest import LEVELS, Calibration, PredictedScale, conformal_rank
+from deepergatgnn.uncertainty.intervals import predicted_scales, scale_features
 
-PER_CLASS = 200  # calibration crystals that a class of spread needs to have a factor of its own
+PER_CLASS = 200  # calibration crystals that a class of scales needs for a factor of its own
 MOST_CLASSES = 5
-PRIOR = 1.0  # standard deviation of the weights around a spread that is the network's own
-LARGEST = 0.99  # quantile of the spreads of held-out crystals that no spread exceeds
+PRIOR = 1.0  # standard deviation of the weights around the network's own scale
+LARGEST = 0.99  # quantile of the scales of held-out crystals that no scale exceeds
 NO_RESIDUAL = 1e-9  # stands for zero, so that its logarithm is finite
 ITERATIONS, SMALLEST_STEP = 100, 1e-9
-Said = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+HeldOut = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
-def fit_spread(
-    log_spreads: NDArray[np.float64],
+def fit_scale(
+    log_scales: NDArray[np.float64],
     outputs: NDArray[np.float64],
     scores: NDArray[np.float64],
     residuals: NDArray[np.float64],
-) -> Spread:
-    """Learn from held-out residuals what tells hard crystals from easy ones.
+) -> PredictedScale:
+    """Fit the formula of the predicted scale to held-out residuals.
 
-    The most likely weights if the residuals have Laplace densities of that spread: a convex problem in four numbers,
-    solved by Newton steps, with a normal prior that keeps them finite. Crystals with a number that is not finite are
-    left out; without any other, the spread is the same for all crystals. A power of the domain score, fitted where
-    crystals are, would give one far from them an interval of hundreds of eV: the widest one in a hundred is the limit.
+    The weights are the most likely ones if the residuals have Laplace densities of that scale: a convex problem in
+    four numbers, solved by Newton steps, with a normal prior that keeps them finite. Crystals with a number that is
+    not finite are left out; without any other, the scale is the same for all crystals. Far from the fitted crystals
+    the power of the domain score would give intervals of hundreds of eV, so the 99th percentile of the scales is the
+    limit.
 
     Args:
-        log_spreads: the networks' own [members, n].
+        log_scales: of the networks [members, n].
         outputs: [members, n], in the networks' units.
         scores: domain scores [n].
         residuals: [n], same units as the outputs.
     """
-    features = spread_features(log_spreads, outputs, scores)
+    features = scale_features(log_scales, outputs, scores)
     known = np.isfinite(features).all(axis=1) & np.isfinite(residuals)
     if not known.any():
-        return Spread()
+        return PredictedScale()
     features, off = features[known], np.maximum(np.abs(residuals[known]), NO_RESIDUAL)
     weights = _most_likely(features, off)
     constant, learned, ensemble, distance = weights.tolist()
     most = float(np.exp(np.quantile(features @ weights, LARGEST)))
-    return Spread(constant=constant, learned=learned, ensemble=ensemble, distance=distance, most=most)
+    return PredictedScale(constant=constant, learned=learned, ensemble=ensemble, distance=distance, most=most)
 
 
 def _most_likely(features: NDArray[np.float64], off: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights [4] that minimise the mean of off / spread + log(spread), spread = exp(features @ weights), and prior."""
+    """Weights [4] that minimise the mean of off / scale + log(scale), scale = exp(features @ weights), and prior."""
     start = np.array([0.0, 1.0, 0.0, 0.0])
     ridge = np.array([0.0, 1.0, 1.0, 1.0]) / (PRIOR**2 * len(off))
 
@@ -72,12 +73,12 @@ def _most_likely(features: NDArray[np.float64], off: NDArray[np.float64]) -> NDA
     return weights
 
 
-def calibrate(spread: Spread, widths: NDArray[np.float64], residuals: NDArray[np.float64]) -> Calibration:
-    """Split-conformal factors, one for each class of spread where there are crystals enough for classes.
+def calibrate(spread: PredictedScale, widths: NDArray[np.float64], residuals: NDArray[np.float64]) -> Calibration:
+    """Split-conformal factors, one for each class of scales if there are enough crystals for classes.
 
     Args:
-        spread: what `widths` were computed with.
-        widths: spreads of the calibration crystals [n].
+        spread: the formula that gave `widths`.
+        widths: predicted scales of the calibration crystals [n].
         residuals: their residuals [n], same units. One that is not a number counts as larger than all others.
     """
     edges = class_edges(widths)
@@ -91,7 +92,7 @@ def calibrate(spread: Spread, widths: NDArray[np.float64], residuals: NDArray[np
 
 
 def _scores(widths: NDArray[np.float64], residuals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """|residual| / spread [n]; infinite where that is no number, but 0 for a residual of 0."""
+    """|residual| / scale [n]; infinite where that is no number, but 0 for a residual of 0."""
     off = np.abs(residuals)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         scores = np.where(off == 0, 0.0, off / widths)
@@ -99,7 +100,7 @@ def _scores(widths: NDArray[np.float64], residuals: NDArray[np.float64]) -> NDAr
 
 
 def class_edges(widths: NDArray[np.float64]) -> list[float]:
-    """Edges between classes of about equal size, each with crystals enough; fewer where many spreads are the same."""
+    """Edges between classes of about equal size, each with enough crystals; fewer where many scales are equal."""
     count = int(np.clip(len(widths) // PER_CLASS, 1, MOST_CLASSES))
     edges: list[float] = []
     if count == 1:
@@ -112,7 +113,7 @@ def class_edges(widths: NDArray[np.float64]) -> list[float]:
 
 
 def conformal_factor(scores: NDArray[np.float64], level: str) -> float:
-    """The ⌈(n+1)·level⌉-th smallest score: |residual| / spread of crystals that nothing was fitted to.
+    """The ⌈(n+1)·level⌉-th smallest score: |residual| / scale of crystals that nothing was fitted to.
 
     Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018), doi:10.1080/01621459.2017.1307116. Infinite with too few scores
     for the level.
@@ -122,31 +123,31 @@ def conformal_factor(scores: NDArray[np.float64], level: str) -> float:
 
 
 def fit_intervals(
-    validation: Said,
-    calibration: Said,
+    validation: HeldOut,
+    calibration: HeldOut,
 ) -> Calibration:
-    """Spread from the validation part, factors from the calibration part.
+    """Fit the scale to the validation part, the factors to the calibration part.
 
     Args:
         validation: log-spreads [members, n], outputs [members, n], domain scores [n] and the truth [n], in the
             networks' units.
         calibration: the same of that part.
     """
-    log_spreads, outputs, scores, truth = validation
-    spread = fit_spread(log_spreads, outputs, scores, outputs.mean(axis=0) - truth)
-    log_spreads, outputs, scores, truth = calibration
-    return calibrate(spread, spreads(log_spreads, outputs, scores, spread), outputs.mean(axis=0) - truth)
+    log_scales, outputs, scores, truth = validation
+    spread = fit_scale(log_scales, outputs, scores, outputs.mean(axis=0) - truth)
+    log_scales, outputs, scores, truth = calibration
+    return calibrate(spread, predicted_scales(log_scales, outputs, scores, spread), outputs.mean(axis=0) - truth)
 
 
-def fit_cross_intervals(validation: Said, residuals: Sequence[NDArray[np.float64]]) -> Calibration:
-    """CV+: the residuals of each member for the crystals of its fold, from which it did not learn.
+def fit_cross_intervals(validation: HeldOut, residuals: Sequence[NDArray[np.float64]]) -> Calibration:
+    """Calibrate by CV+: with the residuals of each member for the crystals of its fold, from which it did not learn.
 
     Args:
-        validation: as for `fit_intervals`; the spread is fitted to it.
+        validation: as for `fit_intervals`; the scale is fitted to it.
         residuals: of each member, in the networks' units; the folds are those of all the crystals to learn from.
     """
-    log_spreads, outputs, scores, truth = validation
-    spread = fit_spread(log_spreads, outputs, scores, outputs.mean(axis=0) - truth)
+    log_scales, outputs, scores, truth = validation
+    spread = fit_scale(log_scales, outputs, scores, outputs.mean(axis=0) - truth)
     off = [np.abs(each) for each in residuals]
     n = sum(map(len, off))
     if not all(np.isfinite(each).all() for each in off):

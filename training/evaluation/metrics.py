@@ -1,4 +1,4 @@
-"""How far predictions are from the truth, and how honest the intervals are: figures, no files."""
+"""Errors of predictions and coverage of intervals: figures, no files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

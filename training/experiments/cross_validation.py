@@ -213,7 +213,7 @@ def matbench_record(
         fold_predictions(ids, folds, [row["value"] for row in tested]),
         {row["id"]: row["truth"] for row in tested},
         dict.fromkeys(folds, said),
-        {"algorithm": "DeeperGATGNN"},
+        {"algorithm": config.network.title},
     )
 
 

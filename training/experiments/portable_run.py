@@ -62,7 +62,7 @@ def write_run(folder: Path, run: CachedRun) -> None:
     task = run.task
     document = {
         "name": task.name,
-        "network": asdict(task.network),
+        "network": task.network.document(),
         "optimization": asdict(task.optimization),
         "weights": task.weights,
         "seed": task.seed,
@@ -88,7 +88,7 @@ def read_run(folder: Path) -> CachedRun:
     try:
         dataset = read_prepared(folder)
         document = json.loads((folder / TASK).read_bytes())
-        network = NetworkConfig(**document["network"])
+        network = NetworkConfig.from_document(document["network"])
         scaled = map_file(folder, SCALED, "<f4", (len(dataset), network.targets))
         parts = {part: map_file(folder, _part_file(part), "<i8", (-1,)) for part in document["parts"]}
         training, validation = (

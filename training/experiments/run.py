@@ -7,7 +7,7 @@ import torch
 
 from deepergatgnn.checkpoints.manifest import Manifest
 from deepergatgnn.model_store import ModelStore
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.run_data import RunData, assemble_run_data
@@ -112,7 +112,7 @@ def train_members(
     report: Callable[[Epoch], None],
     track: Track = lambda batches, _epoch, _total: batches,
     member: int | None = None,
-) -> list[tuple[DeeperGATGNN, Progress]]:
+) -> list[tuple[CrystalModel, Progress]]:
     """Train the networks of the ensemble, or take up their states; or only one, `member`, counted from 1.
 
     Raises:

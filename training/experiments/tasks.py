@@ -1,4 +1,4 @@
-"""What a run's members are trained with: from its configuration and data, or from a folder prepared before."""
+"""Training tasks of a run, from its configuration and data, or from a prepared folder."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from deepergatgnn.training.fit.start import starting_weights
 
 
 def training_task(config: TrainingConfig, assembly: RunData, store: ModelStore) -> TrainingTask:
-    """All that decides the weights of the members.
+    """Everything that determines the weights of the members.
 
     Args:
         config: of the run.
@@ -53,7 +53,7 @@ def save_run(config: TrainingConfig, assembly: RunData, store: ModelStore, folde
         ConfigError: if the folder holds something else.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / TASK).exists())):
-        raise ConfigError(f"{folder} holds something else: name a new folder")
+        raise ConfigError(f"{folder} is neither empty nor a prepared folder: name a new folder")
     task = training_task(config, assembly, store)
     parts = {part: getattr(assembly.split, part) for part in PARTS}
     record = {

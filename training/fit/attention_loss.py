@@ -1,15 +1,15 @@
-r"""Attention that says what predictions rest on: a loss that compares it with what taking atoms away does.
+r"""Attention faithfulness: a loss that compares the attention of atoms with the effect of their removal.
 
-The global attention is learned for the sake of the pooling, and the deeper the network, the more every atom knows of
-its neighbours: its weight then need not tell what the crystal's value owes to that atom (Jain and Wallace,
-arXiv:1902.10186). Here two disjoint sets of atoms S and S' of each crystal are drawn, the information of each is taken
-away in turn, and the attention of S, as a share of that of both, is fitted to its share of the effect,
+The global attention is learned for the pooling. In a deep network every atom knows its neighbours, so the weight of an
+atom need not reflect its contribution to the value (Jain and Wallace, arXiv:1902.10186). Here two disjoint sets of
+atoms S and S' of each crystal are drawn, the information of each is removed in turn, and the attention of S, as a
+share of that of both, is fitted to its share of the effect,
 
 .. math:: t = |Δ_S| / (|Δ_S| + |Δ_{S'}|), \quad a = A_S / (A_S + A_{S'}), \quad
     L = -t \log a - (1 - t) \log (1 - a)
 
 as strengths are fitted to outcomes of pairs (Bradley and Terry, doi:10.1093/biomet/39.3-4.324). The effects carry no
-gradient: attention learns from them, they do not learn to suit it.
+gradient, so they are not fitted to the attention.
 
 Legend: N nodes, B crystals, F channels, T targets.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch_geometric.utils import scatter
 
 from deepergatgnn.nn.batch import GraphBatch
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.training.fit.distributed import sum_over_ranks
 
 EVERY = 6  # batches, of which one has this loss: its forward passes cost as much as two batches without it
@@ -31,13 +31,13 @@ MOST = 0.5  # of the nodes of a crystal in one set
 TINY = 1e-12
 
 
-def attention_loss(network: DeeperGATGNN, batch: GraphBatch, attention: Tensor) -> Tensor:
-    """How far attention is from the effects of taking atoms away, each crystal weighted by its effects.
+def attention_loss(network: CrystalModel, batch: GraphBatch, attention: Tensor) -> Tensor:
+    """Cross-entropy between shares of attention and shares of effect, each crystal weighted by its effects.
 
     Args:
         network: its running statistics are not changed.
         batch: on the network's device.
-        attention: what the network gave for the batch [N], with a gradient.
+        attention: of the network for the batch [N], with a gradient.
 
     Returns:
         The part of these crystals in the mean over the batch of all processes; crystals of one node have none.
@@ -53,22 +53,22 @@ def attention_loss(network: DeeperGATGNN, batch: GraphBatch, attention: Tensor) 
 
 
 @torch.no_grad()
-def effects_of_removal(network: DeeperGATGNN, batch: GraphBatch, sets: tuple[Tensor, ...]) -> list[Tensor]:
-    """|Change of the values|, summed over targets, when the nodes of a set lose their information; [B] each.
+def effects_of_removal(network: CrystalModel, batch: GraphBatch, sets: tuple[Tensor, ...]) -> list[Tensor]:
+    """|Change of the values|, summed over targets, when the nodes of a set are blanked; [B] each.
 
-    An element loses it by an embedding that is the mean over the elements of the batch, each of which counts once.
+    A blank node has the mean of the embeddings of the elements of the batch, each of which counts once.
     """
     with _evaluating(network):
         x = network.embed(batch)
         elements = scatter(x, batch.atomic_numbers, dim=0, reduce="mean")
         blank = elements[torch.bincount(batch.atomic_numbers) > 0].mean(dim=0)
-        whole = network.propagate(x, batch).values
-        without = [network.propagate(torch.where(each.unsqueeze(-1), blank, x), batch).values for each in sets]
+        whole = network.forward_from(x, batch).values
+        without = [network.forward_from(torch.where(each.unsqueeze(-1), blank, x), batch).values for each in sets]
         return [(values - whole).abs().sum(dim=-1) for values in without]
 
 
 def draw_sets(batch: GraphBatch) -> tuple[Tensor, Tensor]:
-    """Two disjoint sets of as many nodes of each crystal, bool [N] each; as large as a draw for each crystal says."""
+    """Two disjoint sets of equally many nodes of each crystal, bool [N] each; the size is drawn for each crystal."""
     nodes = torch.bincount(batch.crystals, minlength=batch.n_crystals)  # [B]
     size = (MOST * torch.rand(len(nodes)).to(nodes.device) * nodes).ceil().long().clamp(min=1)
     size = torch.minimum(size, nodes // 2)[batch.crystals]
@@ -85,8 +85,8 @@ def _per_crystal(of_nodes: Tensor, batch: GraphBatch) -> Tensor:
 
 
 @contextmanager
-def _evaluating(network: DeeperGATGNN) -> Iterator[None]:
-    """Evaluation mode, and then each module's own again: some layers of a run may rest."""
+def _evaluating(network: CrystalModel) -> Iterator[None]:
+    """Evaluation mode; afterwards each module has its former mode, because frozen layers stay in evaluation mode."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

@@ -1,4 +1,4 @@
-"""What an epoch is made of: shuffled batches of about equal work, each shared out among the processes of a run."""
+"""Shuffled batches of about equal work, each split among the processes of a run."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -24,7 +24,7 @@ def draw_batches(work: NDArray[np.float64], size: int, generator: torch.Generato
 
 
 def share_out(rows: Sequence[int], work: NDArray[np.float64], ranks: int) -> list[list[int]]:
-    """Rows of one batch for each process: the costliest first, each to who has least; a part may be empty."""
+    """Rows of one batch for each process: the costliest first, each to the lightest part; a part may be empty."""
     if ranks == 1:
         return [list(rows)]
     parts: list[list[int]] = [[] for _ in range(ranks)]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from deepergatgnn.errors import ConfigError, DeeperGATGNNError
+from deepergatgnn.nn.crystal_model import current_names
 
 STATE = "state.safetensors"
 
@@ -87,7 +88,7 @@ class RunState:
             raise TrainingError(f"{path} is damaged: {error}; remove it to start anew") from None
         self.network.load_state_dict(_part(tensors, "network."))
         self.average.load_state_dict(_part(tensors, "average."))
-        self.best.update(_part(tensors, "best."))
+        self.best.update(current_names(_part(tensors, "best.")))
         slots: dict[int, dict[str, Tensor]] = {}
         for key, value in _part(tensors, "optimizer.").items():
             index, name = key.split(".", 1)
@@ -141,7 +142,7 @@ def best_weights(path: Path) -> dict[str, Tensor]:
         ConfigError: if it is not such a state.
     """
     try:
-        return _part(load_file(path), "best.")
+        return current_names(_part(load_file(path), "best."))
     except (OSError, SafetensorError, ValueError) as error:
         raise ConfigError(f"{path} is not the state of a run: {error}") from None
 

@@ -1,4 +1,4 @@
-"""One network of a run, trained from examples at hand: a bare machine needs no more, a full one uses it too."""
+"""Training of one member of an ensemble from prepared examples; needs no more than a bare machine has."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.nn.config import NetworkConfig
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.training.config.optimization import OptimizationConfig
 from deepergatgnn.training.data.examples import Examples
 from deepergatgnn.training.fit.batches import Batches
@@ -21,7 +21,7 @@ Track = Callable[[Batches, int, int], Batches]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingTask:
-    """What decides the weights of the members of a run.
+    """Everything that determines the weights of the members of a run.
 
     Attributes:
         name: of the run.
@@ -62,7 +62,7 @@ def train_member(
     device: torch.device,
     report: Callable[[Epoch], None],
     track: Track = lambda batches, _epoch, _total: batches,
-) -> tuple[DeeperGATGNN, Progress]:
+) -> tuple[CrystalModel, Progress]:
     """Train one network of the ensemble, or take up its state; its seed is the run's plus its number.
 
     Args:
@@ -77,7 +77,7 @@ def train_member(
         TrainingError: if the loss is not finite or the state cannot be written.
     """
     torch.manual_seed(task.seed + member)
-    network = DeeperGATGNN(task.network, task.graph)
+    network = CrystalModel(task.network, task.graph)
     if task.starts:
         network.load_state_dict(network.state_dict() | task.starts[member % len(task.starts)])
     progress = train(
@@ -98,5 +98,5 @@ def train_member(
 
 
 def member_folder(runs: Path, name: str, member: int) -> Path:
-    """Where the state of a member of a run is kept."""
+    """Folder of the state of a member of a run."""
     return runs / name / f"member-{member + 1}"

@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
 from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
-from deepergatgnn.nn.network import DeeperGATGNN, NetworkOutput
+from deepergatgnn.nn.crystal_model import CrystalModel, NetworkOutput
+from deepergatgnn.nn.normalization import DifferentiableGroupNorm, WeightedBatchNorm
 from deepergatgnn.training.config.optimization import OptimizationConfig, one_cycle, plateau
 from deepergatgnn.training.data.examples import Examples
 from deepergatgnn.training.fit.attention_loss import EVERY, attention_loss
@@ -23,16 +24,16 @@ from deepergatgnn.training.fit.batches import Batches, collated, draw_batches, s
 from deepergatgnn.training.fit.checkpoint import Progress, RunState, TrainingError
 from deepergatgnn.training.fit.distributed import check_agreement, rank, ranks, sum_gradients, sum_over_ranks
 
-LOOK_EVERY = 32  # batches between two looks at the loss, each of which waits for a GPU
+LOOK_EVERY = 32  # batches between two checks of the loss, each of which synchronises a GPU
 Tensors = tuple[Tensor, ...] | list[Tensor]
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is reported after an epoch; errors are means over targets, in standard deviations, of classes log losses.
+    """Report of an epoch; errors are means over targets, in standard deviations, of classes log losses.
 
-    `measure` says which of both `validation_mae` is a mean of; "error" stands for both.
+    `measure` names which of both `validation_mae` is a mean of; "error" stands for both.
     """
 
     number: int
@@ -49,7 +50,7 @@ class Epoch:
 
 
 def train(
-    network: DeeperGATGNN,
+    network: CrystalModel,
     training: Examples,
     validation: Examples,
     config: OptimizationConfig,
@@ -84,52 +85,31 @@ def train(
         outputs: of the network for each target: one for a number, else one for each class; none if all are numbers.
 
     Raises:
-        ConfigError: if more layers are frozen than there are.
+        ConfigError: if more layers are frozen than there are, or the attention that is to be fitted is not there.
         TrainingError: if the loss is not finite or the state cannot be written or read.
     """
     network.to(device)
-    frozen = _freeze(network, config.frozen_layers)
-    average = AveragedModel(network, multi_avg_fn=_moving_average(config.ema), use_buffers=True)
-    optimizer = torch.optim.AdamW(_parameter_groups(network, config))
-    state = RunState(network, average, {}, optimizer, torch.Generator().manual_seed(seed))
+    loop = _Loop.of(network, config, weights, outputs, device)
+    state = RunState(network, loop.average, {}, loop.optimizer, torch.Generator().manual_seed(seed))
     progress = state.load(folder, fingerprint) or Progress()
     check_agreement(progress.epoch, str(folder))
-    forward = torch.compile(network, dynamic=True) if config.compile and _can_compile() else network
-    loss_weights = torch.tensor(weights, dtype=torch.float32, device=device)
     for epoch in range(progress.epoch, config.epochs):
         if epoch - progress.best_epoch >= config.patience:
             break
-        start, total = time.perf_counter(), torch.zeros((), dtype=torch.float64, device=device)
+        start = time.perf_counter()
         _seed_dropout(seed, epoch)
-        network.train()
-        for module in frozen:
-            module.eval()
         batches = draw_batches(training.work, config.batch_size, state.generator)
         mine = [share_out(rows, training.work, ranks())[rank()] for rows in batches]
-        for index, (graph, targets) in enumerate(track(collated(training, mine), epoch, len(mine))):
-            rate = _rate((epoch + index / len(batches)) / config.epochs, progress, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["pace"]
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                output = forward(graph.to(device))
-            loss, spread_loss = _losses(output, targets.to(device), loss_weights, config, outputs)
-            further = _attention_part(network, graph.to(device), output, index, config)
-            optimizer.zero_grad()
-            (loss + spread_loss + further).backward()  # type: ignore[no-untyped-call]
-            total += sum_gradients(network, loss)
-            for parameters in _heads_and_body(network):
-                torch.nn.utils.clip_grad_norm_(parameters, config.clip)
-            optimizer.step()
-            average.update_parameters(network)
-            if index % LOOK_EVERY == 0 or index + 1 == len(batches):
-                _require_finite("loss", float(total), epoch, folder)
+        train_loss, rate = loop.train_epoch(
+            track(collated(training, mine), epoch, len(mine)), len(mine), progress, folder
+        )
+        error = _error(loop.average, validation, device, outputs)
         progress.epoch, last_best = epoch + 1, progress.best_error
-        progress.history.append((float(total) / len(batches), _error(average, validation, device, outputs), rate))
-        train_loss, error, _ = progress.history[-1]
+        progress.history.append((train_loss, error, rate))
         _require_finite("validation error", error, epoch, folder)
         if error < progress.best_error:
             progress.best_error, progress.best_epoch = error, epoch + 1
-            state.best.update({key: value.clone() for key, value in average.module.state_dict().items()})
+            state.best.update({key: value.clone() for key, value in loop.average.module.state_dict().items()})
         progress.seconds += time.perf_counter() - start
         if rank() == 0:
             _save(state, folder, progress, fingerprint)
@@ -140,12 +120,90 @@ def train(
     return progress
 
 
+@dataclass(frozen=True, eq=False)
+class _Loop:
+    """All that an epoch of training needs, made once for a run."""
+
+    network: CrystalModel
+    forward: Callable[[GraphBatch], NetworkOutput]
+    average: AveragedModel
+    optimizer: torch.optim.Optimizer
+    frozen: list[nn.Module]
+    config: OptimizationConfig
+    weights: Tensor
+    outputs: Sequence[int]
+    device: torch.device
+
+    @classmethod
+    def of(
+        cls,
+        network: CrystalModel,
+        config: OptimizationConfig,
+        weights: Sequence[float],
+        outputs: Sequence[int],
+        device: torch.device,
+    ) -> "_Loop":
+        """The loop of a network that is on its device."""
+        _check_attention(network, config)
+        frozen = _freeze(network, config.frozen_layers)
+        average = AveragedModel(network, multi_avg_fn=_moving_average(config.ema), use_buffers=True)
+        optimizer = torch.optim.AdamW(_parameter_groups(network, config))
+        forward = torch.compile(network, dynamic=True) if config.compile and _can_compile() else network
+        loss_weights = torch.tensor(weights, dtype=torch.float32, device=device)
+        return cls(network, forward, average, optimizer, frozen, config, loss_weights, outputs, device)
+
+    def train_epoch(self, batches: Batches, count: int, progress: Progress, folder: Path) -> tuple[float, float]:
+        """Take one step for each of `count` batches.
+
+        Returns:
+            The mean loss and the last learning rate.
+
+        Raises:
+            TrainingError: if the loss is not finite.
+        """
+        config, epoch, rate = self.config, progress.epoch, 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.network.train()
+        for module in self.frozen:
+            module.eval()
+        for index, (graph, targets) in enumerate(batches):
+            rate = _rate((epoch + index / count) / config.epochs, progress, config)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * group["pace"]
+            total += self._step(graph, targets, index)
+            if index % LOOK_EVERY == 0 or index + 1 == count:
+                _require_finite("loss", float(total), epoch, folder)
+        return float(total) / count, rate
+
+    def _step(self, graph: GraphBatch, targets: Tensor, index: int) -> Tensor:
+        """Take a step and return the loss of the values, over all processes."""
+        config, network, moved = self.config, self.network, graph.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            output = self.forward(moved)
+        loss, scale_loss = _losses(output, targets.to(self.device), self.weights, config, self.outputs)
+        further = _attention_part(network, moved, output, index, config)
+        self.optimizer.zero_grad()
+        (loss + scale_loss + further).backward()  # type: ignore[no-untyped-call]
+        total = sum_gradients(network, loss)
+        for parameters in _heads_and_body(network):
+            torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        self.optimizer.step()
+        self.average.update_parameters(network)
+        return total
+
+
 @torch.inference_mode()
 def outputs(network: torch.nn.Module, graphs: Sequence[CrystalGraph], device: torch.device) -> NetworkOutput:
-    """All that the network says of any number of graphs, on the CPU."""
+    """Compute the outputs for any number of graphs, batch by batch; the result is on the CPU."""
     network.eval()
     parts = [network(collate(part).to(device)) for part in cut(graphs, edges_at_once(device))]
-    return NetworkOutput(*(torch.cat(pieces).cpu() for pieces in zip(*parts, strict=True)))
+    values, attention, vectors, log_scales = zip(*parts, strict=True)
+    return NetworkOutput(
+        torch.cat(values).cpu(),
+        None if attention[0] is None else torch.cat(attention).cpu(),
+        torch.cat(vectors).cpu(),
+        torch.cat(log_scales).cpu(),
+    )
 
 
 def validation_error(network: nn.Module, examples: Examples, device: torch.device) -> float:
@@ -155,13 +213,13 @@ def validation_error(network: nn.Module, examples: Examples, device: torch.devic
 
 
 def measure_of(targets: Sequence[int]) -> str:
-    """What the validation error is a mean of, by the outputs for each target."""
+    """Name of the validation error, by the outputs for each target."""
     kinds = {"MAE" if each == 1 else "log loss" for each in targets}
     return "error" if len(kinds) > 1 else next(iter(kinds), "MAE")
 
 
 def _error(average: AveragedModel, examples: Examples, device: torch.device, targets: Sequence[int]) -> float:
-    """The validation error of the averaged weights, each process having looked at its part."""
+    """Validation error of the averaged weights; each process computes its part."""
     sums = _absolute_errors(average.module, examples.part(rank(), ranks()), device, targets)
     total, count = sum_over_ranks(sums.to(device)).tolist()
     return float(total / count)
@@ -202,7 +260,7 @@ def _kept(epoch: int, folder: Path) -> str:
 
 
 def _seed_dropout(seed: int, epoch: int) -> None:
-    """Each process draws its own; the first one goes on with the generator that is part of its state."""
+    """Seed the dropout of each further process; the first one continues the generator of its state."""
     if rank():
         torch.manual_seed((seed << 32) + (epoch << 12) + rank())
 
@@ -215,7 +273,7 @@ def _rate(done: float, progress: Progress, config: OptimizationConfig) -> float:
 
 
 def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """Exponential moving average of weights and buffers; shorter at first, so that early epochs can be judged."""
+    """Exponential moving average of weights and buffers, shorter in the first steps so that early epochs count."""
 
     @torch.no_grad()
     def update(averaged: Tensors, current: Tensors, updates: Tensor | int) -> None:
@@ -240,7 +298,7 @@ def _firsts(targets: Sequence[int]) -> list[int]:
 
 
 def _with_classes(each: Tensor, values: Tensor, truth: Tensor, targets: Sequence[int]) -> Tensor:
-    """[B, O] → [B, T]: what there is of numbers, and the cross-entropies of classes in place of what there is of those.
+    """Losses by output [B, O] → losses by target [B, T]: for classes the cross-entropy replaces those of its outputs.
 
     Shapes:
         each, values: [B, O].
@@ -261,14 +319,14 @@ def _losses(
     config: OptimizationConfig,
     of_targets: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
-    """The loss of the values, and that of the spreads: the negative logarithm of a Laplace density of the residuals.
+    """Loss of the values, and of the predicted scales: the negative logarithm of a Laplace density of the residuals.
 
-    Of classes the loss is the cross-entropy, and they have no spread; `of_targets` are the outputs for each target.
+    Of classes the loss is the cross-entropy, and they have no scale; `of_targets` are the outputs for each target.
     Each is the part of these rows in the mean over the batch of all processes.
     """
     known = torch.isfinite(targets)
     truth = torch.where(known, targets, 0.0)
-    values, log_spreads = output.values.to(targets.dtype), output.log_spreads.to(targets.dtype)
+    values, log_scales = output.values.to(targets.dtype), output.log_scales.to(targets.dtype)
     if config.loss == "l1":
         each = F.l1_loss(values, truth, reduction="none")
     elif config.loss == "mse":
@@ -277,67 +335,73 @@ def _losses(
         each = F.huber_loss(values, truth, reduction="none")
     else:
         each = F.smooth_l1_loss(values, truth, reduction="none", beta=config.beta)
-    spread = (values - truth).abs().detach() * torch.exp(-log_spreads) + log_spreads
+    scale_loss = (values - truth).abs().detach() * torch.exp(-log_scales) + log_scales
     if has_classes(of_targets):
         firsts = _firsts(of_targets)
-        numbers = torch.tensor([count == 1 for count in of_targets], device=spread.device)
-        each, spread = _with_classes(each, values, truth, of_targets), spread[:, firsts] * numbers
+        numbers = torch.tensor([count == 1 for count in of_targets], device=scale_loss.device)
+        each = _with_classes(each, values, truth, of_targets)
+        scale_loss = scale_loss[:, firsts] * numbers
         known = known[:, firsts]
     share = known * weights
     total = sum_over_ranks(share.sum()).clamp_min(1e-12)
-    return (each * share).sum() / total, (spread * share).sum() / total
+    return (each * share).sum() / total, (scale_loss * share).sum() / total
 
 
 def _attention_part(
-    network: DeeperGATGNN, graph: GraphBatch, output: NetworkOutput, index: int, config: OptimizationConfig
+    network: CrystalModel, graph: GraphBatch, output: NetworkOutput, index: int, config: OptimizationConfig
 ) -> Tensor | float:
     """The weighted loss of the attention, in the batches that have it."""
-    if not config.attention_weight or index % EVERY:
+    if not config.attention_weight or index % EVERY or output.attention is None:
         return 0.0
     return config.attention_weight * attention_loss(network, graph, output.attention)
 
 
-def _freeze(network: DeeperGATGNN, layers: int) -> list[nn.Module]:
-    """Keep the embeddings and so many layers from below as they are; those modules, whose statistics rest too."""
+def _check_attention(network: CrystalModel, config: OptimizationConfig) -> None:
+    if config.attention_weight and (reason := network.config.attention_reason):
+        raise ConfigError(f"optimization.attention_weight is {config.attention_weight}, but {reason}: set it to 0")
+
+
+def _freeze(network: CrystalModel, layers: int) -> list[nn.Module]:
+    """Freeze the embedding and so many layers from below; return these modules, whose statistics rest too."""
     if layers > network.config.layers:
         raise ConfigError(f"optimization.frozen_layers is {layers}, but the network has {network.config.layers} layers")
     if not layers:
         return []
-    below = [network.embed_element, network.embed_edge, *network.layers[:layers], *network.norms[:layers]]
+    below = [module for stage in network.stages()[: layers + 1] for module in stage]
     for module in below:
         module.requires_grad_(requires_grad=False)
     return below
 
 
-def _heads_and_body(network: DeeperGATGNN) -> list[list[nn.Parameter]]:
-    """Clipped apart: how much the spreads have to learn must not hold the values back."""
-    spread = [] if network.spread is None else list(network.spread.parameters())
-    apart = set(map(id, spread))
-    return [[each for each in network.parameters() if id(each) not in apart], spread]
+def _heads_and_body(network: CrystalModel) -> list[list[nn.Parameter]]:
+    """Two groups that are clipped separately, so that the gradient of the scales does not shrink the others."""
+    scales = [] if network.head.scales is None else list(network.head.scales.parameters())
+    separate = set(map(id, scales))
+    return [[each for each in network.parameters() if id(each) not in separate], scales]
 
 
-def _parameter_groups(network: DeeperGATGNN, config: OptimizationConfig) -> list[dict[str, object]]:
-    """One group for each pace and weight decay: decay for matrices, none for biases and normalizations."""
+def _parameter_groups(network: CrystalModel, config: OptimizationConfig) -> list[dict[str, object]]:
+    """Group parameters by pace and weight decay: decay for matrices, none for biases and normalizations."""
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
+    stages = network.stages()
+    heights = {
+        id(parameter): height
+        for height, stage in enumerate(stages)
+        for module in stage
+        for parameter in module.parameters()
+    }
+    kinds = (DifferentiableGroupNorm, WeightedBatchNorm)
+    norms = {id(each) for module in network.modules() if isinstance(module, kinds) for each in module.parameters()}
+    for parameter in network.parameters():
         if not parameter.requires_grad:
             continue
-        height = _height(name, network.config.layers)
-        matrix = parameter.ndim > 1 and ".norm" not in name and "norms." not in name
-        pace = config.layer_decay ** (network.config.layers + 1 - height)
+        matrix = parameter.ndim > 1 and id(parameter) not in norms
+        pace = config.layer_decay ** (len(stages) - 1 - heights[id(parameter)])
         groups.setdefault((pace, config.weight_decay if matrix else 0.0), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "pace": pace, "lr": config.learning_rate}
         for (pace, decay), parameters in groups.items()
     ]
-
-
-def _height(name: str, layers: int) -> int:
-    """0 for the embeddings, 1 to L for the AGAT layers from below, L + 1 for all above them."""
-    first, _, rest = name.partition(".")
-    if first in {"layers", "norms"}:
-        return int(rest.partition(".")[0]) + 1
-    return 0 if first.startswith("embed_") else layers + 1
 
 
 def _can_compile() -> bool:

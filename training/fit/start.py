@@ -1,4 +1,4 @@
-"""The weights that a run begins with: of a published version, or of another run; and what they learned from."""
+"""Initial weights of a run, from a published version or another run, and the data that these were trained on."""
 
 import json
 import logging
@@ -16,8 +16,8 @@ from deepergatgnn.checkpoints.weights import load_artifact
 from deepergatgnn.errors import ConfigError, DeeperGATGNNError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.config import NetworkConfig
-from deepergatgnn.nn.network import DeeperGATGNN
-from deepergatgnn.training.config.run import TrainingConfig
+from deepergatgnn.nn.crystal_model import CrystalModel, current_names, is_output
+from deepergatgnn.training.config.run import TrainingConfig, completed
 from deepergatgnn.training.data.graph_arrays import Cell
 from deepergatgnn.training.data.run_data import RunData, assemble_run_data
 from deepergatgnn.training.files import write_whole
@@ -32,7 +32,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What a run begins with.
+    """Initial weights of a run.
 
     Attributes:
         reference: NAME@VERSION, or the folder of a run.
@@ -92,7 +92,7 @@ def _read_run(folder: Path) -> Start:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What a run was trained with, as `write_record` wrote it; nothing if it did not."""
+    """Configuration and data of a run, as `write_record` wrote them; empty without a record."""
     try:
         record = json.loads((folder / RUN).read_bytes())
     except (OSError, ValueError):
@@ -101,7 +101,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def write_record(folder: Path, config: TrainingConfig, assembly: RunData) -> None:
-    """Keep what a run is trained with beside its states."""
+    """Write the configuration and the data of a run beside its states."""
     record = {"config": config.model_dump(mode="json"), "dataset_sha256": assembly.dataset.sha256}
     write_whole(folder / RUN, json.dumps(record, indent=2).encode() + b"\n")
 
@@ -111,7 +111,7 @@ def differences(folder: Path, config: TrainingConfig, assembly: RunData) -> str:
     record = read_record(folder)
     if not isinstance(record.get("config"), dict):
         return ""
-    before, now = _flat(record["config"]), _flat(config.model_dump(mode="json"))
+    before, now = _flat(completed(record["config"])), _flat(config.model_dump(mode="json"))
     changed = [
         f"{key} {before.get(key)} there, {now.get(key)} here"
         for key in dict.fromkeys([*before, *now])
@@ -142,10 +142,10 @@ def starting_weights(
     targets = _learned_targets(config)
     same = start.config is not None and _learned_targets(start.config) == targets
     heads = same and is_run_folder(config.start)
-    weights = [{k: v for k, v in each.items() if heads or not _is_head(k)} for each in start.weights]
-    ours = DeeperGATGNN(network or config.network, config.graph).state_dict()
-    wanted = {key: value.shape for key, value in ours.items() if heads or not _is_head(key)}
-    fits = all({key: value.shape for key, value in each.items()} == wanted for each in weights)
+    weights = [{k: v for k, v in current_names(each).items() if heads or not is_output(k)} for each in start.weights]
+    ours = CrystalModel(network or config.network, config.graph).state_dict()
+    expected = {key: value.shape for key, value in ours.items() if heads or not is_output(key)}
+    fits = all({key: value.shape for key, value in each.items()} == expected for each in weights)
     if not fits or (start.config is not None and start.config.graph != config.graph):
         raise ConfigError(f"start: {start.reference} has another network or featuriser: take its sizes{_sizes(start)}")
     return tuple(weights)
@@ -156,9 +156,9 @@ def _learned_targets(config: TrainingConfig) -> list[tuple[Any, ...]]:
 
 
 def start_record(config: TrainingConfig, assembly: RunData, store: ModelStore) -> StartRecord | None:
-    """What a run begins with, and how much of its test part that has learned from; None if it begins at random.
+    """Origin of the initial weights, and the rows of the test part that they were trained on; None without a start.
 
-    With any, a warning is logged: the errors of the test part then are too small.
+    If there are such rows, a warning is logged, because the errors of the test part are then too small.
     """
     if config.start is None:
         return None
@@ -235,7 +235,3 @@ def _sizes(start: Start) -> str:
         return ""
     network = start.config.network
     return f", {network.layers} layers of {network.channels} channels"
-
-
-def _is_head(name: str) -> bool:
-    return name.startswith(("head.", "spread."))

@@ -1,4 +1,4 @@
-"""The card of a version: Markdown for people under a header for programs, made from the manifest alone."""
+"""Model card of a version: a YAML header for programs and Markdown for people, from the manifest alone."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +11,7 @@ from deepergatgnn.checkpoints.files import IMAGE
 from deepergatgnn.checkpoints.manifest import LEVELS, NAME_PATTERN, VERSION_PATTERN, Manifest, StartRecord
 from deepergatgnn.element_features import element_symbol
 from deepergatgnn.errors import ArtifactError
+from deepergatgnn.nn.config import kind_of
 from deepergatgnn.training.data.run_data import FEWEST
 from deepergatgnn.training.evaluation.metrics import percent
 from deepergatgnn.training.publication.figures import CAPTIONS
@@ -74,7 +75,7 @@ def header_of(manifest: Manifest) -> CardHeader:
         model=manifest.name,
         version=manifest.version,
         created=manifest.created,
-        architecture=manifest.architecture,
+        architecture=_architecture(manifest),
         property=manifest.target.property,
         unit=manifest.target.unit,
         licence=origin.licence,
@@ -132,13 +133,22 @@ _Dumper.add_representer(str, _text)
 
 def _title(manifest: Manifest) -> str:
     target, network = manifest.target, manifest.network
+    heads = f"\nand {network.heads} heads" if network.body.has_heads else ""
+    attention = f"Predictions have no attention: {reason}. " if (reason := network.attention_reason) else ""
     members = "" if manifest.members == 1 else f" {manifest.members} networks from different seeds, averaged, each"
     return f"""# {manifest.name} {manifest.version}
 
-{target.description or target.property}: `{target.property}` in {target.unit}. DeeperGATGNN (Omee et al.,
-doi:10.1016/j.patter.2022.100491):{members} with {network.layers} AGAT layers of {network.channels} channels
-and {network.heads} heads; {manifest.parameters:,} parameters in all. Published {manifest.created}.
+{target.description or target.property}: `{target.property}` in {target.unit}. {network.title} ({network.body.authors},
+{network.body.doi}):{members} with {network.layers} {kind_of(network.body).upper()} layers of {
+        network.channels
+    } channels{heads}; {manifest.parameters:,} parameters in all. {attention}Published {manifest.created}.
 """
+
+
+def _architecture(manifest: Manifest) -> str:
+    """The parts of the network in a word, "deepergatgnn" for those of that paper."""
+    network = manifest.network
+    return "deepergatgnn" if network.title == "DeeperGATGNN" else f"{kind_of(network.body)}-{kind_of(network.pooling)}"
 
 
 def _errors(manifest: Manifest) -> str:
@@ -164,9 +174,9 @@ def _cross_validation(manifest: Manifest) -> str:
     if not found:
         return ""
     known = [name for name in found if f"{name}_std" in found]
-    said = [f"{WORDS.get(name, name)} {found[name]:.4f} ± {found[f'{name}_std']:.4f}" for name in known]
+    figures = [f"{WORDS.get(name, name)} {found[name]:.4f} ± {found[f'{name}_std']:.4f}" for name in known]
     folds = f" over {found['folds']:.0f} folds" if "folds" in found else ""
-    return f"\nCross-validation, mean ± standard deviation{folds}: {', '.join(said)}.\n"
+    return f"\nCross-validation, mean ± standard deviation{folds}: {', '.join(figures)}.\n"
 
 
 def _groups(manifest: Manifest, figure: str, head: str, *, most_is_best: bool = False) -> str:
@@ -221,7 +231,7 @@ of the classes. The validation part chose the best epoch; the test part was scor
 
 
 def _probabilities(manifest: Manifest) -> str:
-    """How the probabilities were calibrated, and whether they are what they say."""
+    """Calibration of the probabilities, and their reliability on the test part."""
     calibration, classes, test = manifest.calibration, manifest.target.classes, manifest.metrics.get("test", {})
     crystals = f"{calibration.n} crystal{'' if calibration.n == 1 else 's'} that training did not see"
     how = f"calibrated by a temperature of {calibration.temperature or 1:.4g}, fitted to {crystals}"
@@ -268,7 +278,7 @@ def _intervals(manifest: Manifest) -> str:
 
 
 def _method(manifest: Manifest) -> str:
-    """How the intervals were made, and which there are not."""
+    """Method of the intervals, and the levels that are missing."""
     calibration = manifest.calibration
     missing = [
         f"There is no {percent(level)} % interval: {reason}.\n"
@@ -345,7 +355,7 @@ def _making(manifest: Manifest) -> str:
 
 
 def _start(start: StartRecord | None) -> str:
-    """What the weights began as, and how much of the test part that had learned from."""
+    """Origin of the initial weights, and the rows of the test part among their training data."""
     if start is None:
         return ""
     if start.test_rows is None:
@@ -390,10 +400,10 @@ def _figure(figures: Figures, name: str) -> str:
     return f"{figures[name]:.4f}" if name in figures else "-"
 
 
-def _spearman(test: Figures, name: str, said: str) -> str:
+def _spearman(test: Figures, name: str, quantity: str) -> str:
     if (found := test.get(f"spearman_{name}")) is None:
         return ""
-    return f" The rank correlation (Spearman) of the absolute error with {said} is {found:.2f}."
+    return f" The rank correlation (Spearman) of the absolute error with {quantity} is {found:.2f}."
 
 
 def _plain(value: Any) -> str:

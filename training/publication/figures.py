@@ -9,7 +9,7 @@ from sklearn.manifold import TSNE  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from deepergatgnn.checkpoints.manifest import Manifest
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.training.evaluation.metrics import Scored, percent
 from deepergatgnn.training.fit.checkpoint import Progress
 from deepergatgnn.training.fit.loop import outputs
@@ -39,7 +39,7 @@ FEWEST_VECTORS = 5
 def draw_report(
     scored: Scored,
     manifest: Manifest,
-    network: DeeperGATGNN,
+    network: CrystalModel,
     progress: Sequence[Progress],
     device: torch.device,
 ) -> dict[str, bytes]:

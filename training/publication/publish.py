@@ -1,4 +1,4 @@
-"""Trained networks → a version in the store: calibration, domain, test, card."""
+"""Publication of trained networks as a version of the store: calibration, domain, test, card."""
 
 import logging
 import platform
@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepergatgnn.checkpoints.files import CARD, MANIFEST, digest
-from deepergatgnn.checkpoints.manifest import Golden, Manifest, Provenance, StartRecord, Target
+from deepergatgnn.checkpoints.manifest import Calibration, Domain, Golden, Manifest, Provenance, StartRecord, Target
 from deepergatgnn.checkpoints.weights import load_artifact, pack_weights
 from deepergatgnn.errors import ArtifactError
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
 from deepergatgnn.model_store import ModelStore
-from deepergatgnn.nn.network import DeeperGATGNN, NetworkOutput
+from deepergatgnn.nn.crystal_model import CrystalModel, NetworkOutput
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.training.config.run import TrainingConfig
+from deepergatgnn.training.config.run import TrainingConfig, completed
 from deepergatgnn.training.data.run_data import RunData
 from deepergatgnn.training.evaluation.applicability_domain import distances, fit_domain
 from deepergatgnn.training.evaluation.classification import ScoredClasses, class_errors, figures_of, fit_temperature
-from deepergatgnn.training.evaluation.conformal import Said, fit_cross_intervals, fit_intervals
+from deepergatgnn.training.evaluation.conformal import HeldOut, fit_cross_intervals, fit_intervals
 from deepergatgnn.training.evaluation.metrics import Figures, Scored, errors, finite
 from deepergatgnn.training.fit.checkpoint import Progress, TrainingError
 from deepergatgnn.training.fit.loop import outputs
@@ -45,23 +45,68 @@ PACKAGES = ("deepergatgnn", "torch", "torch-geometric", "pymatgen-core", "numpy"
 
 
 @dataclass(frozen=True, eq=False)
-class _Said:
-    """What the networks say of some crystals of which the truth is known.
+class _Outputs:
+    """Outputs of the networks for crystals whose truth is known.
 
     Shapes:
         outputs: [members, n], for one target; [members, n, C], if it has classes.
-        log_spreads: [members, n].
-        vectors: [n, F], of the first member.
+        log_scales: [members, n].
+        vectors: [n, P], of the first member.
         truth: [n], in the target's unit.
-        scaled: [n], in the networks' units; of classes nothing that is used.
+        scaled: [n], in the networks' units; not used for classes.
     """
 
-    graphs: Sequence[CrystalGraph]
     outputs: NDArray[np.float64]
-    log_spreads: NDArray[np.float64]
+    log_scales: NDArray[np.float64]
     vectors: Tensor
     truth: NDArray[np.float64]
     scaled: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class _TargetNetworks:
+    """The networks of a run with the outputs of one of its targets, and the data of the run."""
+
+    members: Sequence[CrystalModel]
+    assembly: RunData
+    index: int
+    device: torch.device
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return classes_at(self.assembly, self.index)
+
+    def known(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those rows that have a truth."""
+        found: NDArray[np.int64] = rows[np.isfinite(self.assembly.truth[rows, self.index])]
+        return found
+
+    def vectors(self, graphs: Sequence[CrystalGraph]) -> Tensor:
+        """Crystal vectors [n, P] of the first member."""
+        return outputs(self.members[0], graphs, self.device).crystal_vectors
+
+    def compute(self, rows: NDArray[np.int64]) -> _Outputs:
+        """Outputs for those rows that have a truth."""
+        known, assembly = self.known(rows), self.assembly
+        graphs = [assembly.dataset.graphs[row] for row in known]
+        found = [outputs(member, graphs, self.device) for member in self.members]
+        return _Outputs(
+            outputs=np.stack([_values(each, self.classes) for each in found]),
+            log_scales=np.stack([each.log_scales[:, 0].double().numpy() for each in found]),
+            vectors=found[0].crystal_vectors,
+            truth=assembly.truth[known, self.index],
+            scaled=assembly.scaled[known, assembly.columns(self.index).start].astype(np.float64),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """What held-out crystals decide: the calibration, the domain and its arrays, and the figures of validation."""
+
+    calibration: Calibration
+    domain: Domain
+    arrays: dict[str, Tensor]
+    figures: Figures
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +117,7 @@ class Version:
         manifest: complete, with the errors of the test part.
         files: all but the manifest, by name.
         rows: of the test part that score the target.
-        scored: what was predicted for them.
+        scored: their predictions and truths.
     """
 
     manifest: Manifest
@@ -84,7 +129,7 @@ class Version:
 def publish(
     config: TrainingConfig,
     assembly: RunData,
-    networks: Sequence[DeeperGATGNN],
+    networks: Sequence[CrystalModel],
     progress: Sequence[Progress],
     index: int,
     store: ModelStore,
@@ -126,16 +171,16 @@ def publish(
 def published_before(
     config: TrainingConfig,
     assembly: RunData,
-    networks: Sequence[DeeperGATGNN],
+    networks: Sequence[CrystalModel],
     index: int,
     store: ModelStore,
     cross_validation: Figures | None = None,
 ) -> Manifest | None:
-    """The version of the same configuration, data and weights that the store already has; arguments as of `publish`.
+    """Return the version of the same configuration, data and weights in the store; arguments as of `publish`.
 
-    One without the figures of a later cross-validation is another version: its card lacks them.
+    A version without the figures of a later cross-validation is another one, because its card lacks them.
     """
-    name, said = config.targets[index].model, _without_version(config.model_dump(mode="json"))
+    name, ours = config.targets[index].model, _without_version(config.model_dump(mode="json"))
     members: list[dict[str, Tensor]] = []
     for number in store.versions(name) if name in store.names() else []:
         try:
@@ -145,12 +190,12 @@ def published_before(
             continue
         origin = manifest.provenance
         figures = manifest.metrics.get("cross_validation", {})
-        if (_without_version(origin.config), origin.dataset_sha256) != (said, assembly.dataset.sha256):
+        if (_without_version(completed(origin.config)), origin.dataset_sha256) != (ours, assembly.dataset.sha256):
             continue
         if figures != (cross_validation or {}) or len(found) != len(networks):
             continue
         members = members or [_part_for(network, assembly, index).state_dict() for network in networks]
-        if all(_same(ours, theirs.state_dict()) for ours, theirs in zip(members, found, strict=True)):
+        if all(_same(state, theirs.state_dict()) for state, theirs in zip(members, found, strict=True)):
             return manifest
     return None
 
@@ -166,7 +211,7 @@ def _same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
 def build_version(
     config: TrainingConfig,
     assembly: RunData,
-    networks: Sequence[DeeperGATGNN],
+    networks: Sequence[CrystalModel],
     progress: Sequence[Progress],
     index: int,
     number: str,
@@ -187,55 +232,12 @@ def build_version(
         number: of the version.
         device: where to compute.
         plots: whether to draw the images that lie beside the card.
-        cross_validation: what the configuration came to over folds, for the card.
-        start: what the weights began as.
+        cross_validation: figures of the configuration over folds, for the card.
+        start: origin of the initial weights.
     """
     target, scaler, classes = config.targets[index], assembly.scalers[index], classes_at(assembly, index)
-    first = assembly.columns(index).start
     members = [_part_for(network, assembly, index).to(device) for network in networks]
-
-    def numbered(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        found: NDArray[np.int64] = rows[np.isfinite(assembly.truth[rows, index])]
-        return found
-
-    def ask(rows: NDArray[np.int64]) -> _Said:
-        known = numbered(rows)
-        graphs = [assembly.dataset.graphs[row] for row in known]
-        answers = [outputs(member, graphs, device) for member in members]
-        return _Said(
-            graphs=graphs,
-            outputs=np.stack([_values(answer, classes) for answer in answers]),
-            log_spreads=np.stack([answer.log_spreads[:, 0].double().numpy() for answer in answers]),
-            vectors=answers[0].crystal_vectors,
-            truth=assembly.truth[known, index],
-            scaled=assembly.scaled[known, first].astype(np.float64),
-        )
-
-    validation = ask(assembly.split.validation)
-    folds = [ask(fold) if len(numbered(fold)) else None for fold in assembly.folds]
-    held_out = (folds[0] or validation) if folds else ask(assembly.split.calibration)
-    rows = numbered(np.setdiff1d(assembly.split.train, assembly.folds[0]) if folds else assembly.split.train)
-    training = [assembly.dataset.graphs[row] for row in rows]
-    some = training[:: -(-len(training) // DOMAIN_CRYSTALS)]
-    domain, arrays = fit_domain(training, outputs(members[0], some, device).crystal_vectors, held_out.vectors)
-
-    def known(said: _Said) -> Said:
-        scores = distances(said.vectors, arrays) / domain.distance_limit
-        return said.log_spreads, said.outputs, scores, said.scaled
-
-    if classes:
-        of_folds = [(said.outputs[[member]], said.truth) for member, said in enumerate(folds) if said]
-        logits, codes = zip(*(of_folds or [(held_out.outputs, held_out.truth)]), strict=True)
-        calibration = fit_temperature(np.concatenate(logits, axis=1), np.concatenate(codes))
-        probabilities = class_probabilities(validation.outputs, calibration.temperature or 1.0)
-        figures = class_errors(probabilities, validation.truth)
-    elif folds:
-        own = [said.outputs[member] - said.scaled if said else np.empty(0) for member, said in enumerate(folds)]
-        calibration = fit_cross_intervals(known(validation), own)
-    else:
-        calibration = fit_intervals(known(validation), known(held_out))
-    if not classes:
-        figures = errors(unscale(validation.outputs.mean(axis=0), scaler), validation.truth)
+    fitted = _fit(_TargetNetworks(members, assembly, index, device))
     manifest = Manifest(
         name=target.model,
         version=number,
@@ -251,15 +253,15 @@ def build_version(
         ),
         scaler=scaler,
         members=len(members),
-        calibration=calibration,
-        domain=domain,
-        metrics={"validation": finite(figures)},
+        calibration=fitted.calibration,
+        domain=fitted.domain,
+        metrics={"validation": finite(fitted.figures)},
         golden=(),
         provenance=_provenance(config, assembly, progress, device).model_copy(update={"start": start}),
         parameters=sum(parameter.numel() for member in members for parameter in member.parameters()),
         files={},
     )
-    predictor = Predictor(manifest, members, arrays, device)
+    predictor = Predictor(manifest, members, fitted.arrays, device)
     manifest = manifest.model_copy(update={"golden": _golden(assembly, predictor)})
     # The only place that touches the test part, after all choices are made.
     rows, scored = score_test_part(config, assembly, index, predictor)
@@ -268,11 +270,41 @@ def build_version(
         metrics = manifest.metrics | {"cross_validation": cross_validation}
         manifest = manifest.model_copy(update={"metrics": metrics})
     images = draw_report(scored, manifest, members[0], progress, device) if plots else {}
-    manifest, files = seal(manifest, pack_weights(members, arrays) | images)
+    manifest, files = with_card(manifest, pack_weights(members, fitted.arrays) | images)
     return Version(manifest, files, rows, scored)
 
 
-def seal(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Manifest, dict[str, bytes]]:
+def _fit(networks: _TargetNetworks) -> _Fitted:
+    """Fit the domain and the calibration to crystals that training did not see."""
+    assembly, split, classes = networks.assembly, networks.assembly.split, networks.classes
+    validation = networks.compute(split.validation)
+    folds = [networks.compute(fold) if len(networks.known(fold)) else None for fold in assembly.folds]
+    held_out = (folds[0] or validation) if folds else networks.compute(split.calibration)
+    rows = networks.known(np.setdiff1d(split.train, assembly.folds[0]) if folds else split.train)
+    training = [assembly.dataset.graphs[row] for row in rows]
+    some = training[:: -(-len(training) // DOMAIN_CRYSTALS)]
+    domain, arrays = fit_domain(training, networks.vectors(some), held_out.vectors)
+
+    def residual_data(part: _Outputs) -> HeldOut:
+        scores = distances(part.vectors, arrays) / domain.distance_limit
+        return part.log_scales, part.outputs, scores, part.scaled
+
+    if classes:
+        of_folds = [(part.outputs[[member]], part.truth) for member, part in enumerate(folds) if part]
+        logits, codes = zip(*(of_folds or [(held_out.outputs, held_out.truth)]), strict=True)
+        calibration = fit_temperature(np.concatenate(logits, axis=1), np.concatenate(codes))
+        probabilities = class_probabilities(validation.outputs, calibration.temperature or 1.0)
+        return _Fitted(calibration, domain, arrays, class_errors(probabilities, validation.truth))
+    if folds:
+        own = [part.outputs[member] - part.scaled if part else np.empty(0) for member, part in enumerate(folds)]
+        calibration = fit_cross_intervals(residual_data(validation), own)
+    else:
+        calibration = fit_intervals(residual_data(validation), residual_data(held_out))
+    values = unscale(validation.outputs.mean(axis=0), assembly.scalers[networks.index])
+    return _Fitted(calibration, domain, arrays, errors(values, validation.truth))
+
+
+def with_card(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Manifest, dict[str, bytes]]:
     """Add the card to the files of a version, and the digests of all of them to its manifest."""
     manifest = manifest.model_copy(update={"files": {name: digest(files[name]) for name in files if name != CARD}})
     files = {**files, CARD: render_card(manifest).encode()}
@@ -282,7 +314,7 @@ def seal(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Manifest, dict
 def score_test_part(
     config: TrainingConfig, assembly: RunData, index: int, predictor: Predictor
 ) -> tuple[NDArray[np.int64], Scored]:
-    """Rows of the test part that score a target, and what a version says of them."""
+    """Rows of the test part that score a target, and the predictions of a version for them."""
     rows = scoring_rows(config, assembly, index)
     graphs = [assembly.dataset.graphs[row] for row in rows]
     kind = ScoredClasses if classes_at(assembly, index) else Scored
@@ -303,34 +335,15 @@ def classes_at(assembly: RunData, index: int) -> tuple[str, ...]:
     return assembly.classes[index] if assembly.classes else ()
 
 
-def _part_for(network: DeeperGATGNN, assembly: RunData, index: int) -> DeeperGATGNN:
-    return single_target(network, assembly.columns(index).start, assembly.outputs[index])
+def _part_for(network: CrystalModel, assembly: RunData, index: int) -> CrystalModel:
+    return network.single_target(assembly.columns(index).start, assembly.outputs[index])
 
 
 def _values(answer: NetworkOutput, classes: Sequence[str]) -> NDArray[np.float64]:
-    """What a network says of a target: [n], or [n, C] of classes."""
+    """Outputs of a network for a target: [n], or [n, C] of classes."""
     values = answer.values.double().numpy()
     found: NDArray[np.float64] = values if classes else values[:, 0]
     return found
-
-
-def single_target(network: DeeperGATGNN, first: int, count: int = 1) -> DeeperGATGNN:
-    """The same network with the outputs of one target: the heads' rows of it.
-
-    Args:
-        network: of all targets.
-        first: of the outputs of the target.
-        count: of them; several are classes, which have no spread.
-    """
-    config = {**vars(network.config), "targets": count, "spread": network.config.spread and count == 1}
-    single = DeeperGATGNN(type(network.config)(**config), network.graph)
-    heads = ("head.", "spread.")
-    state = {key: value.cpu().clone() for key, value in network.state_dict().items()}
-    state |= {key: value[first : first + count] for key, value in state.items() if key.startswith(heads)}
-    if not single.config.spread:
-        state = {key: value for key, value in state.items() if not key.startswith("spread.")}
-    single.load_state_dict(state)
-    return single.eval()
 
 
 def _golden(assembly: RunData, predictor: Predictor) -> tuple[Golden, ...]:

@@ -19,7 +19,7 @@ from deepergatgnn.checkpoints.files import (
     verify_files,
 )
 from deepergatgnn.checkpoints.weights import load_artifact, pack_weights
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.predictor import Predictor
 from tests.support.damaged import edit_manifest, edit_tensors, refused, replace_file
 from tests.support.fixtures import Published, some_crystals
@@ -35,7 +35,7 @@ def test_loading_and_packing_again_gives_the_same_bytes(tiny: Published) -> None
 
 def test_every_weight_and_statistic_comes_back_to_the_bit(tiny: Published) -> None:
     manifest, [network], domain = load_artifact(tiny.folder)
-    other = DeeperGATGNN(manifest.network, manifest.graph)
+    other = CrystalModel(manifest.network, manifest.graph)
     torch.manual_seed(5)
     with torch.no_grad():
         for tensor in other.state_dict().values():
@@ -150,7 +150,7 @@ def test_truncated_weights_are_refused_even_if_the_manifest_vouches_for_them(fol
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["network.head.weight", "network.norms.0.running_var", "domain.whitening"])
+@pytest.mark.parametrize("name", ["network.head.values.weight", "network.body.norms.0.running_var", "domain.whitening"])
 def test_values_that_are_not_finite_are_refused(folder: Path, name: str, value: float) -> None:
     edit_tensors(folder, lambda tensors: tensors[name].view(-1)[0].fill_(value))
     message = refused(folder)
@@ -160,14 +160,14 @@ def test_values_that_are_not_finite_are_refused(folder: Path, name: str, value: 
 
 @pytest.mark.parametrize("statistic", ["running_mean", "running_var"])
 def test_normalization_without_running_statistics_is_refused_with_the_reason(folder: Path, statistic: str) -> None:
-    edit_tensors(folder, lambda tensors: tensors.pop(f"network.norms.0.{statistic}"))
-    assert "who shares the batch" in refused(folder)
+    edit_tensors(folder, lambda tensors: tensors.pop(f"network.body.norms.0.{statistic}"))
+    assert "the other crystals of the batch" in refused(folder)
 
 
 def test_missing_and_foreign_weights_are_named(folder: Path) -> None:
-    edit_tensors(folder, lambda tensors: tensors.update({"network.tail": tensors.pop("network.head.bias")}))
+    edit_tensors(folder, lambda tensors: tensors.update({"network.tail": tensors.pop("network.head.values.bias")}))
     message = refused(folder)
-    assert "network.head.bias" in message
+    assert "network.head.values.bias" in message
     assert "network.tail" in message
 
 
@@ -180,10 +180,10 @@ def test_the_arrays_of_the_domain_score_must_be_there(folder: Path, name: str) -
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("network.head.weight", lambda tensor: tensor.repeat(2, 1)),
-        ("network.head.weight", lambda tensor: tensor.double()),
-        ("network.layers.0.weight", lambda tensor: tensor.T.contiguous()[:, :-1].contiguous()),
-        ("network.layers.0.norm.running_var", lambda tensor: tensor.double()),
+        ("network.head.values.weight", lambda tensor: tensor.repeat(2, 1)),
+        ("network.head.values.weight", lambda tensor: tensor.double()),
+        ("network.body.layers.0.weight", lambda tensor: tensor.T.contiguous()[:, :-1].contiguous()),
+        ("network.body.layers.0.norm.running_var", lambda tensor: tensor.double()),
         ("domain.mean", lambda tensor: tensor[:-1].clone()),
         ("domain.whitening", lambda tensor: tensor.half()),
     ],

@@ -40,8 +40,12 @@ def test_an_unknown_schema_version_is_refused_with_the_remedy(folder: Path, vers
 @pytest.mark.parametrize(
     ("place", "change"),
     [
-        ("architecture", lambda d: d.update(architecture="resnet")),
-        ("architecture", lambda d: d.update(architecture=["deepergatgnn"])),
+        ("architecture", lambda d: d.update(architecture="deepergatgnn")),
+        ("architecture", lambda d: d.update(schema_version=2, architecture="resnet")),
+        ("architecture", lambda d: d.update(schema_version=2, architecture=["deepergatgnn"])),
+        ("no body 'agta': did you mean 'agat'", lambda d: d["network"]["body"].update(kind="agta")),
+        ("network.pooling.set2set.steps", lambda d: d["network"].update(pooling={"kind": "set2set", "steps": "few"})),
+        ("pooling mean reads no attention", lambda d: d["network"].update(pooling={"kind": "mean"})),
         ("name", lambda d: d.update(name="../evil")),
         ("version", lambda d: d.update(version="1.0")),
         ("surprise", lambda d: d.update(surprise=1)),

@@ -13,14 +13,14 @@ from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import collate
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.structures import crystal_from_pymatgen, crystal_to_pymatgen
 from tests.support.fixtures import SODIUM, graphs_of, one_atom_cells, seeded_network, some_crystals, supercell
 
 CRYSTALS = [SODIUM, one_atom_cells()[0], *some_crystals(40)]
 
 
-def run(network: DeeperGATGNN, graphs: list[CrystalGraph]) -> dict[str, Tensor]:
+def run(network: CrystalModel, graphs: list[CrystalGraph]) -> dict[str, Tensor]:
     """Values, attention of each atom, gradients and, after it, the running statistics."""
     batch = collate(graphs).to("cpu", dtype=torch.float64)
     network.zero_grad()

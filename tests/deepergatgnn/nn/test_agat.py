@@ -6,11 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepergatgnn.nn.agat import AGATLayer, GaussianBasis
 from deepergatgnn.nn.batch import collate
+from deepergatgnn.nn.bodies.agat import AGATLayer
+from deepergatgnn.nn.embedding import GaussianBasis
+from deepergatgnn.nn.neighbourhood import Neighbourhood
 from tests.support.fixtures import SODIUM, graphs_of, one_atom_cells, some_crystals
 
 F, H = 16, 3
+
+
+def among(x: Tensor, receivers: Tensor, senders: Tensor) -> Neighbourhood:
+    """The neighbourhoods of a graph that was not reduced."""
+    ones = x.new_ones(len(senders))
+    return Neighbourhood(receivers, senders, ones, ones.log(), ones, x.new_ones(len(x)))
 
 
 def layer_and_input(*, training: bool = False) -> tuple[AGATLayer, Tensor, Tensor, Tensor, Tensor]:
@@ -33,8 +41,8 @@ def test_atoms_may_be_renumbered(training: bool) -> None:
     order = torch.randperm(len(x))
     place = order.argsort()
     torch.testing.assert_close(
-        layer(x[order], e, place[receivers], place[senders]),
-        layer(x, e, receivers, senders)[order],
+        layer(x[order], e, among(x, place[receivers], place[senders])),
+        layer(x, e, among(x, receivers, senders))[order],
         rtol=1e-12,
         atol=1e-12,
     )
@@ -45,8 +53,8 @@ def test_edges_may_be_reordered(training: bool) -> None:
     layer, x, e, receivers, senders = layer_and_input(training=training)
     order = torch.randperm(len(e))
     torch.testing.assert_close(
-        layer(x, e[order], receivers[order], senders[order]),
-        layer(x, e, receivers, senders),
+        layer(x, e[order], among(x, receivers[order], senders[order])),
+        layer(x, e, among(x, receivers, senders)),
         rtol=1e-12,
         atol=1e-12,
     )
@@ -55,16 +63,17 @@ def test_edges_may_be_reordered(training: bool) -> None:
 def test_a_neighbour_that_appears_twice_as_a_whole_neighbourhood_changes_nothing() -> None:
     """The softmax weighs shares: doubling every edge of every atom gives the same sum."""
     layer, x, e, receivers, senders = layer_and_input()
-    doubled = layer(x, torch.cat([e, e]), torch.cat([receivers, receivers]), torch.cat([senders, senders]))
-    torch.testing.assert_close(doubled, layer(x, e, receivers, senders), rtol=1e-12, atol=1e-12)
+    twice = among(x, torch.cat([receivers, receivers]), torch.cat([senders, senders]))
+    doubled = layer(x, torch.cat([e, e]), twice)
+    torch.testing.assert_close(doubled, layer(x, e, among(x, receivers, senders)), rtol=1e-12, atol=1e-12)
 
 
 def test_an_atom_sees_its_neighbours_only() -> None:
     layer, x, e, receivers, senders = layer_and_input()
-    before = layer(x, e, receivers, senders)
+    before = layer(x, e, among(x, receivers, senders))
     changed = 0  # sodium, the first crystal: nobody else's neighbour
     x[changed] += 1
-    after = layer(x, e, receivers, senders)
+    after = layer(x, e, among(x, receivers, senders))
     assert not torch.allclose(after[changed], before[changed])
     assert torch.equal(after[1:], before[1:])
 
@@ -73,20 +82,21 @@ def test_equal_neighbours_are_averaged() -> None:
     """Where all atoms and edges are alike, every atom receives the message of one edge, however many it has."""
     layer, x, e, receivers, senders = layer_and_input()
     message = torch.nn.functional.softplus(torch.cat([x[0], e[0]]) @ layer.weight).view(H, F).mean(dim=0)
-    received = layer(x[:1].expand_as(x), e[:1].expand_as(e), receivers, senders)
+    received = layer(x[:1].expand_as(x), e[:1].expand_as(e), among(x, receivers, senders))
     torch.testing.assert_close(received, (message + layer.bias).expand_as(x), rtol=1e-12, atol=1e-12)
 
 
 def test_large_features_neither_overflow_nor_underflow() -> None:
     layer, x, e, receivers, senders = layer_and_input()
     layer, x, e = layer.float(), 1e4 * x.float(), e.float()
-    assert layer(x, e, receivers, senders).isfinite().all()
+    assert layer(x, e, among(x, receivers, senders)).isfinite().all()
 
 
 def test_input_is_not_changed() -> None:
     layer, *inputs = layer_and_input(training=True)
     before = [tensor.clone() for tensor in inputs]
-    layer(*inputs)
+    x, e, receivers, senders = inputs
+    layer(x, e, among(x, receivers, senders))
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(inputs, before, strict=True))
 
 

@@ -17,7 +17,7 @@ from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import GraphBatch, collate
 from deepergatgnn.nn.config import NetworkConfig
-from deepergatgnn.nn.network import DeeperGATGNN, NetworkOutput
+from deepergatgnn.nn.crystal_model import CrystalModel, NetworkOutput
 from tests.support.fixtures import (
     SODIUM,
     Published,
@@ -184,7 +184,7 @@ def test_the_printed_network_names_its_parts_and_sizes() -> None:
     printed = " ".join(repr(seeded_network(layers=2)).split())
     assert "(layers): ModuleList( (0-1): 2 x AGATLayer( 64, heads=4 " in printed
     assert "DifferentiableGroupNorm( 64, groups=10, scale=0.01 " in printed
-    assert "GlobalAttention( (first): Linear(in_features=172, out_features=64, bias=True)" in printed
+    assert "CompositionAttention( (first): Linear(in_features=172, out_features=64, bias=True)" in printed
 
 
 def test_every_weight_has_a_gradient() -> None:
@@ -195,16 +195,16 @@ def test_every_weight_has_a_gradient() -> None:
 
 def test_depth_is_counted_as_configured() -> None:
     network = seeded_network(layers=7)
-    assert isinstance(network, DeeperGATGNN)
-    assert len(network.layers) == len(network.norms) == 7
+    assert isinstance(network, CrystalModel)
+    assert len(network.body.layers) == len(network.body.norms) == 7
 
 
-def embeddings(network: DeeperGATGNN, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+def embeddings(network: CrystalModel, batch: GraphBatch) -> tuple[Tensor, Tensor]:
     """Of the atoms, before the layers and after them."""
     found: list[Tensor] = []
     hooks = [
         part.register_forward_pre_hook(lambda _, given: found.append(given[0]))
-        for part in (network.layers[0], network.attention)
+        for part in (network.body.layers[0], network.attention)
     ]
     network(batch)
     for hook in hooks:
@@ -215,21 +215,21 @@ def embeddings(network: DeeperGATGNN, batch: GraphBatch) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("layers", [5, 10, 20, 30, 50])
 def test_a_new_network_of_any_depth_starts_finite_and_keeps_atoms_apart(layers: int) -> None:
     torch.manual_seed(0)
-    network, batch = DeeperGATGNN(NetworkConfig(layers=layers), GraphConfig()).train(), collate(graphs_of(CRYSTALS))
+    network, batch = CrystalModel(NetworkConfig(layers=layers), GraphConfig()).train(), collate(graphs_of(CRYSTALS))
     output = network(batch)
     output.values.square().mean().backward()
     assert output.values.abs().max() < 100  # with biases of zero, thousands at 50 layers
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-    assert all(layer.weight.grad.norm() > 0 for layer in network.layers)
+    assert all(layer.weight.grad.norm() > 0 for layer in network.body.layers)
     first, last = (x / x.square().mean().sqrt() for x in embeddings(network, batch))
     assert torch.pdist(last).mean() > 0.3 * torch.pdist(first).mean()
 
 
 def test_without_skips_a_layer_replaces_the_embeddings_instead_of_adding_to_them() -> None:
     with_skip, batch = seeded_network(layers=1).double(), double(graphs_of(CRYSTALS))
-    without = DeeperGATGNN(replace(with_skip.config, skip=False), with_skip.graph).double().eval()
+    without = CrystalModel(replace(with_skip.config, skip=False), with_skip.graph).double().eval()
     without.load_state_dict(with_skip.state_dict())
     (start, added), (same, replaced) = embeddings(with_skip, batch), embeddings(without, batch)
     assert torch.equal(start, same)
@@ -238,9 +238,9 @@ def test_without_skips_a_layer_replaces_the_embeddings_instead_of_adding_to_them
 
 def test_no_normalization_is_group_normalization_of_no_weight_and_without_its_parameters() -> None:
     group, batch = seeded_network(layers=3, group_scale=0.0), collate(graphs_of(CRYSTALS))
-    none = DeeperGATGNN(replace(group.config, normalization="none"), group.graph).eval()
+    none = CrystalModel(replace(group.config, normalization="none"), group.graph).eval()
     state = group.state_dict()
-    none.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("norms.")})
+    none.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("body.norms.")})
     close(none(batch).values, group(batch).values, 1e-6)
     assert not torch.equal(seeded_network(layers=3)(batch).values, none(batch).values)
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (group, none)]
@@ -252,7 +252,7 @@ def test_a_version_with_a_part_switched_off_is_read_as_it_was_written(
     options: dict[str, Any], tiny: Published, tmp_path: Path
 ) -> None:
     config = replace(tiny.manifest.network, **options)
-    network, arrays = DeeperGATGNN(config, tiny.manifest.graph), load_artifact(tiny.folder)[2]
+    network, arrays = CrystalModel(config, tiny.manifest.graph), load_artifact(tiny.folder)[2]
     folder = Path(shutil.copytree(tiny.folder, tmp_path / "1.0.0"))
     weights = pack_weights([network], arrays)
     (folder / WEIGHTS).write_bytes(weights[WEIGHTS])

@@ -17,7 +17,7 @@ def features() -> Tensor:
     """What the first layer of a network makes of real crystals, [N, F], float64."""
     network = seeded_network(layers=1, channels=F).double()
     caught: list[Tensor] = []
-    network.norms[0].register_forward_hook(lambda _module, inputs, _output: caught.append(inputs[0]))
+    network.body.norms[0].register_forward_hook(lambda _module, inputs, _output: caught.append(inputs[0]))
     with torch.no_grad():
         network(collate(graphs_of(some_crystals(12))).to("cpu", dtype=torch.float64))
     return caught[0]

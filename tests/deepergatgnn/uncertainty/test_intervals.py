@@ -8,8 +8,15 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from deepergatgnn.checkpoints.manifest import Calibration, Scaler, Spread
-from deepergatgnn.uncertainty.intervals import half_widths, interval_ends, scale, spread_features, spreads, unscale
+from deepergatgnn.checkpoints.manifest import Calibration, PredictedScale, Scaler
+from deepergatgnn.uncertainty.intervals import (
+    half_widths,
+    interval_ends,
+    predicted_scales,
+    scale,
+    scale_features,
+    unscale,
+)
 
 Array = NDArray[np.float64]
 SCALERS = [
@@ -58,35 +65,42 @@ def test_no_output_makes_an_infinite_value() -> None:
 
 @pytest.mark.parametrize("members", [1, 2, 5])
 def test_no_weights_are_the_same_spread_for_all(members: int) -> None:
-    assert spreads(*said(0, members), Spread()).tolist() == [1.0] * 40
+    assert predicted_scales(*said(0, members), PredictedScale()).tolist() == [1.0] * 40
 
 
 @pytest.mark.parametrize("members", [1, 2, 5])
 def test_the_networks_own_spread_is_their_geometric_mean(members: int) -> None:
-    log_spreads, outputs, scores = said(1, members)
-    found = spreads(log_spreads, outputs, scores, Spread(learned=1))
-    np.testing.assert_allclose(found, np.prod(np.exp(log_spreads), axis=0) ** (1 / members))
+    log_scales, outputs, scores = said(1, members)
+    found = predicted_scales(log_scales, outputs, scores, PredictedScale(learned=1))
+    np.testing.assert_allclose(found, np.prod(np.exp(log_scales), axis=0) ** (1 / members))
 
 
 def test_the_spread_of_an_ensemble_is_the_standard_deviation_of_its_members() -> None:
-    log_spreads, outputs, scores = said(2, 4)
-    found = spreads(log_spreads, outputs, scores, Spread(ensemble=1))
+    log_scales, outputs, scores = said(2, 4)
+    found = predicted_scales(log_scales, outputs, scores, PredictedScale(ensemble=1))
     np.testing.assert_allclose(found, np.std(outputs, axis=0, ddof=1))
-    np.testing.assert_allclose(spreads(log_spreads, outputs, scores, Spread(distance=2)), (1 + scores) ** 2)
+    np.testing.assert_allclose(
+        predicted_scales(log_scales, outputs, scores, PredictedScale(distance=2)), (1 + scores) ** 2
+    )
 
 
 def test_one_member_and_members_that_agree_have_finite_features() -> None:
-    log_spreads, outputs, scores = said(3, 1)
-    assert (spread_features(log_spreads, outputs, scores)[:, 2] == 0).all()
-    agreed = spread_features(np.repeat(log_spreads, 3, axis=0), np.repeat(outputs, 3, axis=0), scores)
+    log_scales, outputs, scores = said(3, 1)
+    assert (scale_features(log_scales, outputs, scores)[:, 2] == 0).all()
+    agreed = scale_features(np.repeat(log_scales, 3, axis=0), np.repeat(outputs, 3, axis=0), scores)
     assert np.isfinite(agreed).all()
 
 
 def test_weights_add_up_in_the_logarithm() -> None:
-    parts = [Spread(constant=0.3), Spread(learned=0.8), Spread(ensemble=-0.2), Spread(distance=1.1)]
-    whole = Spread(constant=0.3, learned=0.8, ensemble=-0.2, distance=1.1)
-    factors = [spreads(*said(4, 3), part) for part in parts]
-    np.testing.assert_allclose(spreads(*said(4, 3), whole), np.prod(factors, axis=0))
+    parts = [
+        PredictedScale(constant=0.3),
+        PredictedScale(learned=0.8),
+        PredictedScale(ensemble=-0.2),
+        PredictedScale(distance=1.1),
+    ]
+    whole = PredictedScale(constant=0.3, learned=0.8, ensemble=-0.2, distance=1.1)
+    factors = [predicted_scales(*said(4, 3), part) for part in parts]
+    np.testing.assert_allclose(predicted_scales(*said(4, 3), whole), np.prod(factors, axis=0))
 
 
 def calibration(*edges: float) -> Calibration:
@@ -95,12 +109,12 @@ def calibration(*edges: float) -> Calibration:
 
 
 def test_no_spread_is_larger_than_the_largest() -> None:
-    log_spreads, outputs, scores = said(0, 3)
-    free = spreads(log_spreads, outputs, scores, Spread(learned=1, distance=6))
+    log_scales, outputs, scores = said(0, 3)
+    free = predicted_scales(log_scales, outputs, scores, PredictedScale(learned=1, distance=6))
     most = float(np.median(free))
-    capped = spreads(log_spreads, outputs, scores, Spread(learned=1, distance=6, most=most))
+    capped = predicted_scales(log_scales, outputs, scores, PredictedScale(learned=1, distance=6, most=most))
     np.testing.assert_allclose(capped, np.minimum(free, most))
-    far = spreads(log_spreads, outputs, np.full_like(scores, 1e200), Spread(distance=6, most=most))
+    far = predicted_scales(log_scales, outputs, np.full_like(scores, 1e200), PredictedScale(distance=6, most=most))
     np.testing.assert_allclose(far, most)
 
 
@@ -114,8 +128,8 @@ def test_a_class_of_spread_has_its_own_factor_and_an_edge_belongs_to_the_class_a
 @pytest.mark.parametrize("scaler", SCALERS, ids=["plain", "shifted", "log10"])
 @pytest.mark.parametrize("edges", [(), (0.5, 1.0)], ids=["one class", "three classes"])
 def test_all_levels_at_once_are_what_each_is_alone(scaler: Scaler, edges: tuple[float, ...]) -> None:
-    log_spreads, outputs, scores = said(6, 2)
-    spread, middle = spreads(log_spreads, outputs, scores, Spread(learned=1)), outputs.mean(axis=0)
+    log_scales, outputs, scores = said(6, 2)
+    spread, middle = predicted_scales(log_scales, outputs, scores, PredictedScale(learned=1)), outputs.mean(axis=0)
     lows, highs = interval_ends(outputs, spread, calibration(*edges), scaler)
     assert len(lows) == len(highs) == len(LEVELS)
     for level, low, high in zip(LEVELS, lows, highs, strict=True):
@@ -127,8 +141,8 @@ def test_all_levels_at_once_are_what_each_is_alone(scaler: Scaler, edges: tuple[
 @pytest.mark.parametrize("scaler", SCALERS, ids=["plain", "shifted", "log10"])
 @pytest.mark.parametrize("edges", [(), (0.5, 1.0)], ids=["one class", "three classes"])
 def test_a_higher_level_has_a_wider_interval_around_the_value(scaler: Scaler, edges: tuple[float, ...]) -> None:
-    log_spreads, outputs, scores = said(5, 3)
-    spread = spreads(log_spreads, outputs, scores, Spread(learned=1, distance=0.5))
+    log_scales, outputs, scores = said(5, 3)
+    spread = predicted_scales(log_scales, outputs, scores, PredictedScale(learned=1, distance=0.5))
     middle, lows, highs = outputs.mean(axis=0), [], []
     for level in LEVELS:
         half = half_widths(spread, calibration(*edges), level)

@@ -23,7 +23,7 @@ from deepergatgnn.commands.main import app
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import collate
-from deepergatgnn.nn.network import NetworkOutput
+from deepergatgnn.nn.crystal_model import NetworkOutput
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.messages import InferenceReply, InferenceRequest, UnreadableError
 from deepergatgnn.service.prediction.pipeline import PredictionInput, _prediction

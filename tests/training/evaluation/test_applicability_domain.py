@@ -12,7 +12,7 @@ from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.training.evaluation.applicability_domain import distances, fit_domain
-from deepergatgnn.uncertainty.domain import judge
+from deepergatgnn.uncertainty.domain import assess_domain
 from tests.support.fixtures import Published, bundled, graphs_of, tiny
 
 __all__ = ["tiny"]
@@ -74,8 +74,9 @@ def test_it_remembers_what_the_training_part_held(graphs: list[CrystalGraph], ve
     assert domain.volume_per_atom == (min(volumes), max(volumes))
     counts = [graph.n_nodes for graph in graphs[:50]]
     assert domain.inequivalent_atoms == (min(counts), max(counts))
-    assert all(judge(graph, 0.0, domain).in_domain for graph in graphs[:50])
-    assert not all(judge(graph, 0.0, domain).in_domain for graph in graphs[50:])
+    assert all(each.in_domain for each in assess_domain(graphs[:50], [0.0] * 50, domain))
+    rest = graphs[50:]
+    assert not all(each.in_domain for each in assess_domain(rest, [0.0] * len(rest), domain))
 
 
 def test_fewer_crystals_than_channels_and_vectors_that_are_all_the_same_have_a_score(

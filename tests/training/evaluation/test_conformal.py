@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from deepergatgnn.checkpoints import manifest
-from deepergatgnn.checkpoints.manifest import Calibration, Scaler, Spread, crystals_needed
+from deepergatgnn.checkpoints.manifest import Calibration, PredictedScale, Scaler, crystals_needed
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.predictor import Predictor
@@ -27,22 +27,22 @@ from deepergatgnn.training.evaluation.conformal import (
     conformal_factor,
     fit_cross_intervals,
     fit_intervals,
-    fit_spread,
+    fit_scale,
 )
-from deepergatgnn.uncertainty.intervals import half_widths, interval_ends, scale, spread_features, spreads
+from deepergatgnn.uncertainty.intervals import half_widths, interval_ends, predicted_scales, scale, scale_features
 from tests.support.fixtures import Published, bundled, graphs_of, pair
 
 __all__ = ["pair"]
 Array = NDArray[np.float64]
 LEVELS = tuple(map(float, manifest.LEVELS))
-SPREAD = Spread(constant=-0.4, learned=1, ensemble=0.1, distance=1)
+SPREAD = PredictedScale(constant=-0.4, learned=1, ensemble=0.1, distance=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Real:
     """What the tiny ensemble says of the bundled crystals [n], in its own units."""
 
-    log_spreads: Array
+    log_scales: Array
     outputs: Array
     scores: Array
     truth: Array
@@ -53,10 +53,10 @@ class Real:
 
     @property
     def widths(self) -> Array:
-        return spreads(self.log_spreads, self.outputs, self.scores, SPREAD)
+        return predicted_scales(self.log_scales, self.outputs, self.scores, SPREAD)
 
     def part(self, rows: slice) -> tuple[Array, Array, Array, Array]:
-        return self.log_spreads[:, rows], self.outputs[:, rows], self.scores[rows], self.truth[rows]
+        return self.log_scales[:, rows], self.outputs[:, rows], self.scores[rows], self.truth[rows]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def real(pair: Published) -> Real:
     with torch.inference_mode():
         said = [network(collate(graphs)) for network in predictor.networks]
     return Real(
-        log_spreads=np.stack([output.log_spreads[:, 0].double().numpy() for output in said]),
+        log_scales=np.stack([output.log_scales[:, 0].double().numpy() for output in said]),
         outputs=np.stack([output.values[:, 0].double().numpy() for output in said]),
         scores=np.array([answer.domain.score for answer in predictor.predict_graphs(graphs)]),
         truth=scale(bundled().values([pair.manifest.target.key])[order, 0], pair.manifest.scaler),
@@ -89,7 +89,7 @@ def crepes_half_widths(regressor: ConformalRegressor, level: float, sigmas: Arra
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_same_spread_for_all_gives_the_classical_half_width(real: Real, n: int, level: float) -> None:
     residuals, ones = real.residuals[:n], np.ones(n)
-    found = half_widths(np.ones(5), calibrate(Spread(), ones, residuals), str(level))
+    found = half_widths(np.ones(5), calibrate(PredictedScale(), ones, residuals), str(level))
     classical = np.sort(np.abs(residuals))[math.ceil((n + 1) * Fraction(str(level))) - 1]
     assert found.tolist() == [classical] * 5
     regressor = ConformalRegressor().fit(residuals)
@@ -121,7 +121,7 @@ def test_classes_give_the_mondrian_intervals_of_crepes(real: Real, n: int, level
 
 def test_with_too_few_crystals_there_is_no_interval_where_crepes_says_infinity(real: Real) -> None:
     residuals = real.residuals[:8]
-    calibration = calibrate(Spread(), np.ones(8), residuals)
+    calibration = calibrate(PredictedScale(), np.ones(8), residuals)
     assert calibration.levels == ("0.5", "0.8")
     assert calibration.shortfall("0.9") == "8 calibration crystals cannot promise it, which takes 9"
     with pytest.warns(UserWarning, match="too small"):
@@ -158,7 +158,7 @@ def test_what_so_few_crystals_promise_they_cover(kind: str) -> None:
         hits = dict.fromkeys(manifest.LEVELS, 0.0)
         for _ in range(times):
             widths, residuals = rng.lognormal(size=n + fresh), DRAWS[kind](rng, n + fresh)
-            found = calibrate(Spread(), widths[:n], residuals[:n] * widths[:n])
+            found = calibrate(PredictedScale(), widths[:n], residuals[:n] * widths[:n])
             assert found.levels == tuple(level for level in hits if n >= crystals_needed(level))
             for level in found.levels:
                 off = np.abs(residuals[n:] * widths[n:])
@@ -240,7 +240,7 @@ DEGENERATE = {
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_residuals_promise_what_their_finite_quantiles_do(name: str) -> None:
     widths, residuals, levels = DEGENERATE[name]
-    calibration = calibrate(Spread(), widths, residuals)
+    calibration = calibrate(PredictedScale(), widths, residuals)
     assert calibration.levels == levels
     assert calibration.n == len(widths)
     assert Calibration.model_validate_json(calibration.model_dump_json()) == calibration
@@ -268,21 +268,21 @@ def test_classes_of_different_spreads_are_of_equal_size(real: Real) -> None:
 
 @pytest.mark.parametrize("n", [1, 150, 1000])
 def test_the_same_spread_for_many_is_one_class(real: Real, n: int) -> None:
-    assert calibrate(Spread(), np.ones(n), real.residuals[:n]).edges == ()
+    assert calibrate(PredictedScale(), np.ones(n), real.residuals[:n]).edges == ()
 
 
 def stretched(real: Real) -> tuple[Array, Array, Array]:
     """Real features, many times, and so far apart that each of them can be told from the others."""
-    log_spreads = real.log_spreads + 39 * (real.log_spreads - real.log_spreads.mean())
-    return np.tile(log_spreads, 20), np.tile(real.outputs, 20), np.tile(3 * real.scores, 20)
+    log_scales = real.log_scales + 39 * (real.log_scales - real.log_scales.mean())
+    return np.tile(log_scales, 20), np.tile(real.outputs, 20), np.tile(3 * real.scores, 20)
 
 
 @pytest.mark.parametrize("weights", [(0.0, 1.0, 0.0, 0.0), (-0.5, 0.7, 0.3, 1.2), (0.4, 0.0, -0.2, 0.0)])
 def test_weights_are_recovered_from_drawn_residuals(real: Real, weights: tuple[float, ...]) -> None:
     said = stretched(real)
-    features = spread_features(*said)
+    features = scale_features(*said)
     drawn = np.random.default_rng(3).laplace(size=len(features)) * np.exp(features @ weights)
-    found = fit_spread(*said, drawn)
+    found = fit_scale(*said, drawn)
     # Fisher information of a Laplace scale: one for each residual and unit of log-spread.
     errors = np.sqrt(np.diag(np.linalg.inv(features.T @ features)))
     off = np.array([found.constant, found.learned, found.ensemble, found.distance]) - weights
@@ -290,7 +290,7 @@ def test_weights_are_recovered_from_drawn_residuals(real: Real, weights: tuple[f
 
 
 def test_no_other_optimiser_does_better(real: Real) -> None:
-    features = spread_features(real.log_spreads, real.outputs, real.scores)
+    features = scale_features(real.log_scales, real.outputs, real.scores)
     start = np.array([0.0, 1.0, 0.0, 0.0])
 
     def objective(weights: Array) -> float:
@@ -298,7 +298,7 @@ def test_no_other_optimiser_does_better(real: Real) -> None:
         prior = ((weights - start)[1:] ** 2).sum() / (2 * PRIOR**2 * len(features))
         return float((np.abs(real.residuals) / spread + np.log(spread)).mean() + prior)
 
-    found = fit_spread(real.log_spreads, real.outputs, real.scores, real.residuals)
+    found = fit_scale(real.log_scales, real.outputs, real.scores, real.residuals)
     ours = np.array([found.constant, found.learned, found.ensemble, found.distance])
     theirs = minimize(objective, start, method="BFGS", options={"gtol": 1e-8}).x
     assert objective(ours) <= objective(theirs) + 1e-10
@@ -307,10 +307,10 @@ def test_no_other_optimiser_does_better(real: Real) -> None:
 
 
 def test_a_fitted_spread_is_right_on_average_and_larger_where_residuals_are(real: Real) -> None:
-    found = fit_spread(real.log_spreads, real.outputs, real.scores, real.residuals)
-    capped = spreads(real.log_spreads, real.outputs, real.scores, found)
+    found = fit_scale(real.log_scales, real.outputs, real.scores, real.residuals)
+    capped = predicted_scales(real.log_scales, real.outputs, real.scores, found)
     free = found.model_copy(update={"most": None})
-    spread, off = spreads(real.log_spreads, real.outputs, real.scores, free), np.abs(real.residuals)
+    spread, off = predicted_scales(real.log_scales, real.outputs, real.scores, free), np.abs(real.residuals)
     np.testing.assert_allclose(capped, np.minimum(spread, np.quantile(spread, 0.99)), rtol=1e-4)
     assert (off / spread).mean() == pytest.approx(1, abs=1e-6)
     easy, hard = off[spread < np.median(spread)], off[spread >= np.median(spread)]
@@ -337,20 +337,20 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_whatever_the_residuals_the_spread_is_a_number(name: str) -> None:
-    log_spreads, outputs, scores, residuals = HOSTILE[name]
-    found = fit_spread(log_spreads, outputs, scores, residuals)
+    log_scales, outputs, scores, residuals = HOSTILE[name]
+    found = fit_scale(log_scales, outputs, scores, residuals)
     assert np.isfinite([found.constant, found.learned, found.ensemble, found.distance]).all()
-    width = spreads(log_spreads, outputs, scores, found)[np.isfinite(outputs).all(axis=0)]
+    width = predicted_scales(log_scales, outputs, scores, found)[np.isfinite(outputs).all(axis=0)]
     assert np.isfinite(width).all()
     assert (width > 0).all()
 
 
 def test_crystals_that_are_not_finite_change_nothing(real: Real) -> None:
-    log_spreads, outputs, scores, _ = real.part(slice(0, 200))
+    log_scales, outputs, scores, _ = real.part(slice(0, 200))
     residuals = real.residuals[:200]
-    clean = fit_spread(log_spreads, outputs, scores, residuals)
-    more = fit_spread(
-        np.concatenate([log_spreads, log_spreads[:, :2]], axis=1),
+    clean = fit_scale(log_scales, outputs, scores, residuals)
+    more = fit_scale(
+        np.concatenate([log_scales, log_scales[:, :2]], axis=1),
         np.concatenate([outputs, outputs[:, :2]], axis=1),
         np.append(scores, [1.0, np.inf]),
         np.append(residuals, [np.nan, 1.0]),
@@ -364,10 +364,10 @@ def test_the_spread_is_from_validation_and_the_factors_from_calibration(real: Re
     assert both.n == 200
     assert fit_intervals(one, three).spread == both.spread
     assert fit_intervals(three, two).spread != both.spread
-    log_spreads, outputs, scores, truth = two
+    log_scales, outputs, scores, truth = two
     residuals = outputs.mean(axis=0) - truth
-    assert both == calibrate(both.spread, spreads(log_spreads, outputs, scores, both.spread), residuals)
-    with_twice_the_residuals = (log_spreads, outputs, scores, outputs.mean(axis=0) - 2 * residuals)
+    assert both == calibrate(both.spread, predicted_scales(log_scales, outputs, scores, both.spread), residuals)
+    with_twice_the_residuals = (log_scales, outputs, scores, outputs.mean(axis=0) - 2 * residuals)
     doubled = fit_intervals(one, with_twice_the_residuals).factors
     for level, factors in both.factors.items():
         np.testing.assert_allclose(doubled[level], 2 * np.array(factors))

@@ -205,8 +205,8 @@ def test_weights_to_begin_with_travel_too(tiny: Published, tmp_path: Path) -> No
     found = state(tmp_path / "away", config, 0)
     assert_same_state(found, state(tmp_path / "home", config, 0))
     shipped = load_file(tiny.folder / "model.safetensors")
-    assert torch.equal(found["best.embed_element.weight"], shipped["network.embed_element.weight"])
-    assert not torch.equal(found["best.head.weight"], shipped["network.head.weight"])
+    assert torch.equal(found["best.embedding.edges.weight"], shipped["network.embedding.edges.weight"])
+    assert not torch.equal(found["best.head.values.weight"], shipped["network.head.values.weight"])
 
 
 def test_a_start_of_another_size_is_refused(tiny: Published, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_folder_that_is_written_again_is_replaced_and_anything_else_is_kept(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     for taken in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
-        with pytest.raises(ConfigError, match="holds something else"):
+        with pytest.raises(ConfigError, match="neither empty nor a prepared folder"):
             save_run(prepared.config, prepared.assembly, store, taken)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 

@@ -15,7 +15,7 @@ from deepergatgnn.element_features import element_symbol
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import collate
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.cache import prepared_dataset
@@ -23,7 +23,6 @@ from deepergatgnn.training.data.splits import split_rows
 from deepergatgnn.training.experiments.run import run
 from deepergatgnn.training.fit.checkpoint import STATE
 from deepergatgnn.training.publication.card import render_card
-from deepergatgnn.training.publication.publish import single_target
 from tests.support.fixtures import BUNDLED, TINY, Published, bundled, graphs_of, some_crystals
 from tests.training.data.test_catalogue import real_documents, written
 
@@ -42,7 +41,7 @@ class Joint:
 
     store: ModelStore
     manifests: list[Manifest]
-    network: DeeperGATGNN
+    network: CrystalModel
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +56,7 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> Joint:
     )
     store = ModelStore(folder / "store")
     manifests = run(config, store, folder / "runs", device=CPU, report=lambda _: None)
-    network = DeeperGATGNN(config.network, config.graph)
+    network = CrystalModel(config.network, config.graph)
     state = load_file(folder / "runs" / "joint" / "member-1" / STATE)
     network.load_state_dict({k.removeprefix("best."): v for k, v in state.items() if k.startswith("best.")})
     return Joint(store, manifests, network.eval())
@@ -87,11 +86,11 @@ def test_two_targets_give_two_versions_with_the_columns_of_one_network(joint: Jo
 
 
 def test_the_part_of_a_network_for_one_target_shares_no_memory_with_it(joint: Joint) -> None:
-    single = single_target(joint.network, 1)
+    single = joint.network.single_target(1)
     with torch.no_grad():
-        single.embed_edge.weight.zero_()
-    assert joint.network.embed_edge.weight.any()
-    assert torch.equal(single.head.weight[0], joint.network.head.weight[1])
+        single.embedding.edges.weight.zero_()
+    assert joint.network.embedding.edges.weight.any()
+    assert torch.equal(single.head.values.weight[0], joint.network.head.values.weight[1])
 
 
 def test_scaler_and_domain_know_the_training_part_only(tiny: Published) -> None:

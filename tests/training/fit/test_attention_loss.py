@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
 from deepergatgnn.nn.batch import GraphBatch, collate
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.training.config.optimization import OptimizationConfig
 from deepergatgnn.training.fit.attention_loss import attention_loss, draw_sets, effects_of_removal
 from tests.support.fixtures import SODIUM, graphs_of, seeded_network, some_crystals
@@ -22,7 +22,7 @@ def batch() -> GraphBatch:
 
 
 @pytest.fixture
-def network() -> DeeperGATGNN:
+def network() -> CrystalModel:
     """Two layers with running statistics of their own, in training."""
     return seeded_network(layers=2, channels=16, heads=2, groups=4).train()
 
@@ -54,7 +54,7 @@ def test_sets_are_disjoint_and_of_one_size(batch: GraphBatch) -> None:
     assert torch.equal(seen > 0, (nodes > 1)[batch.crystals])
 
 
-def test_the_effect_of_a_set_is_that_of_the_change_it_makes(network: DeeperGATGNN, batch: GraphBatch) -> None:
+def test_the_effect_of_a_set_is_that_of_the_change_it_makes(network: CrystalModel, batch: GraphBatch) -> None:
     nothing = torch.zeros(batch.crystals.shape[0], dtype=torch.bool)
     chosen = nothing.clone()
     chosen[0] = True  # a node of the first crystal
@@ -65,9 +65,9 @@ def test_the_effect_of_a_set_is_that_of_the_change_it_makes(network: DeeperGATGN
 
 
 @pytest.mark.usefixtures("restless")
-def test_only_the_attention_learns_and_nothing_else_is_touched(network: DeeperGATGNN, batch: GraphBatch) -> None:
-    network.layers[0].eval()  # a layer that rests
-    network.norms[0].train()
+def test_only_the_attention_learns_and_nothing_else_is_touched(network: CrystalModel, batch: GraphBatch) -> None:
+    network.body.layers[0].eval()  # a layer that rests
+    network.body.norms[0].train()
     modes = [module.training for module in network.modules()]
     output = network(batch)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -76,12 +76,12 @@ def test_only_the_attention_learns_and_nothing_else_is_touched(network: DeeperGA
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert network.attention.output.weight.grad is not None
-    assert network.head.weight.grad is None
-    assert network.hidden.weight.grad is None
+    assert network.head.values.weight.grad is None
+    assert network.head.hidden[0].weight.grad is None
 
 
 @pytest.mark.usefixtures("restless")
-def test_attention_learns_which_atoms_matter(network: DeeperGATGNN, batch: GraphBatch) -> None:
+def test_attention_learns_which_atoms_matter(network: CrystalModel, batch: GraphBatch) -> None:
     network.eval()
 
     def disagreement() -> float:
@@ -99,7 +99,7 @@ def test_attention_learns_which_atoms_matter(network: DeeperGATGNN, batch: Graph
     assert disagreement() < before - 0.02
 
 
-def test_a_batch_of_single_nodes_has_no_loss(network: DeeperGATGNN) -> None:
+def test_a_batch_of_single_nodes_has_no_loss(network: CrystalModel) -> None:
     batch = collate(graphs_of([SODIUM, SODIUM]))
     assert attention_loss(network, batch, network(batch).attention) == 0
 

@@ -16,14 +16,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
 from deepergatgnn.errors import ConfigError
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.training.fit.checkpoint import STATE, Progress, RunState, TrainingError, check_state
 from tests.conftest import ROOT
 from tests.support.fixtures import seeded_network
+from tests.support.literal_network import literal_name
 
 PROGRESS = Progress(epoch=2, best_epoch=1, best_error=0.1, seconds=3.5, history=[(1 / 3, 0.1, 1e-3), (0.2, 0.3, 5e-4)])
 PROGRAM = "from deepergatgnn.commands.main import main; main()"
@@ -55,6 +56,12 @@ def some_state(seed: int = 0) -> RunState:
     return RunState(network, average, best, optimizer, torch.Generator().manual_seed(seed))
 
 
+def former_name(name: str) -> str:
+    """The name of a tensor in states of before schema 3."""
+    place = next((each for each in ("network.", "average.module.", "best.") if name.startswith(each)), None)
+    return name if place is None else place + literal_name(name.removeprefix(place))
+
+
 def test_a_state_comes_back_as_it_was_to_the_bit(tmp_path: Path) -> None:
     state = some_state()
     torch.manual_seed(5)
@@ -76,7 +83,7 @@ def test_the_names_in_the_file_stay_what_they_are(tmp_path: Path) -> None:
     """States of long runs are on people's disks; a renamed tensor would take their runs away."""
     state = some_state()
     state.save(tmp_path, PROGRESS, "print")
-    network: DeeperGATGNN = state.network  # type: ignore[assignment]
+    network: CrystalModel = state.network  # type: ignore[assignment]
     weights = list(network.state_dict())
     assert load_file(tmp_path / STATE).keys() == {
         *(f"network.{name}" for name in weights),
@@ -91,6 +98,22 @@ def test_the_names_in_the_file_stay_what_they_are(tmp_path: Path) -> None:
         "generator",
         "dropout",
     }
+
+
+def test_a_state_of_before_the_network_had_parts_comes_back_too(tmp_path: Path) -> None:
+    state = some_state()
+    state.save(tmp_path, PROGRESS, "print")
+    with (tmp_path / STATE).open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    former = {former_name(name): tensor for name, tensor in load_file(tmp_path / STATE).items()}
+    assert {"network.head.weight", "average.module.embed_edge.bias", "best.layers.0.weight"} <= former.keys()
+    save_file(former, tmp_path / STATE, header["__metadata__"])
+    other = some_state(seed=1)
+    assert other.load(tmp_path, "print") == PROGRESS
+    for ours, theirs in ((other.network, state.network), (other.average, state.average)):
+        assert all(torch.equal(ours.state_dict()[name], tensor) for name, tensor in theirs.state_dict().items())
+    assert other.best.keys() == state.best.keys()
+    assert all(torch.equal(other.best[name], tensor) for name, tensor in state.best.items())
 
 
 def test_no_state_is_no_state(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_more_epochs_or_data_are_refused_under_the_same_name_and_continue_under_
 
     continued = second.model_copy(update={"name": "continued", "start": str(run_folder)})
     [weights] = starting_weights(continued, ModelStore(tmp_path / "store"))
-    assert "head.weight" in weights
+    assert "head.values.weight" in weights
     assert all(torch.equal(value, best[f"best.{key}"]) for key, value in weights.items())
     manifest = trained(continued, tmp_path)
     assert state.read_bytes() == content

@@ -16,7 +16,7 @@ from torch import Tensor, distributed, multiprocessing
 
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.nn.config import NetworkConfig
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.training.config.optimization import OptimizationConfig
 from deepergatgnn.training.data.examples import Examples
 from deepergatgnn.training.fit.batches import collated, share_out
@@ -47,7 +47,7 @@ def step(graphs: Sequence[CrystalGraph], targets: np.ndarray) -> dict[str, Tenso
     """Gradients, statistics and loss of two batches in float64, in this process's part."""
     torch.manual_seed(0)
     sizes = NetworkConfig(layers=2, channels=8, heads=2, groups=3, targets=2, spread=True)
-    network = DeeperGATGNN(sizes, GraphConfig()).double().train()
+    network = CrystalModel(sizes, GraphConfig()).double().train()
     examples = Examples(graphs, targets)
     found: dict[str, Tensor] = {}
     mine = [share_out(rows, examples.work, ranks())[rank()] for rows in BATCHES]

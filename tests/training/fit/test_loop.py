@@ -15,7 +15,7 @@ from deepergatgnn.errors import ConfigError
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.nn.config import NetworkConfig
-from deepergatgnn.nn.network import DeeperGATGNN
+from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.training.config.optimization import OptimizationConfig
 from deepergatgnn.training.data.examples import Examples
 from deepergatgnn.training.fit.batches import Batches
@@ -38,10 +38,10 @@ def examples() -> tuple[Examples, Examples]:
     return tuple(Examples([graphs[row] for row in part], scaled[part]) for part in (order[:80], order[80:]))  # type: ignore[return-value]
 
 
-def fresh(seed: int = 0, *, dropout: float = 0.2, spread: bool = False) -> DeeperGATGNN:
+def fresh(seed: int = 0, *, dropout: float = 0.2, spread: bool = False) -> CrystalModel:
     torch.manual_seed(seed)
     sizes = NetworkConfig(layers=2, channels=16, heads=2, groups=4, targets=2, dropout=dropout, spread=spread)
-    return DeeperGATGNN(sizes, GraphConfig())
+    return CrystalModel(sizes, GraphConfig())
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Trial:
 
     folder: Path
     config: OptimizationConfig = QUICK
-    network: DeeperGATGNN = field(default_factory=fresh)
+    network: CrystalModel = field(default_factory=fresh)
     epochs: list[Epoch] = field(default_factory=list)
 
     def run(
@@ -77,7 +77,7 @@ class Trial:
         )
 
 
-def weights(network: DeeperGATGNN) -> dict[str, bytes]:
+def weights(network: CrystalModel) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in network.state_dict().items()}
 
 
@@ -210,7 +210,7 @@ def test_it_stops_when_validation_does_not_improve(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_the_run_with_the_remedy(tmp_path: Path) -> None:
     trial = Trial(tmp_path)
     with torch.no_grad():
-        trial.network.head.bias.fill_(math.nan)
+        trial.network.head.values.bias.fill_(math.nan)
     with pytest.raises(TrainingError, match=r"the loss is nan in epoch 1: lower optimization\.learning_rate"):
         trial.run()
     assert trial.epochs == []
@@ -223,7 +223,7 @@ def test_weights_that_blow_up_in_the_last_step_of_an_epoch_are_not_kept(tmp_path
     def spoil(batches: Batches, epoch: int, total: int) -> Batches:
         for index, batch in enumerate(batches):
             if (epoch, index) == (1, total - 1):
-                trial.network.head.bias.register_hook(lambda gradient: gradient * math.nan)
+                trial.network.head.values.bias.register_hook(lambda gradient: gradient * math.nan)
             yield batch
 
     with pytest.raises(TrainingError, match=r"the validation error is nan in epoch 2: .* the state of epoch 1 is kept"):
@@ -239,7 +239,7 @@ def test_a_run_that_blows_up_keeps_the_state_of_the_epoch_before(tmp_path: Path)
     def spoil(epoch: Epoch) -> None:
         trial.epochs.append(epoch)
         with torch.no_grad():
-            trial.network.head.bias.fill_(math.inf)
+            trial.network.head.values.bias.fill_(math.inf)
 
     with pytest.raises(TrainingError, match=r"in epoch 2: .* the state of epoch 1 is kept in"):
         trial.run(report=spoil)
@@ -251,12 +251,12 @@ def test_a_run_that_blows_up_keeps_the_state_of_the_epoch_before(tmp_path: Path)
 def test_the_spread_head_leaves_the_values_as_they_are_to_the_bit(tmp_path: Path) -> None:
     with_spread = Trial(tmp_path / "with", network=fresh(dropout=0.0, spread=True))
     without = Trial(tmp_path / "without", network=fresh(dropout=0.0))
-    first = with_spread.network.spread.weight.detach().clone()  # type: ignore[union-attr]
+    first = with_spread.network.head.scales.weight.detach().clone()  # type: ignore[union-attr]
     with_spread.run()
     without.run()
     learned = weights(with_spread.network)
     assert {name: learned[name] for name in weights(without.network)} == weights(without.network)
-    assert not torch.equal(with_spread.network.spread.weight, first)  # type: ignore[union-attr]
+    assert not torch.equal(with_spread.network.head.scales.weight, first)  # type: ignore[union-attr]
 
 
 def test_a_run_in_bfloat16_learns(tmp_path: Path) -> None:
@@ -296,5 +296,5 @@ def test_outputs_do_not_depend_on_how_they_are_cut(monkeypatch: pytest.MonkeyPat
         found = outputs(network, graphs, CPU)
         torch.testing.assert_close(found.values, expected, rtol=1e-5, atol=1e-5)
         assert found.crystal_vectors.shape == (len(graphs), 16)
-        assert found.log_spreads.shape == (len(graphs), 2)
+        assert found.log_scales.shape == (len(graphs), 2)
         assert len(found.attention) == sum(graph.n_nodes for graph in graphs)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepergatgnn.nn.network import NetworkOutput
+from deepergatgnn.nn.crystal_model import NetworkOutput
 from deepergatgnn.nn.normalization import DifferentiableGroupNorm, WeightedBatchNorm
 from deepergatgnn.training.config.optimization import OptimizationConfig
 from deepergatgnn.training.fit.loop import _losses, _moving_average, _parameter_groups
@@ -18,10 +18,10 @@ CONFIG = OptimizationConfig(weight_decay=0.1)
 LOSSES = get_args(get_type_hints(OptimizationConfig)["loss"])
 
 
-def said(values: Tensor, log_spreads: Tensor | None = None) -> NetworkOutput:
+def said(values: Tensor, log_scales: Tensor | None = None) -> NetworkOutput:
     """An output with these values; the parts that no loss sees are empty."""
     nothing = torch.zeros(0)
-    return NetworkOutput(values, nothing, nothing, torch.zeros_like(values) if log_spreads is None else log_spreads)
+    return NetworkOutput(values, nothing, nothing, torch.zeros_like(values) if log_scales is None else log_scales)
 
 
 def penalty(name: str, residual: float, beta: float) -> float:
@@ -65,10 +65,10 @@ def test_a_batch_without_any_target_neither_learns_nor_fails() -> None:
 def test_the_best_spread_of_equal_residuals_is_their_size() -> None:
     """The negative logarithm of a Laplace density, |r| / s + log s, is lowest at s = |r|."""
     targets = torch.tensor([[0.3], [-0.3]])
-    log_spreads = torch.full((2, 1), math.log(0.3), requires_grad=True)
-    _, loss = _losses(said(torch.zeros(2, 1), log_spreads), targets, torch.ones(1), CONFIG)
+    log_scales = torch.full((2, 1), math.log(0.3), requires_grad=True)
+    _, loss = _losses(said(torch.zeros(2, 1), log_scales), targets, torch.ones(1), CONFIG)
     assert loss.item() == pytest.approx(1 + math.log(0.3))
-    [gradient] = torch.autograd.grad(loss, log_spreads)
+    [gradient] = torch.autograd.grad(loss, log_scales)
     torch.testing.assert_close(gradient, torch.zeros(2, 1), rtol=0, atol=1e-6)
 
 
@@ -77,8 +77,8 @@ def test_weight_decay_is_for_matrices_only() -> None:
     decayed, spared = _parameter_groups(network, CONFIG)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {  # type: ignore[attr-defined]
-        *(f"layers.{index}.{name}" for index in range(2) for name in ("weight", "attention")),
-        *(f"{name}.weight" for name in ("embed_element", "embed_edge", "hidden", "head")),
+        *(f"body.layers.{index}.{name}" for index in range(2) for name in ("weight", "attention")),
+        *(f"{name}.weight" for name in ("embedding.elements.0", "embedding.edges", "head.hidden.0", "head.values")),
         *(f"attention.{name}.weight" for name in ("first", "second", "output")),
     }
     assert len(decayed["params"]) + len(spared["params"]) == len(names)  # type: ignore[arg-type]
@@ -104,8 +104,9 @@ def test_the_groups_have_the_pace_of_their_height() -> None:
         for parameter in group["params"]  # type: ignore[attr-defined]
     }
     assert paces.keys() == set(names.values())
-    assert (paces["embed_edge.weight"], paces["layers.0.weight"], paces["norms.1.weight"]) == (0.125, 0.25, 0.5)
-    assert paces["head.bias"] == paces["attention.first.weight"] == 1
+    below = ("embedding.edges.weight", "body.layers.0.weight", "body.norms.1.weight")
+    assert [paces[name] for name in below] == [0.125, 0.25, 0.5]
+    assert paces["head.values.bias"] == paces["attention.first.weight"] == 1
 
 
 @pytest.mark.parametrize("norm", [WeightedBatchNorm(8), DifferentiableGroupNorm(8, groups=3)])
