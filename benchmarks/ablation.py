@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.timing import parser
 from deepergatgnn.model_store import ModelStore
-from deepergatgnn.nn.batch import collate, cut, edges_at_once
+from deepergatgnn.nn.batch import collate, edges_at_once, split_by_edges
 from deepergatgnn.nn.network import DeeperGATGNN
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.run_data import RunData, assemble_run_data
@@ -71,7 +71,7 @@ def configuration(variant: str, data: str, keys: Sequence[str], seeds: int, epoc
 def predicted(network: DeeperGATGNN, assembly: RunData, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Targets of rows, standardised [n, T]."""
     graphs = [assembly.dataset.graphs[row] for row in rows]
-    outputs = [network(collate(part)).values for part in cut(graphs, edges_at_once(torch.device("cpu")))]
+    outputs = [network(collate(part)).values for part in split_by_edges(graphs, edges_at_once(torch.device("cpu")))]
     return torch.cat(outputs).double().numpy()
 
 

@@ -139,8 +139,8 @@ def _without(graph: CrystalGraph, gone: NDArray[np.int64]) -> CrystalGraph:
         distances=graph.distances[edges],
         multiplicities=graph.multiplicities[kept],
         counts=graph.counts[edges],
-        classes=np.arange(kept.sum(), dtype=np.int32),
-        surroundings=graph.surroundings[kept],
+        node_of_atom=np.arange(kept.sum(), dtype=np.int32),
+        angular_features=graph.angular_features[kept],
     )
 
 

@@ -129,8 +129,8 @@ def graph_by_pymatgen(structure: Structure) -> CrystalGraph:
         volume=structure.volume,
         multiplicities=ones,
         counts=np.ones(int(kept.sum()), dtype=np.int32),
-        classes=np.arange(len(structure), dtype=np.int32),
-        surroundings=np.empty((len(structure), 0), dtype=np.float32),
+        node_of_atom=np.arange(len(structure), dtype=np.int32),
+        angular_features=np.empty((len(structure), 0), dtype=np.float32),
     )
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
 from torch import Tensor, nn
 from torch_geometric.utils import scatter, softmax
 
-from deepergatgnn.graphs.angular_features import surroundings_size
+from deepergatgnn.graphs.angular_features import n_angular_features
 from deepergatgnn.nn.normalization import WeightedBatchNorm
 
 _LEAST = -80.0  # an exponent whose power is still a normal float32
@@ -45,7 +45,7 @@ class SurroundingsEmbedding(nn.Module):
 
     def __init__(self, orders: int, channels: int) -> None:
         super().__init__()
-        size = surroundings_size(orders)
+        size = n_angular_features(orders)
         self.norm = WeightedBatchNorm(size)
         self.first = nn.Linear(size, channels)
         self.second = nn.Linear(channels, channels)

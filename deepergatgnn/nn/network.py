@@ -76,7 +76,7 @@ class DeeperGATGNN(nn.Module):
         x = F.leaky_relu(self.embed_element(self.element_table), 0.2)[batch.atomic_numbers - 1]
         if self.embed_surroundings is None:
             return x
-        return x + cast("Tensor", self.embed_surroundings(batch.surroundings, batch.multiplicities))
+        return x + cast("Tensor", self.embed_surroundings(batch.angular_features, batch.multiplicities))
 
     def propagate(self, x: Tensor, batch: GraphBatch) -> NetworkOutput:
         """Predict from what is given of the nodes [N, F] in place of `embed`, which explanations change."""

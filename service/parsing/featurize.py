@@ -150,7 +150,7 @@ def _packed(graph: CrystalGraph, rounds: int) -> PackedGraph:
         return packed
     colours = node_colours(graph, rounds)
     names = [f"{colour:016x}" for colour in colours.tolist()]
-    of_atoms = [names[node] for node in graph.classes.tolist()]
+    of_atoms = [names[node] for node in graph.node_of_atom.tolist()]
     return replace(packed, digest=crystal_digest(graph, colours), colours=of_atoms)
 
 

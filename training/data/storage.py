@@ -20,7 +20,7 @@ from deepergatgnn.training.data.dataset import PreparedDataset, Refusal
 from deepergatgnn.training.data.graph_arrays import LAYOUT, Arrays, PackedCells, PackedGraphs, pack
 
 INDEX, ROWS, COLUMNS = "index.json", "rows.json", "columns.bin"
-FORMAT = 3
+FORMAT = 4
 _CHUNK = 1000
 
 

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
-from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
+from deepergatgnn.nn.batch import GraphBatch, collate, edges_at_once, split_by_edges
 from deepergatgnn.nn.network import DeeperGATGNN, NetworkOutput
 from deepergatgnn.training.config.optimization import OptimizationConfig, one_cycle, plateau
 from deepergatgnn.training.data.examples import Examples
@@ -144,7 +144,7 @@ def train(
 def outputs(network: torch.nn.Module, graphs: Sequence[CrystalGraph], device: torch.device) -> NetworkOutput:
     """All that the network says of any number of graphs, on the CPU."""
     network.eval()
-    parts = [network(collate(part).to(device)) for part in cut(graphs, edges_at_once(device))]
+    parts = [network(collate(part).to(device)) for part in split_by_edges(graphs, edges_at_once(device))]
     return NetworkOutput(*(torch.cat(pieces).cpu() for pieces in zip(*parts, strict=True)))
 
 
