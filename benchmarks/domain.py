@@ -8,13 +8,13 @@ systems that test it, three seeds. For each the Spearman correlation of |error| 
 the 90 % interval, and the error of flagged and of unflagged crystals. The last line is one JSON object.
 """
 
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.report import finish
 from benchmarks.timing import arguments
 from deepergatgnn.errors import ConfigError, ModelNotFoundError
 from deepergatgnn.model_store import ModelStore
@@ -72,7 +72,7 @@ def main() -> None:
     torch.set_num_threads(1)
     runs = [on_systems(4 if quick else 48, seed) for seed in range(1 if quick else 3)]
     medians = {key: float(np.median([found[key] for found in runs if key in found])) for key in runs[0]}
-    print(json.dumps({"wbm": on_wbm(), "systems": {"runs": runs, "median": medians}}))
+    finish("domain", {"wbm": on_wbm(), "systems": {"runs": runs, "median": medians}}, quick=quick)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ at most, and of the files that pymatgen reads as ordered crystals the share answ
 """
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -28,8 +27,9 @@ import httpx
 import psutil
 
 from benchmarks.hostile_files import rows_of
+from benchmarks.report import finish
 from benchmarks.timing import parser
-from fuzz.hostile import HOSTILE
+from fuzz.corpus import HOSTILE
 
 GOOD = Path("examples/ZrO2.cif").read_bytes()
 LIMIT_S = 2.0
@@ -164,7 +164,7 @@ def main() -> None:
         report = asyncio.run(measure(address, process, given.folder, QUICK if given.quick else 1))
     for name, code in report["unexpected"].items():
         print(f"unexpected: {name}: {code}, not {ENDINGS[name]}")
-    print(json.dumps(report))
+    finish("hostile", report, quick=given.quick or not given.folder)
     sys.exit(bool(report["unexpected"]))
 
 

@@ -28,7 +28,7 @@ from pymatgen.io.vasp import Poscar
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import Crystal, read_structure
-from fuzz.hostile import HOSTILE
+from fuzz.corpus import HOSTILE
 
 QUICK = 10  # one file in so many
 MIN_DISTANCE = 0.5  # Å; pymatgen's own default in `Structure.is_valid`

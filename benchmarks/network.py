@@ -9,7 +9,6 @@ compiler; `forward_ratio_eager` without it), `train_step_ratio`, `train_memory_r
 literal over ours), `max_rel_diff` of values and gradients.
 """
 
-import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.report import finish
 from benchmarks.timing import arguments, interleaved
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
@@ -184,7 +184,7 @@ def main() -> None:
     report["max_rel_diff"] = {"float32": difference(torch.float32), "float64": difference(torch.float64)}
     report |= compare_forward(quick)
     report |= compare_training(quick)
-    print(json.dumps(report))
+    finish("network", report, quick=quick)
 
 
 if __name__ == "__main__":

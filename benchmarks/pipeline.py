@@ -9,7 +9,6 @@ before anything is cached), `graphs_equal`, `structures_per_s` and its ratio at 
 phase, and `floor_ms`, the matrix products and softplus of our forward pass alone.
 """
 
-import json
 import time
 import warnings
 from collections import Counter
@@ -27,6 +26,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.network import LAYERS, THREADS, networks
+from benchmarks.report import finish
 from benchmarks.timing import arguments, interleaved
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.graphs.build import build_graph
@@ -276,7 +276,7 @@ def main() -> None:
     report: dict[str, object] = {"data": name, "crystals": len(some), "threads": threads, "layers": LAYERS}
     report |= compare_graphs(ways, written, rounds)
     report |= compare_numbers(ways, mixed, 3)
-    print(json.dumps(report))
+    finish("pipeline", report, quick=quick)
 
 
 if __name__ == "__main__":

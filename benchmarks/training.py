@@ -15,7 +15,6 @@ memory leaves out pages of mapped files, which the system takes back as it needs
 processor, which other work on the machine hardly changes. The last line is one JSON object.
 """
 
-import json
 import multiprocessing
 import tempfile
 import time
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 from torch.nn.functional import l1_loss
 
+from benchmarks.report import finish
 from benchmarks.timing import arguments, interleaved
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
@@ -227,7 +227,7 @@ def main() -> None:
     report: dict[str, object] = {"threads": 1, "torch": torch.__version__, "data": BUNDLED}
     report |= compare(quick)
     report |= grow(quick)
-    print(json.dumps(report))
+    finish("training", report, quick=quick)
 
 
 if __name__ == "__main__":
