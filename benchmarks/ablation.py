@@ -68,24 +68,24 @@ def configuration(variant: str, data: str, keys: Sequence[str], seeds: int, epoc
 
 
 @torch.inference_mode()
-def predicted(network: DeeperGATGNN, assembly: RunData, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+def predicted(network: DeeperGATGNN, run_data: RunData, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Targets of rows, standardised [n, T]."""
-    graphs = [assembly.dataset.graphs[row] for row in rows]
+    graphs = [run_data.dataset.graphs[row] for row in rows]
     outputs = [network(collate(part)).values for part in split_by_edges(graphs, edges_at_once(torch.device("cpu")))]
     return torch.cat(outputs).double().numpy()
 
 
 def train_variant(config: TrainingConfig, runs: Path) -> dict[str, object]:
     """Train from every seed; errors by target."""
-    assembly = assemble_run_data(config)
+    run_data = assemble_run_data(config)
     device = torch.device("cpu")
-    trained = train_members(config, assembly, ModelStore(runs), runs, device=device, report=lambda _: None)
-    rows = np.concatenate([assembly.split.validation, assembly.split.calibration])
-    said = np.stack([predicted(network.eval(), assembly, rows) for network, _ in trained])
+    trained = train_members(config, run_data, ModelStore(runs), runs, device=device, report=lambda _: None)
+    rows = np.concatenate([run_data.split.validation, run_data.split.calibration])
+    said = np.stack([predicted(network.eval(), run_data, rows) for network, _ in trained])
     found: dict[str, object] = {"rows": len(rows), "parameters": sum(p.numel() for p in trained[0][0].parameters())}
     for index, target in enumerate(config.targets):
-        values = unscale(said[:, :, index], assembly.scalers[index])
-        truth = assembly.truth[rows, index]
+        values = unscale(said[:, :, index], run_data.scalers[index])
+        truth = run_data.truth[rows, index]
         alone = np.nanmean(np.abs(values - truth), axis=1)
         found[target.key] = {
             "mae": round(float(alone.mean()), 5),

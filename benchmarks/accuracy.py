@@ -53,18 +53,18 @@ def compare(store: ModelStore, reference: str) -> dict[str, object]:
     config = TrainingConfig.model_validate(manifest.provenance.config)
     index = [target.key for target in config.targets].index(manifest.target.key)
     official = _official(config.data, TASKS[manifest.target.key])
-    assembly = assemble_run_data(config)
-    rows = scoring_rows(config, assembly, index)
-    graphs, truth = [assembly.dataset.graphs[row] for row in rows], assembly.truth[rows, index]
+    run_data = assemble_run_data(config)
+    rows = scoring_rows(config, run_data, index)
+    graphs, truth = [run_data.dataset.graphs[row] for row in rows], run_data.truth[rows, index]
     predictor = Predictor.load(store.folder(reference))
     started = time.perf_counter()
     values = np.array([prediction.value for prediction in predictor.predict_graphs(graphs)])
     seconds = time.perf_counter() - started
     seeds = _one_by_one(predictor, graphs, truth)
-    training = assembly.truth[assembly.split.train, index]
+    training = run_data.truth[run_data.split.train, index]
     errors = {"ours": values, "median of train": np.full(len(rows), np.nanmedian(training))}
     for algorithm in next(iter(official.values())):
-        errors[algorithm] = np.array([official[assembly.dataset.ids[row]][algorithm] for row in rows])
+        errors[algorithm] = np.array([official[run_data.dataset.ids[row]][algorithm] for row in rows])
     return {
         "n": len(rows),
         "mae": {name: round(_mae(predicted, truth), 4) for name, predicted in errors.items()},

@@ -52,13 +52,13 @@ def train_on(name: str, key: str, epochs: int | None) -> dict[str, object]:
         [manifest] = run(
             config, store, Path(folder) / "runs", device=torch.device("cpu"), report=lambda _: None, plots=False
         )
-    assembly = assemble_run_data(config)
-    truth = assembly.truth[assembly.split.test, 0]
-    median = float(np.nanmean(np.abs(truth - np.nanmedian(assembly.truth[assembly.split.train, 0]))))
+    run_data = assemble_run_data(config)
+    truth = run_data.truth[run_data.split.test, 0]
+    median = float(np.nanmean(np.abs(truth - np.nanmedian(run_data.truth[run_data.split.train, 0]))))
     test = manifest.metrics["test"]
     return {
         "target": key,
-        "rows": len(assembly.dataset),
+        "rows": len(run_data.dataset),
         "mae": round(test["mae"], 5),
         "mae_median": round(median, 5),
         "ratio": round(test["mae"] / median, 3),

@@ -104,23 +104,23 @@ def prepare_run(
     from deepergatgnn.training.experiments.tasks import save_run
 
     parsed = read_config(config)
-    assembly = assemble_run_data(parsed)
-    save_run(parsed, assembly, open_store(store, new=True), out)
+    run_data = assemble_run_data(parsed)
+    save_run(parsed, run_data, open_store(store, new=True), out)
     if as_json:
         prepared = {
             "path": str(out),
-            "rows": len(assembly.dataset),
+            "rows": len(run_data.dataset),
             "members": parsed.members,
-            "parts": assembly.split.sizes(),
-            "refused": [asdict(refusal) for refusal in assembly.dataset.refused],
-            "warnings": warning_table(assembly.dataset.warnings),
+            "parts": run_data.split.sizes(),
+            "refused": [asdict(refusal) for refusal in run_data.dataset.refused],
+            "warnings": warning_table(run_data.dataset.warnings),
         }
         print(json.dumps(prepared))
         return
-    print(f"{out}: {len(assembly.dataset)} rows, {parsed.members} member{'s' if parsed.members > 1 else ''} to train")
-    print(split_sentence(assembly.split.sizes(), assembly.notes))
-    _print_refused([asdict(refusal) for refusal in assembly.dataset.refused])
-    _print_warnings(warning_table(assembly.dataset.warnings))
+    print(f"{out}: {len(run_data.dataset)} rows, {parsed.members} member{'s' if parsed.members > 1 else ''} to train")
+    print(split_sentence(run_data.split.sizes(), run_data.notes))
+    _print_refused([asdict(refusal) for refusal in run_data.dataset.refused])
+    _print_warnings(warning_table(run_data.dataset.warnings))
 
 
 def _print_refused(refused: list[dict[str, str]]) -> None:

@@ -45,12 +45,12 @@ def cross_validate(
 
     announced = False
 
-    def announce(fold: "TrainingConfig", assembly: "RunData") -> None:
+    def announce(fold: "TrainingConfig", run_data: "RunData") -> None:
         nonlocal announced
         if not announced:
-            show_rows(fold, assembly)
+            show_rows(fold, run_data)
         announced = True
-        show_split(assembly, fold.name)
+        show_split(run_data, fold.name)
 
     with joined(device_named(device)) as place:
         summary = validate(

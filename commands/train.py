@@ -70,10 +70,10 @@ def train(
         label = f"epoch {epoch + 1}/{parsed.optimization.epochs}"
         return tqdm(batches, label, total, leave=False, disable=quiet)
 
-    def announce(parsed: "TrainingConfig", assembly: "RunData") -> None:
+    def announce(parsed: "TrainingConfig", run_data: "RunData") -> None:
         if speaks():
-            show_rows(parsed, assembly)
-            show_split(assembly)
+            show_rows(parsed, run_data)
+            show_split(run_data)
 
     opened = open_store(store, new=True)
     before = {f"{name}@{version}" for name in opened.names() for version in opened.versions(name)}

@@ -147,12 +147,12 @@ def known_truth(
     return np.where(np.isfinite(scaled[:, firsts]), truth, np.nan)
 
 
-def interval_sentences(assembly: RunData, targets: Sequence[TargetConfig]) -> list[str]:
+def interval_sentences(run_data: RunData, targets: Sequence[TargetConfig]) -> list[str]:
     """For each target that cannot be calibrated as it should, why, and what would help; before a training."""
     found = []
     for index, target in enumerate(targets):
-        rows = np.concatenate(assembly.folds) if assembly.folds else assembly.split.calibration
-        n = int(np.isfinite(assembly.truth[rows, index]).sum())
+        rows = np.concatenate(run_data.folds) if run_data.folds else run_data.split.calibration
+        n = int(np.isfinite(run_data.truth[rows, index]).sum())
         if target.kind == "classification":
             if n < FEWEST:
                 found.append(
@@ -164,9 +164,9 @@ def interval_sentences(assembly: RunData, targets: Sequence[TargetConfig]) -> li
                 f"{target.model} will have no 90 % interval: it takes {needed} calibration crystals, there are {n}; "
                 f"give split.calibration_rows: {needed} or more, or more rows"
             )
-        elif assembly.folds:
+        elif run_data.folds:
             found.append(
-                f"{target.model}: too few calibration crystals for a 90 % interval, so the {len(assembly.folds)} "
+                f"{target.model}: too few calibration crystals for a 90 % interval, so the {len(run_data.folds)} "
                 f"members are calibrated on each other's folds (CV+), {n} crystals in all"
             )
     return found
@@ -180,7 +180,7 @@ def _needs_folds(config: TrainingConfig, split: Split, truth: NDArray[np.float64
     """
     known = np.isfinite(truth[split.calibration]).sum(axis=0).min()
     alone = config.start is None and not config.extra_data and config.split.by == "row"
-    alone = alone and config.split.apart_field is None and not config.split.apart_ids
+    alone = alone and config.split.reserved_field is None and not config.split.reserved_ids
     return bool(known < crystals_needed(MAIN_LEVEL)) and alone and config.members > 1
 
 

@@ -45,7 +45,7 @@ def cross_validate(
     *,
     device: torch.device,
     report: Callable[[Epoch], None],
-    announce: Announce = lambda _config, _assembly: None,
+    announce: Announce = lambda _config, _run_data: None,
     track: Track = lambda batches, _epoch, _total: batches,
 ) -> dict[str, Any]:
     """Train, calibrate and score every fold; nothing is published.
@@ -83,13 +83,13 @@ def cross_validate(
     with held(folder) if rank() == 0 else nullcontext():
         results = []
         for fold in plan_folds(config, assembled):
-            assembly = first.pop() if first and fold.config.split == config.split else assemble_run_data(fold.config)
-            fingerprint = _fingerprint(fold.config, assembly)
+            run_data = first.pop() if first and fold.config.split == config.split else assemble_run_data(fold.config)
+            fingerprint = _fingerprint(fold.config, run_data)
             if rank() == 0:
-                announce(fold.config, assembly)
+                announce(fold.config, run_data)
             result = _finished(folder / fold.name, fingerprint)
             if result is None:
-                result = _train_fold(fold, assembly, store, folder, fingerprint, device, report, track)
+                result = _train_fold(fold, run_data, store, folder, fingerprint, device, report, track)
             results.append(result)
         if rank():
             return {}
@@ -127,9 +127,9 @@ def summarise_folds(config: TrainingConfig, results: Sequence[dict[str, Any]]) -
     }
 
 
-def _fingerprint(config: TrainingConfig, assembly: RunData) -> str:
+def _fingerprint(config: TrainingConfig, run_data: RunData) -> str:
     targets = [target.model_dump(mode="json") for target in config.targets]
-    members = [assembly.fingerprint(config, member) for member in range(config.members)]
+    members = [run_data.fingerprint(config, member) for member in range(config.members)]
     return digest(json.dumps([members, targets], sort_keys=True).encode())
 
 
@@ -147,7 +147,7 @@ def _finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 
 def _train_fold(
     fold: Fold,
-    assembly: RunData,
+    run_data: RunData,
     store: ModelStore,
     folder: Path,
     fingerprint: str,
@@ -155,24 +155,24 @@ def _train_fold(
     report: Callable[[Epoch], None],
     track: Track,
 ) -> dict[str, Any]:
-    trained = train_members(fold.config, assembly, store, folder, device=device, report=report, track=track)
+    trained = train_members(fold.config, run_data, store, folder, device=device, report=report, track=track)
     if rank():
         return {}
     networks, progress = [network for network, _ in trained], [where for _, where in trained]
-    start, figures = start_record(fold.config, assembly, store), []
+    start, figures = start_record(fold.config, run_data, store), []
     for index, target in enumerate(fold.config.targets):
-        version = build_version(fold.config, assembly, networks, progress, index, UNPUBLISHED, device, start=start)
+        version = build_version(fold.config, run_data, networks, progress, index, UNPUBLISHED, device, start=start)
         name = f"predictions-{target.model}.csv.gz"
-        write_whole(folder / fold.name / name, prediction_table(version, assembly.dataset.ids))
+        write_whole(folder / fold.name / name, prediction_table(version, run_data.dataset.ids))
         figures.append(version.manifest.metrics["test"] | {"predictions": f"{fold.name}/{name}"})
     result = {
         "fold": fold.name,
         "fingerprint": fingerprint,
-        "dataset": assembly.dataset.name,
-        "dataset_sha256": assembly.dataset.sha256,
+        "dataset": run_data.dataset.name,
+        "dataset_sha256": run_data.dataset.sha256,
         "seed": fold.config.seed,
-        "rows": assembly.split.sizes(),
-        "split": fold.config.split.record() | assembly.notes,
+        "rows": run_data.split.sizes(),
+        "split": fold.config.split.record() | run_data.notes,
         "epochs": [each.epoch for each in progress],
         "best_epochs": [each.best_epoch for each in progress],
         "seconds": round(sum(each.seconds for each in progress), 1),

@@ -55,9 +55,9 @@ def _fold(config: TrainingConfig, name: str, split: SplitConfig, seed: int) -> F
     return Fold(name, config.model_copy(update={"name": name, "split": split, "seed": seed}))
 
 
-def _fold_values(assembly: RunData, fields: Sequence[str]) -> list[int | str]:
+def _fold_values(run_data: RunData, fields: Sequence[str]) -> list[int | str]:
     """The values of the columns of official folds, in order."""
-    found = [value for field in fields for value in assembly.dataset.fields[field] if value is not None]
+    found = [value for field in fields for value in run_data.dataset.fields[field] if value is not None]
     place = f"split.test_field {', '.join(fields)}"
     if other := [value for value in found if not isinstance(value, int | str)]:
         raise ConfigError(f"{place} has the value {other[0]!r}: folds are integers or text")

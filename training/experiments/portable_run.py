@@ -39,7 +39,7 @@ TASK, SCALED = "task.json", "scaled.bin"
 
 
 @dataclass(frozen=True, eq=False)
-class CachedRun:
+class PortableRun:
     """What the folder of a run holds.
 
     Attributes:
@@ -57,7 +57,7 @@ class CachedRun:
     record: dict[str, Any]
 
 
-def write_run(folder: Path, run: CachedRun) -> None:
+def write_run(folder: Path, run: PortableRun) -> None:
     """Write a run into an empty folder."""
     task = run.task
     document = {
@@ -79,7 +79,7 @@ def write_run(folder: Path, run: CachedRun) -> None:
     write_prepared(folder, run.dataset, files)
 
 
-def read_run(folder: Path) -> CachedRun:
+def read_run(folder: Path) -> PortableRun:
     """Read and check what `write_run` wrote.
 
     Raises:
@@ -114,7 +114,7 @@ def read_run(folder: Path) -> CachedRun:
         raise ConfigError(
             f"{folder} holds no whole run ({error}): write it with `deepergatgnn datasets prepare`"
         ) from None
-    return CachedRun(task, dataset, parts, scaled, document["record"])
+    return PortableRun(task, dataset, parts, scaled, document["record"])
 
 
 def chosen(task: TrainingTask, member: int | None) -> range:

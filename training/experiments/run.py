@@ -34,7 +34,7 @@ def run(
     device: torch.device,
     report: Callable[[Epoch], None],
     track: Track = lambda batches, _epoch, _total: batches,
-    announce: Announce = lambda _config, _assembly: None,
+    announce: Announce = lambda _config, _run_data: None,
     plots: bool = True,
     prepared: Path | None = None,
     member: int | None = None,
@@ -67,22 +67,22 @@ def run(
     require_writable(runs, "the folder of runs")
     if member is None:
         require_writable(store.root, "the store")
-    assembly = assemble_run_data(config) if prepared is None else load_run(config, prepared)
-    announce(config, assembly)
-    trained = train_members(config, assembly, store, runs, device=device, report=report, track=track, member=member)
+    run_data = assemble_run_data(config) if prepared is None else load_run(config, prepared)
+    announce(config, run_data)
+    trained = train_members(config, run_data, store, runs, device=device, report=report, track=track, member=member)
     if rank() or member is not None:
         return []
     networks, progress = [network for network, _ in trained], [where for _, where in trained]
-    found = cross_validated_figures(config, assembly.dataset.sha256, runs / config.name)
-    start = start_record(config, assembly, store)
+    found = cross_validated_figures(config, run_data.dataset.sha256, runs / config.name)
+    start = start_record(config, run_data, store)
     manifests = []
     for index, figures in enumerate(found):
         file = predictions_file(runs / config.name, config.targets[index].model, len(config.targets))
-        manifest = published_before(config, assembly, networks, index, store, figures)
+        manifest = published_before(config, run_data, networks, index, store, figures)
         if manifest is None:
             version = publish(
                 config,
-                assembly,
+                run_data,
                 networks,
                 progress,
                 index,
@@ -95,16 +95,16 @@ def run(
             manifest, rows, scored = version.manifest, version.rows, version.scored
         else:
             rows, scored = score_test_part(
-                config, assembly, index, Predictor.load(store.folder(manifest.reference), device)
+                config, run_data, index, Predictor.load(store.folder(manifest.reference), device)
             )
-        write_predictions(file, [assembly.dataset.ids[row] for row in rows], scored)
+        write_predictions(file, [run_data.dataset.ids[row] for row in rows], scored)
         manifests.append(manifest)
     return manifests
 
 
 def train_members(
     config: TrainingConfig,
-    assembly: RunData,
+    run_data: RunData,
     store: ModelStore,
     runs: Path,
     *,
@@ -119,11 +119,11 @@ def train_members(
         ConfigError: if there is no such member, `config.start` does not fit, or there are states of another run.
         TrainingError: as `train_member`.
     """
-    task = training_task(config, assembly, store)
+    task = training_task(config, run_data, store)
     folder = runs / config.name
     for each in chosen(task, member):
         place = member_folder(runs, config.name, each)
-        check_state(place, task.fingerprints[each], differences(folder, config, assembly))
+        check_state(place, task.fingerprints[each], differences(folder, config, run_data))
     if rank() == 0:
-        write_record(folder, config, assembly)
+        write_record(folder, config, run_data)
     return [train_member(task, each, runs, device=device, report=report, track=track) for each in chosen(task, member)]

@@ -75,8 +75,8 @@ def sweep(
     name = config.name or f"{training.name}-sweep"
     folder = runs / name
     with held(folder):
-        assembly = assemble_run_data(training)
-        study = _open_study(config, training, assembly, folder)
+        run_data = assemble_run_data(training)
+        study = _open_study(config, training, run_data, folder)
         while (number := len(study.get_trials(states=FINISHED))) < config.trials:
             # A sampler of its own for each trial: a search that was interrupted proposes what an undisturbed one does.
             study.sampler = optuna.samplers.TPESampler(seed=config.seed * 1_000_003 + number)
@@ -84,12 +84,12 @@ def sweep(
             parameters = {place: _suggest(trial, place, values) for place, values in config.parameters.items()}
             trial.set_user_attr("parameters", parameters)
             document = with_parameters(base, parameters)
-            error = _try(trial, document, assembly, store, folder, device, report, track)
+            error = _try(trial, document, run_data, store, folder, device, report, track)
             finished(Trial(number, parameters, error, error is None))
         return _conclude(study, base, name, folder)
 
 
-def _open_study(config: SweepConfig, training: TrainingConfig, assembly: RunData, folder: Path) -> optuna.Study:
+def _open_study(config: SweepConfig, training: TrainingConfig, run_data: RunData, folder: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if config.pruner == "median":
@@ -98,7 +98,7 @@ def _open_study(config: SweepConfig, training: TrainingConfig, assembly: RunData
         study_name="sweep", storage=f"sqlite:///{folder / STORAGE}", pruner=pruner, load_if_exists=True
     )
     said = config.model_dump(mode="json", exclude={"base", "name", "trials"})
-    fingerprint = digest(json.dumps([said, assembly.fingerprint(training, 0)], sort_keys=True).encode())
+    fingerprint = digest(json.dumps([said, run_data.fingerprint(training, 0)], sort_keys=True).encode())
     if study.user_attrs.get("fingerprint", fingerprint) != fingerprint:
         raise ConfigError(f"{folder} has a search of other parameters, base or data: give this one another name")
     study.set_user_attr("fingerprint", fingerprint)
@@ -129,7 +129,7 @@ def _suggest(trial: optuna.Trial, place: str, values: Range | Choices) -> Any:
 def _try(
     trial: optuna.Trial,
     document: Mapping[str, Any],
-    assembly: RunData,
+    run_data: RunData,
     store: ModelStore,
     folder: Path,
     device: torch.device,
@@ -149,7 +149,7 @@ def _try(
             raise optuna.TrialPruned
 
     try:
-        [(_, progress)] = train_members(config, assembly, store, folder, device=device, report=judge, track=track)
+        [(_, progress)] = train_members(config, run_data, store, folder, device=device, report=judge, track=track)
     except optuna.TrialPruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         return None
