@@ -8,15 +8,16 @@ result, a timeout or a heap above the limit ends the run and stores the file in 
 
 import random
 import sys
+from typing import get_args
 
 import atheris
 
 with atheris.instrument_imports(include=["deepergatgnn.structures", "pymatgen.io.cif", "pymatgen.io.vasp.inputs"]):
-    from deepergatgnn.structures import StructureFormat
+    from deepergatgnn.structures.text import TextFormat
     from fuzz.properties import violated_property
 from fuzz.mutations import mutate
 
-_FORMATS: tuple[StructureFormat, ...] = ("cif", "poscar", "extxyz", "json")
+_FORMATS: tuple[TextFormat, ...] = get_args(TextFormat)
 
 
 def check(data: bytes) -> None:
