@@ -1,7 +1,7 @@
 """Is this a crystal that a model may see? Finite, of a believable size, and no two atoms in one place."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Final
 
@@ -69,7 +69,7 @@ def check_arrays(
     atomic_numbers: NDArray[np.int64],
     frac_coords: NDArray[np.float64],
     limits: StructureLimits,
-    places: Sequence[str] | None = None,
+    places: Callable[[], Sequence[str]] | None = None,
 ) -> None:
     """Refuse coordinates that are not finite, an unbelievable density, and overlapping atoms.
 
@@ -78,7 +78,7 @@ def check_arrays(
         atomic_numbers: [N].
         frac_coords: [N, 3].
         limits: bounds that the structure must keep.
-        places: what the file calls each atom, for the messages; else they are counted from 1.
+        places: gives what the file calls each atom, for the messages; else they are counted from 1.
 
     Raises:
         StructureError: `bad_cell`, `unknown_element`, `too_many_atoms`, `too_dense`, `too_sparse` or
@@ -117,12 +117,13 @@ def _check_distances(
     atomic_numbers: NDArray[np.int64],
     frac_coords: NDArray[np.float64],
     limits: StructureLimits,
-    places: Sequence[str] | None,
+    places: Callable[[], Sequence[str]] | None,
 ) -> None:
     if pair := _closest_pair(lattice, frac_coords, limits.min_distance):
         first, second, distance = pair
         one, two = (
-            places[index] if places else f"{index + 1} ({SYMBOLS[atomic_numbers[index]]})" for index in (first, second)
+            places()[index] if places else f"{index + 1} ({SYMBOLS[atomic_numbers[index]]})"
+            for index in (first, second)
         )
         raise StructureError(
             "overlapping_atoms",

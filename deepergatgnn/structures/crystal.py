@@ -1,6 +1,6 @@
 """A crystal as plain arrays, and its way to and from pymatgen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ def crystal_from_numbers(
     *,
     warnings: Sequence[str] = (),
     limits: StructureLimits = DEFAULT_LIMITS,
-    places: Sequence[str] | None = None,
+    places: Callable[[], Sequence[str]] | None = None,
 ) -> Crystal:
     """Make a checked crystal from atomic numbers; see `crystal_from_arrays`.
 
@@ -138,7 +138,7 @@ def crystal_from_numbers(
         frac_coords: [N, 3].
         warnings: what the reader has to say about them.
         limits: bounds that the structure must keep.
-        places: what the file calls each atom, for the messages.
+        places: gives what the file calls each atom, for the messages.
     """
     cell = _float_array(lattice, "bad_cell", "The cell is not three vectors of three numbers in Å: post all nine.")
     if cell.shape != (3, 3):
@@ -154,7 +154,7 @@ def crystal_in_cell(
     *,
     warnings: Sequence[str] = (),
     limits: StructureLimits = DEFAULT_LIMITS,
-    places: Sequence[str] | None = None,
+    places: Callable[[], Sequence[str]] | None = None,
 ) -> Crystal:
     """Make a checked crystal in a cell that passed `check_lattice`; see `crystal_from_numbers`."""
     numbers = np.array(atomic_numbers, dtype=np.int64)

@@ -51,7 +51,7 @@ class Symmetry:
     is_listed: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Named:
     """The settings that the names allow, and the statements that each contradicts."""
 
@@ -191,6 +191,7 @@ def _other_system(operators: Operators, statements: Statements) -> tuple[str, ..
     return ()
 
 
+@lru_cache(maxsize=1024)
 def _agrees(operators: Operators, named: _Named) -> bool:
     """Whether operators are those of a named setting, or of the named type at an origin that no symbol has."""
     if not named.settings or any(setting.operators.key == operators.key for setting in named.settings):

@@ -7,6 +7,7 @@ their own, no keyword but `loop_`, and nothing that gemmi refuses.
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from gemmi import cif
@@ -27,8 +28,8 @@ _NOT_PLAIN: Final = (
     *("\n;", "#\\#", "stop_", "global_", "save_", "_eof"),
     *("magn", "_atom_site_moment", "_parent_space_group", "modulation", "wave_vector", "_ssg_", "fourier"),
 )
-_ATOMS: Final = frozenset({"_atom_site_fract_x", "_atom_site.fract_x"})
-_CELL: Final = frozenset({"_cell_length_a", "_cell.length_a"})
+_ATOMS: Final = ("_atom_site_fract_x", "_atom_site.fract_x")
+_CELL: Final = ("_cell_length_a", "_cell.length_a")
 # Columns that say something of the same row; those of displacement parameters are a loop of their own.
 _OF_A_SITE: Final = re.compile(
     r"_atom_site_(?:fract_[xyz]|label|type_symbol|(?:site_)?occ\w*|calc_flag|disorder_\w+|\w*symmetry_multiplicity"
@@ -115,35 +116,47 @@ def plain_columns(text: str) -> Columns | None:
         return None
     columns: Columns = {}
     of_loops: list[list[str]] = []
-    loops = quoted = 0
+    loops = quoted = n_columns = 0
     for item in items:
         if (pair := item.pair) is not None:
             tag, value = pair
             if value.startswith(_QUOTES):
                 quoted += 1
                 value = value[1:-1]
-            columns[tag.lower()] = [value]
+            columns[_folded(tag)] = [value]
+            n_columns += 1
         elif (loop := item.loop) is not None and loop.length():
-            tags, values = loop.tags, loop.values
+            tags: list[str] = loop.tags
+            values: Sequence[str] = loop.values
             loops += 1
             # Once as many quotes as the file has are found, there are no more to look for.
-            if 2 * quoted < quotes and (in_quotes := sum(value[0] in _QUOTES for value in values)):
+            if 2 * quoted < quotes:
+                values, in_quotes = _unquoted(tuple(values))
                 quoted += in_quotes
-                # pymatgen strips what stands in a loop.
-                values = [value[1:-1].strip() if value[0] in _QUOTES else value for value in values]
-            columns |= {tag.lower(): values[start :: len(tags)] for start, tag in enumerate(tags)}
+            n_columns += len(tags)
+            columns |= {_folded(tag): [*values[start :: len(tags)]] for start, tag in enumerate(tags)}
             of_loops.append(tags)
         else:
             return None
-    # A keyword or a quote within a value is left to pymatgen.
-    plain = loops == lowered.count("loop_") and 2 * quoted == quotes
-    if not plain or columns.keys().isdisjoint(_ATOMS) or columns.keys().isdisjoint(_CELL):
-        return None
-    folded = {_folded(key): column for key, column in columns.items()}
-    if len(folded) < len(columns):  # a key of the older dictionary and the same one of the newer
+    # A keyword or a quote within a value is left to pymatgen, and a key that is given twice.
+    is_whole = loops == lowered.count("loop_") and 2 * quoted == quotes and len(columns) == n_columns
+    if not (is_whole and _has_structure(columns, lowered)):
         return None
     _check_one_loop(of_loops)
-    return folded
+    return columns
+
+
+def _has_structure(columns: Columns, lowered: str) -> bool:
+    """Whether atoms and a cell are given by keys of the dictionaries: `_atom.site_fract_x` folds to one and is none."""
+    spelled = any(key in lowered for key in _ATOMS) and any(key in lowered for key in _CELL)
+    return spelled and _ATOMS[0] in columns and _CELL[0] in columns
+
+
+@lru_cache(maxsize=256)  # many files have the same symmetry operators
+def _unquoted(values: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+    """Return the values of a loop without quotes, stripped as by pymatgen, and how many had quotes."""
+    in_quotes = sum(value[0] in _QUOTES for value in values)
+    return tuple([value[1:-1].strip() if value[0] in _QUOTES else value for value in values]), in_quotes
 
 
 def _is_plain(text: str, lowered: str, quotes: int) -> bool:

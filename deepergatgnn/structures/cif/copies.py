@@ -51,6 +51,8 @@ def ideal_positions(posted: NDArray[np.float64], operators: Operators, said: lis
     """
     if operators.n_operators == 1:
         return posted
+    if not any(0.333 < x < 0.334 or 0.666 < x < 0.667 for x in posted.ravel().tolist()):  # noqa: PLR2004 - near a third
+        return posted
     ideal = posted.copy()
     for third in (1 / 3, 2 / 3):
         ideal[np.abs(ideal / third - 1) <= _THIRD_TOLERANCE] = third
@@ -115,7 +117,7 @@ def _of_some(
     # Two copies of a rounded site are apart by at most the sum of what either is off.
     reach = np.full(len(positions), _SITE_TOLERANCE)
     if 6 * rounding.max() > _SITE_TOLERANCE:  # two copies, three coordinates each
-        reach = np.maximum(2 * np.einsum("oij,sj->so", np.abs(rotations), rounding).max(axis=1), reach)
+        reach = np.maximum(2 * (operators.widenings @ rounding.T).max(axis=0), reach)
     first, doubtful = _distinct(wrapped, reach)
     sites = first // operators.n_operators
     distinct = wrapped.reshape(-1, 3)[first]
@@ -137,8 +139,10 @@ def _distinct(wrapped: NDArray[np.float64], reach: NDArray[np.float64]) -> tuple
     keys = ((np.arange(n_sites)[:, None] * _GRID + cells[..., 0]) * _GRID + cells[..., 1]) * _GRID + cells[..., 2]
     first = np.sort(np.unique(keys, return_index=True)[1])
     coords, sites = wrapped.reshape(-1, 3)[first], first // n_operators
-    between = coords[:, None, :] - coords[None, :, :]
-    apart = np.abs(between - np.rint(between)).max(axis=-1)  # [R, R]
+    axes = np.ascontiguousarray(coords.T)
+    between = axes[:, :, None] - axes[:, None, :]  # [3, R, R]
+    between -= np.rint(between)
+    apart = np.abs(between, out=between).max(axis=0)  # [R, R]
     near = (apart < reach[sites][:, None] + _MARGIN) & (sites[:, None] == sites)
     return first, set(sites[near.sum(axis=1) > 1].tolist())
 

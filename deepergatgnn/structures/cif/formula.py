@@ -1,6 +1,7 @@
 """Chemical formulae as files write them: sums, moieties and structural formulae, with charges, groups and factors."""
 
 import re
+import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,8 @@ _CHARGE: Final = re.compile(
 )
 _MARKUP: Final = re.compile(r"[~^]|</?su[bp]>")  # of indices, as journals write them
 _CHARGED_NUMBER: Final = re.compile(r"[A-Za-z]\d+[+-](?:[\s,;)\]}]|$)")  # NH4+ or Fe3+: four atoms, or three charges
+_SUM: Final = re.compile(r"[A-Z][a-z]?\d{0,6}(?: [A-Z][a-z]?\d{0,6})*")  # as most programs write it: Ba2 Mg4 Pb4
+_LETTERS: Final = string.ascii_letters
 _HYDROGEN: Final = 1
 
 Verdict = Literal["agrees", "hydrogen is missing", "differs"]
@@ -107,7 +110,7 @@ def names_hydrogen(text: str) -> bool:
     return re.search(r"[HD](?![a-z])", text) is not None
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def parse_formula(tag: str, text: str) -> Formula | None:
     """Parse a formula such as `C H4 O 1+`, `2(C4 H5 N), H2 O`, `(Fe0.5 Co0.5) O` or `[Fe (C N)6] 4-`.
 
@@ -121,6 +124,11 @@ def parse_formula(tag: str, text: str) -> Formula | None:
     content = text.strip(" '\"")
     if not content or len(content) > _LONGEST:
         return None
+    if _SUM.fullmatch(content):
+        words = [(ATOMIC_NUMBERS.get(word.rstrip("0123456789")), word.lstrip(_LETTERS)) for word in content.split(" ")]
+        whole = {number: float(count or 1) for number, count in words if number is not None}
+        if len(whole) == len(words) and 0 not in whole.values():
+            return Formula(tag, content, whole, dict.fromkeys(whole, 0.0))
     if _CHARGED_NUMBER.search(content):
         return None
     content = _CHARGE.sub(" ", _MARKUP.sub("", content))

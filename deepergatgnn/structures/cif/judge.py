@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
 from typing import Final
 
@@ -33,7 +33,7 @@ _SAME_ENVIRONMENT: Final = 6.0  # Å; as far as two readings must agree to be th
 _SAME_SITE: Final = 1e-8  # Å
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Reading:
     """One reading of the file.
 
@@ -44,6 +44,7 @@ class Reading:
         numbers: atomic number of each site.
         said: warnings.
         contradicts: statements of the file that the atoms do not agree with, in words.
+        counts: atoms of each atomic number in the cell.
     """
 
     symmetry: Symmetry
@@ -52,19 +53,15 @@ class Reading:
     numbers: tuple[int, ...]
     said: tuple[str, ...]
     contradicts: tuple[str, ...] = ()
+    counts: dict[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = _counted(self.numbers, self.copies.counts)
 
     @property
     def atomic_numbers(self) -> NDArray[np.int64]:
         """Element of every atom, [N]."""
         return np.repeat(np.array(self.numbers, dtype=np.int64), self.copies.counts)
-
-    @cached_property
-    def counts(self) -> dict[int, int]:
-        """Atoms of each atomic number in the cell."""
-        found: dict[int, int] = {}
-        for number, count in zip(self.numbers, self.copies.counts, strict=True):
-            found[number] = found.get(number, 0) + count
-        return found
 
 
 def read_elements(sites: Sites, copies: Copies, statements: Statements) -> tuple[tuple[int, ...], list[str]]:

@@ -23,6 +23,7 @@ _OCCUPANCY_TAGS: Final = (
 )
 _FLAG_TAGS: Final = ("_atom_site_refinement_flags", "_atom_site_refinement_flags_occupancy")
 _GROUP_TAGS: Final = ("_atom_site_disorder_group", "_atom_site_label_alt_id")
+_WRITTEN_FULL: Final = frozenset({"1", "1.0", "1.0000"})
 _FULL: Final = 1e-3  # how far from 1 an occupancy may be by rounding
 _SAME_PLACE: Final = 1e-3  # fractional; as for the copies of one site
 _MOST_COMPARISONS: Final = 20_000_000
@@ -94,6 +95,8 @@ def _read(columns: Columns, labels: Sequence[str]) -> list[float]:
     column = next((columns[tag] for tag in _OCCUPANCY_TAGS if tag in columns), None) or ["1"] * rows
     if len(column) != rows:
         raise StructureError("unreadable", f"The CIF has {len(column)} occupancies for {rows} sites: complete them.")
+    if _WRITTEN_FULL.issuperset(column):
+        return [1.0] * rows
     try:
         occupancies = list(map(float, column))
     except ValueError:

@@ -77,6 +77,8 @@ class Operators:
         rows = np.array(sorted(self.key))
         if (rows[:, 9:] % _FINE).any():  # what is not on the grid may drift off while it is composed
             return self if _is_closed(rows) else None
+        if np.array_equal(_composed(rows, rows), _in_order(rows)):
+            return self
         found = rows
         while True:
             more = np.unique(np.concatenate([found, _composed(found, rows)]), axis=0)
@@ -119,9 +121,22 @@ class Operators:
         """
         if self.is_identity:
             return 0.0
-        metric = lattice @ lattice.T
-        moved = np.swapaxes(self.rotations, 1, 2) @ metric @ self.rotations  # [O, 3, 3]
-        return float(np.abs(moved - metric).max() / np.abs(metric).max())
+        metric = (lattice @ lattice.T).ravel()
+        return float(np.abs(self._metric_changes @ metric).max(initial=0.0) / np.abs(metric).max())
+
+    @cached_property
+    def widenings(self) -> NDArray[np.float64]:
+        """Sums of |R| over its rows, each distinct one once: the error of a copy's coordinates, added up, [K, 3]."""
+        return np.unique(np.abs(self.rotations).sum(axis=1), axis=0)
+
+    @cached_property
+    def _metric_changes(self) -> NDArray[np.float64]:
+        """The distinct components of Rᵀ G R - G that are not zero for every G, as rows over the nine of G."""
+        rows = np.einsum("oki,olj->oijkl", self.rotations, self.rotations).reshape(-1, 9)
+        rows -= np.tile(np.eye(9), (self.n_operators, 1))
+        rows = rows.reshape(-1, 3, 3)
+        rows = (rows + np.swapaxes(rows, 1, 2)).reshape(-1, 9) / 2  # G is symmetric
+        return np.unique(rows[rows.any(axis=1)], axis=0)
 
     def fits(self, lattice: NDArray[np.float64]) -> bool:
         """Whether the operators leave a cell as it is, within the errors of a measurement."""
@@ -131,7 +146,7 @@ class Operators:
 P1: Final = Operators(np.eye(3)[None], np.zeros((1, 3)))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def parse_operators(listed: tuple[str, ...]) -> Operators:
     """Parse operators such as `-x+1/2,y,z`.
 
@@ -235,10 +250,14 @@ def _composed(some: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.
     moved = (rotations @ others[None, :, 9:, None])[..., 0] + steps
     moved %= _DENOMINATOR * _FINE
     composed = np.concatenate([products.reshape(-1, 9), moved.reshape(-1, 3)], axis=1)
-    # A pass through integers: unique rows of integers are found faster than those of twelve columns.
-    codes = (composed[:, :9] + 2) @ 5 ** np.arange(9) * _DENOMINATOR**3
-    codes += composed[:, 9:] // _FINE @ _DENOMINATOR ** np.arange(3)
-    return np.asarray(composed[np.unique(codes, return_index=True)[1]])
+    return _in_order(composed)
+
+
+def _in_order(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Distinct rows in one order, by an integer for each: found faster than those of twelve columns."""
+    codes = (rows[:, :9] + 2) @ 5 ** np.arange(9) * _DENOMINATOR**3
+    codes += rows[:, 9:] // _FINE @ _DENOMINATOR ** np.arange(3)
+    return np.asarray(rows[np.unique(codes, return_index=True)[1]])
 
 
 def _is_closed(rows: NDArray[np.int64]) -> bool:

@@ -6,7 +6,7 @@ text ─▶ columns ─▶ statements ─▶ symmetries ─▶ a reading for eac
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from functools import lru_cache
 from itertools import chain, repeat
 from typing import Final, TypeVar
 
@@ -132,7 +132,7 @@ def _read(
         copies = Copies(sites.frac_coords, [1] * len(numbers), [])
         said.append("The atoms of the file are the whole cell already: its symmetry operators are not applied again.")
     reading = Reading(symmetry, sites, copies, numbers, tuple(said))
-    reading = replace(reading, contradicts=contradictions(reading, statements, lattice))
+    reading.contradicts = contradictions(reading, statements, lattice)
     if sites.alternatives is not None and not agrees_with_formula(reading, statements):
         raise sites.alternatives
     return reading
@@ -187,7 +187,10 @@ def _unlisted(symmetry: Symmetry, statements: Statements) -> str:
 def _crystal(reading: Reading, lattice: NDArray[np.float64], said: list[str], limits: StructureLimits) -> Crystal:
     sites, copies = reading.sites, reading.copies
     copy_of = "a copy of " if reading.symmetry.operators.n_operators > 1 else ""
-    places = _for_each_copy([f"{copy_of}{label[:20]}" for label in sites.labels], copies.counts)
+
+    def places() -> list[str]:
+        return _for_each_copy([f"{copy_of}{label[:20]}" for label in sites.labels], copies.counts)
+
     return crystal_in_cell(
         lattice, reading.atomic_numbers, copies.frac_coords, warnings=said, limits=limits, places=places
     )
@@ -223,7 +226,7 @@ def _ignored(columns: Columns) -> list[str]:
     states = columns.get("_atom_type_oxidation_number", ())
     if any_charged(set(types)) or any(state.strip("0.?+-") for state in states):
         said.append(OXIDATION_STATES)
-    if any("(" in "".join(columns.get(key, ())) for key in _UNCERTAIN):
+    if "(" in "".join([text for key in _UNCERTAIN if key in columns for text in columns[key]]):
         said.append(UNCERTAINTIES)
     return said
 
@@ -234,22 +237,34 @@ def _lattice(columns: Columns, said: list[str]) -> NDArray[np.float64]:
     if missing := [key for key, text in texts.items() if text == "?"]:  # the default of the CIF dictionary
         said.append(f"The file does not give {', '.join(missing)}: taken to be 90°.")
     angles = [90.0 if text == "?" else _positive(key, text) for key, text in texts.items()]
-    radians = np.radians(angles)
+    (a_x, a_z), (sin_alpha, cos_gamma_star, sin_gamma_star, b_z) = _directions(*angles)
+    vector_b = [-b * sin_alpha * cos_gamma_star, b * sin_alpha * sin_gamma_star, b * b_z]
+    return np.array([[a * a_x, 0.0, a * a_z], vector_b, [0.0, 0.0, c]])
+
+
+@lru_cache(maxsize=1024)
+def _directions(
+    alpha_deg: float, beta_deg: float, gamma_deg: float
+) -> tuple[tuple[float, float], tuple[float, float, float, float]]:
+    """Return the sine and cosine of β, and sin α, cos γ*, sin γ*, cos α: those of pymatgen to the last bit.
+
+    Raises:
+        StructureError: `bad_cell` for angles between which no three vectors span a volume.
+    """
+    radians = np.radians([alpha_deg, beta_deg, gamma_deg])
     # Half the sum of the angles must exceed each of them and stay below 180° for the vectors to span a volume.
     alpha, beta, gamma = radians.tolist()
     half = (alpha + beta + gamma) / 2
     if half >= math.pi - _LEAST_OPENING or half <= max(alpha, beta, gamma) + _LEAST_OPENING:
         raise StructureError(
-            "bad_cell", f"The cell angles {angles[0]:g}, {angles[1]:g}, {angles[2]:g}° do not close: correct them."
+            "bad_cell", f"The cell angles {alpha_deg:g}, {beta_deg:g}, {gamma_deg:g}° do not close: correct them."
         )
-    # As pymatgen's `Lattice.from_parameters`, to the last bit; its sines and cosines are numpy's.
+    # As pymatgen's `Lattice.from_parameters`; its sines and cosines are numpy's.
     cos_alpha, cos_beta, cos_gamma = np.cos(radians).tolist()
     sin_alpha, sin_beta, _ = np.sin(radians).tolist()
     cosine = (cos_alpha * cos_beta - cos_gamma) / (sin_alpha * sin_beta)
     gamma_star = np.arccos(max(-1.0, min(1.0, cosine)))
-    vector_a = [a * sin_beta, 0.0, a * cos_beta]
-    vector_b = [-b * sin_alpha * np.cos(gamma_star), b * sin_alpha * np.sin(gamma_star), b * cos_alpha]
-    return np.array([vector_a, vector_b, [0.0, 0.0, c]])
+    return (sin_beta, cos_beta), (sin_alpha, float(np.cos(gamma_star)), float(np.sin(gamma_star)), cos_alpha)
 
 
 def _positive(key: str, text: str) -> float:

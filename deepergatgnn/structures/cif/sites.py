@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -24,7 +25,7 @@ _FEWEST_DIGITS: Final = 3  # zeros behind them may have been filled up
 _ATTACHED: Final = ("Wat", "wat", "O-H", "OH")  # type symbols of an oxygen with hydrogen atoms
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Sites:
     """The rows of the atom loop that are atoms.
 
@@ -74,10 +75,13 @@ def read_sites(columns: Columns, operators: Operators, said: list[str], limits: 
     labels = columns.get("_atom_site_label") or types
     if any(len(column) != rows for column in (types, labels, *(columns.get(key, []) for key in FRACT))):
         raise StructureError("unreadable", "The atom loop of the CIF has columns of different lengths: complete it.")
-    has_type = [types is not labels and symbol not in UNKNOWN for symbol in types]
-    texts = [symbol if typed else label for symbol, label, typed in zip(types, labels, has_type, strict=True)]
+    if types is not labels and UNKNOWN.isdisjoint(types):
+        has_type, texts = [True] * rows, types
+    else:
+        has_type = [types is not labels and symbol not in UNKNOWN for symbol in types]
+        texts = [symbol if typed else label for symbol, label, typed in zip(types, labels, has_type, strict=True)]
     is_atom = whole_occupancies(columns, texts, labels, operators, said)
-    kept = np.flatnonzero(is_atom).tolist()
+    kept = [index for index, atom in enumerate(is_atom) if atom]
     coords = _whole_columns(columns)
     if coords is None:
         kept, coords = _row_by_row(columns, texts, labels, kept, said)
@@ -93,7 +97,7 @@ def read_sites(columns: Columns, operators: Operators, said: list[str], limits: 
         labels=[labels[index] for index in kept],
         texts=[texts[index] for index in kept],
         elements=elements,
-        frac_coords=coords[kept],
+        frac_coords=coords if len(kept) == rows else coords[kept],
         rounding=np.zeros((len(kept), 3)) if operators.is_identity else _rounding(columns, kept),
         multiplicities=[stated[index] for index in kept] if stated is not None else None,
         rows=kept,
@@ -144,6 +148,7 @@ def _rounding(columns: Columns, kept: Sequence[int]) -> NDArray[np.float64]:
     return np.array([[_half_unit(columns[key][index]) for key in FRACT] for index in kept])
 
 
+@lru_cache(maxsize=4096)
 def _half_unit(text: str) -> float:
     """Half a unit of the last digit: 0.0005 for 0.333; a coordinate of one digit, such as 0.5, is meant exactly."""
     decimals = text[text.find(".") + 1 :] if "(" not in text else text.partition(".")[2].partition("(")[0]

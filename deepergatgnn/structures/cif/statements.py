@@ -2,9 +2,10 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from pymatgen.io.cif import str2float
 
@@ -25,6 +26,10 @@ _HALL_TAGS: Final = ("_space_group_name_hall", "_symmetry_space_group_name_hall"
 _NUMBER_TAGS: Final = ("_space_group_it_number", "_symmetry_int_tables_number", "_space_group_int_tables_number")
 _SCHOENFLIES_TAGS: Final = ("_space_group_name_schoenflies", "_symmetry_space_group_name_schoenflies")
 _SYSTEM_TAGS: Final = ("_space_group_crystal_system", "_symmetry_cell_setting")
+_SYMMETRY_TAGS: Final = (
+    *(*_NAME_TAGS, *_TYPE_TAGS, *_HALL_TAGS, *_NUMBER_TAGS),
+    *(*_SCHOENFLIES_TAGS, *_SYSTEM_TAGS),
+)
 _FORMULA_TAGS: Final = (
     "_chemical_formula_sum",
     "_chemical_formula_moiety",
@@ -61,7 +66,7 @@ class Name:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Statements:
     """Everything that a data block states about the crystal beside its cell and the rows of its atoms.
 
@@ -114,6 +119,7 @@ def gather(columns: Columns) -> Statements:
     given = {
         tag: value for tag in columns.keys() & _TAGS if (value := _unquoted(value_of(columns, tag))) not in UNKNOWN
     }
+    symmetry = _names_of_symmetry(tuple([(tag, given[tag]) for tag in _SYMMETRY_TAGS if tag in given]))
     formulas = [one for tag in _FORMULA_TAGS if tag in given and (one := parse_formula(tag, given[tag])) is not None]
     counted = {one.tag for one in formulas}
     tags: list[str] = [tag for tag in OPERATOR_TAGS if tag in columns]
@@ -121,12 +127,12 @@ def gather(columns: Columns) -> Statements:
         tags = [tag for tag in columns if tag.startswith(_SYMMETRY) and "xyz" in tag]
     return Statements(
         operators=tuple(dict.fromkeys(filter(None, (_listed(columns, tag) for tag in tags)))),
-        names=_names(given, _NAME_TAGS),
-        type_names=_names(given, _TYPE_TAGS),
-        halls=_names(given, _HALL_TAGS),
-        numbers=_names(given, _NUMBER_TAGS),
+        names=symmetry.names,
+        type_names=symmetry.type_names,
+        halls=symmetry.halls,
+        numbers=symmetry.numbers,
         setting_code=given.get(_CODE_TAG, ""),
-        other_symmetry=(*_names(given, _SCHOENFLIES_TAGS), *_names(given, _SYSTEM_TAGS)),
+        other_symmetry=symmetry.others,
         formula=formulas[0] if formulas else None,
         other_formulas=tuple(formulas[1:]),
         uncounted=tuple([given[tag] for tag in _ALL_FORMULA_TAGS if tag in given and tag not in counted]),
@@ -174,15 +180,27 @@ def _listed(columns: Columns, tag: str) -> tuple[str, ...]:
     )
 
 
-def _names(given: Mapping[str, str], tags: Sequence[str]) -> tuple[Name, ...]:
-    return tuple([Name(tag, given[tag][:_LONGEST_NAME]) for tag in tags if tag in given])
+class _SymmetryNames(NamedTuple):
+    names: tuple[Name, ...]
+    type_names: tuple[Name, ...]
+    halls: tuple[Name, ...]
+    numbers: tuple[Name, ...]
+    others: tuple[Name, ...]
+
+
+@lru_cache(maxsize=1024)  # many files name the same few space groups
+def _names_of_symmetry(given: tuple[tuple[str, str], ...]) -> _SymmetryNames:
+    found = {tag: Name(tag, text[:_LONGEST_NAME]) for tag, text in given}
+    kinds = [_NAME_TAGS, _TYPE_TAGS, _HALL_TAGS, _NUMBER_TAGS, (*_SCHOENFLIES_TAGS, *_SYSTEM_TAGS)]
+    return _SymmetryNames(*[tuple([found[tag] for tag in tags if tag in found]) for tags in kinds])
 
 
 def _number(given: Mapping[str, str], tag: str) -> float | None:
     if tag not in given:
         return None
+    text = given[tag]
     try:
-        value = str2float(given[tag])
+        value = str2float(text) if "(" in text else float(text)
     except ValueError:
         return None
     return float(value) if math.isfinite(value) and value > 0 else None
