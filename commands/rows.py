@@ -1,4 +1,4 @@
-"""The table of rows that `train` and `cross-validate` begin with."""
+"""Table of row counts, printed first by `train` and `cross-validate`."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def show_rows(config: "TrainingConfig", run_data: "RunData") -> None:
-    """Print what became of the rows of a data set, and why there will be no intervals, if so."""
+    """Print the row counts of a data set, its warnings, and the reasons for missing intervals."""
     from deepergatgnn.training.data.row_counts import row_counts, table
     from deepergatgnn.training.data.row_warnings import warning_lines, warning_table
     from deepergatgnn.training.data.run_data import interval_sentences
@@ -23,7 +23,7 @@ def show_rows(config: "TrainingConfig", run_data: "RunData") -> None:
 
 
 def show_split(run_data: "RunData", name: str | None = None) -> None:
-    """Print the sizes of the parts, of a fold for example, and the formulas that they share."""
+    """Print the sizes of the parts and the formulas that they share; `name` is that of a fold."""
     from deepergatgnn.training.data.splits import split_sentence
 
     sentence = split_sentence(run_data.split.sizes(), run_data.notes)

@@ -156,7 +156,7 @@ def main() -> None:
     except DeeperGATGNNError as error:
         _stop(str(error), 2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on from the last finished epoch", 130)
+        _stop("interrupted; the same command resumes after the last finished epoch", 130)
 
 
 def _stop(message: str, code: int) -> None:
