@@ -1,4 +1,4 @@
-"""A whole run: data → split → training → calibration → test → published versions."""
+"""Training run: data → split → training → calibration → test → published versions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,26 +39,25 @@ def run(
     prepared: Path | None = None,
     member: int | None = None,
 ) -> list[Manifest]:
-    """Train every member, publish a version for each target, and write what it says of the test part.
+    """Train every member, publish a version for each target, and write its predictions of the test part.
 
-    The latter is `runs/NAME/predictions.csv`, or `predictions-MODEL.csv` for each of several targets.
+    The predictions are in `runs/NAME/predictions.csv`, or `predictions-MODEL.csv` for each of several targets.
 
     Args:
-        config: the whole run.
-        store: where the versions go.
-        runs: folder of run states; an interrupted run of the same name, configuration and data goes on.
-        device: where to compute.
+        config: configuration of the run.
+        store: store of the published versions.
+        runs: folder of run states; an interrupted run of the same name, configuration and data is resumed.
+        device: device of the training.
         report: called after every epoch.
         track: wraps the batches of an epoch, for a progress bar.
         announce: called before training with the configuration and its data.
-        plots: whether to draw the images that lie beside the cards.
-        prepared: a folder that `tasks.save_run` wrote for this configuration, instead of the data.
-        member: train this one only, counted from 1, and publish nothing; another run does, when all are trained.
+        plots: draw the images of the cards.
+        prepared: folder that `tasks.save_run` wrote for this configuration, instead of the data.
+        member: train only this member, counted from 1, and publish nothing.
 
     Returns:
-        The manifests, in the order of the targets, of a version published before where that has the same
-        configuration, data and weights; none from a process that only helps another one or
-        trains one member.
+        The manifests in the order of the targets; that of an earlier version if it has the same configuration, data
+        and weights. Empty in the other processes of a distributed run, and with `member`.
 
     Raises:
         ConfigError: if a part of the data has no number for a target.
@@ -113,10 +112,10 @@ def train_members(
     track: Track = lambda batches, _epoch, _total: batches,
     member: int | None = None,
 ) -> list[tuple[DeeperGATGNN, Progress]]:
-    """Train the networks of the ensemble, or take up their states; or only one, `member`, counted from 1.
+    """Train or resume the networks of the ensemble, or only `member`, counted from 1.
 
     Raises:
-        ConfigError: if there is no such member, `config.start` does not fit, or there are states of another run.
+        ConfigError: if the member does not exist, `config.start` does not fit, or the states are of another run.
         TrainingError: as `train_member`.
     """
     task = training_task(config, run_data, store)
