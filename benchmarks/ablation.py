@@ -1,4 +1,4 @@
-"""What each part of the default configuration brings: networks without it, over seeds, on rows that no training saw.
+"""Ablation of the default configuration: networks without each of its parts, over seeds, on held-out rows.
 
     [DEEPERGATGNN_DATA=...] python -m benchmarks.ablation [--quick] [--set NAME] [--target KEY ...] [--variant NAME ...]
                                                           [--seeds COUNT] [--runs FOLDER]
@@ -30,7 +30,7 @@ from deepergatgnn.uncertainty.intervals import unscale
 
 Options = Mapping[str, Mapping[str, object]]
 
-# Each differs from the defaults in one thing, but for the last.
+# Each variant differs from the defaults in one option, except the last.
 VARIANTS: Final[dict[str, Options]] = {
     "defaults": {},
     "no angles": {"graph": {"angles": 0}},
@@ -54,7 +54,7 @@ VARIANTS: Final[dict[str, Options]] = {
 
 
 def configuration(variant: str, data: str, keys: Sequence[str], seeds: int, epochs: int | None) -> TrainingConfig:
-    """The default configuration but for what the variant changes; a member for each seed."""
+    """Return the configuration of a variant, with one member for each seed."""
     document: dict[str, Any] = {
         "name": variant.replace(",", "").replace("'", "").replace(" ", "-"),
         "data": data,
@@ -69,14 +69,14 @@ def configuration(variant: str, data: str, keys: Sequence[str], seeds: int, epoc
 
 @torch.inference_mode()
 def predicted(network: DeeperGATGNN, run_data: RunData, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Targets of rows, standardised [n, T]."""
+    """Predict the standardised targets of graphs [n, T]."""
     graphs = [run_data.dataset.graphs[row] for row in rows]
     outputs = [network(collate(part)).values for part in split_by_edges(graphs, edges_at_once(torch.device("cpu")))]
     return torch.cat(outputs).double().numpy()
 
 
 def train_variant(config: TrainingConfig, runs: Path) -> dict[str, object]:
-    """Train from every seed; errors by target."""
+    """Train with every seed; return errors by target."""
     run_data = assemble_run_data(config)
     device = torch.device("cpu")
     trained = train_members(config, run_data, ModelStore(runs), runs, device=device, report=lambda _: None)
@@ -96,7 +96,7 @@ def train_variant(config: TrainingConfig, runs: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    """One variant after the other."""
+    """Run the variants."""
     options = parser(__doc__)
     options.add_argument("--set", default="elastic_tensor_2015", help="data set; the bundled one, if not given")
     options.add_argument("--target", action="append", default=[], help="column to learn, repeatable")
