@@ -177,7 +177,7 @@ def test_a_damaged_entry_is_made_anew(
         caplog.clear()
         damage(entry / name)
         assert_same(prepared_dataset(mine, CONFIG), fresh)
-        assert "made anew" in caplog.text, name
+        assert "rebuilding" in caplog.text, name
         caplog.clear()
         prepared_dataset(mine, CONFIG)
         assert caplog.text == ""
