@@ -1,10 +1,13 @@
-"""Every benchmark in turn: `make bench`, or `python -m benchmarks [--quick]`."""
+"""Run every benchmark in turn: `make bench`, or `python -m benchmarks [--quick]`."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-    if path.stem != "timing":
-        print(f"== python -m benchmarks.{path.stem} {' '.join(sys.argv[1:])}", flush=True)
-        subprocess.run([sys.executable, "-m", f"benchmarks.{path.stem}", *sys.argv[1:]], check=True)  # noqa: S603
+HELPERS = {"report", "timing"}
+
+folder = Path(__file__).parent
+modules = [path.stem for path in folder.glob("[a-z]*.py")] + [path.parent.name for path in folder.glob("*/__main__.py")]
+for name in sorted(set(modules) - HELPERS):
+    print(f"== python -m benchmarks.{name} {' '.join(sys.argv[1:])}", flush=True)
+    subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]], check=True)  # noqa: S603

@@ -1,4 +1,4 @@
-"""What each part of the default configuration brings: networks without it, over seeds, on rows that no training saw.
+"""Ablation of the default configuration: networks without each of its parts, over seeds, on held-out rows.
 
     [DEEPERGATGNN_DATA=...] python -m benchmarks.ablation [--quick] [--set NAME] [--target KEY ...] [--variant NAME ...]
                                                           [--seeds COUNT] [--runs FOLDER]
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.timing import parser
 from deepergatgnn.model_store import ModelStore
-from deepergatgnn.nn.batch import collate, cut, edges_at_once
+from deepergatgnn.nn.batch import collate, edges_at_once, split_by_edges
 from deepergatgnn.nn.crystal_model import CrystalModel
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.run_data import RunData, assemble_run_data
@@ -30,7 +30,7 @@ from deepergatgnn.uncertainty.intervals import unscale
 
 Options = Mapping[str, Mapping[str, object]]
 
-# Each differs from the defaults in one thing, but for the last.
+# Each variant differs from the defaults in one option, except the last.
 VARIANTS: Final[dict[str, Options]] = {
     "defaults": {},
     "no angles": {"graph": {"angles": 0}},
@@ -54,7 +54,7 @@ VARIANTS: Final[dict[str, Options]] = {
 
 
 def configuration(variant: str, data: str, keys: Sequence[str], seeds: int, epochs: int | None) -> TrainingConfig:
-    """The default configuration but for what the variant changes; a member for each seed."""
+    """Return the configuration of a variant, with one member for each seed."""
     document: dict[str, Any] = {
         "name": variant.replace(",", "").replace("'", "").replace(" ", "-"),
         "data": data,
@@ -68,24 +68,24 @@ def configuration(variant: str, data: str, keys: Sequence[str], seeds: int, epoc
 
 
 @torch.inference_mode()
-def predicted(network: CrystalModel, assembly: RunData, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Targets of rows, standardised [n, T]."""
-    graphs = [assembly.dataset.graphs[row] for row in rows]
-    outputs = [network(collate(part)).values for part in cut(graphs, edges_at_once(torch.device("cpu")))]
+def predicted(network: CrystalModel, run_data: RunData, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Predict the standardised targets of graphs [n, T]."""
+    graphs = [run_data.dataset.graphs[row] for row in rows]
+    outputs = [network(collate(part)).values for part in split_by_edges(graphs, edges_at_once(torch.device("cpu")))]
     return torch.cat(outputs).double().numpy()
 
 
 def train_variant(config: TrainingConfig, runs: Path) -> dict[str, object]:
-    """Train from every seed; errors by target."""
-    assembly = assemble_run_data(config)
+    """Train with every seed; return errors by target."""
+    run_data = assemble_run_data(config)
     device = torch.device("cpu")
-    trained = train_members(config, assembly, ModelStore(runs), runs, device=device, report=lambda _: None)
-    rows = np.concatenate([assembly.split.validation, assembly.split.calibration])
-    said = np.stack([predicted(network.eval(), assembly, rows) for network, _ in trained])
+    trained = train_members(config, run_data, ModelStore(runs), runs, device=device, report=lambda _: None)
+    rows = np.concatenate([run_data.split.validation, run_data.split.calibration])
+    said = np.stack([predicted(network.eval(), run_data, rows) for network, _ in trained])
     found: dict[str, object] = {"rows": len(rows), "parameters": sum(p.numel() for p in trained[0][0].parameters())}
     for index, target in enumerate(config.targets):
-        values = unscale(said[:, :, index], assembly.scalers[index])
-        truth = assembly.truth[rows, index]
+        values = unscale(said[:, :, index], run_data.scalers[index])
+        truth = run_data.truth[rows, index]
         alone = np.nanmean(np.abs(values - truth), axis=1)
         found[target.key] = {
             "mae": round(float(alone.mean()), 5),
@@ -96,7 +96,7 @@ def train_variant(config: TrainingConfig, runs: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    """One variant after the other."""
+    """Run the variants."""
     options = parser(__doc__)
     options.add_argument("--set", default="elastic_tensor_2015", help="data set; the bundled one, if not given")
     options.add_argument("--target", action="append", default=[], help="column to learn, repeatable")

@@ -1,4 +1,4 @@
-"""Versions against the official Matbench predictions, on exactly the rows of their test part.
+"""Versions against the official predictions of Matbench, on the rows of their test part.
 
     DEEPERGATGNN_DATA=... python -m benchmarks.accuracy [--quick] [--store FOLDER ...] [--folds FOLDER ...]
 
@@ -33,7 +33,7 @@ from deepergatgnn.training.data.run_data import assemble_run_data
 from deepergatgnn.training.experiments.fold_results import SUMMARY, read_predictions
 from deepergatgnn.training.publication.publish import scoring_rows
 
-# Columns of a data set → the Matbench task that they are.
+# Columns of a data set → Matbench task.
 TASKS = {
     "log10_K_VRH": "kvrh",
     "log10_G_VRH": "gvrh",
@@ -44,7 +44,7 @@ TASKS = {
 
 
 def compare(store: ModelStore, reference: str) -> dict[str, object]:
-    """MAE on the test part of a version: ours, and each official one.
+    """Compute the MAE of a version and of each official algorithm on its test part.
 
     Raises:
         ConfigError: if the data set or its official predictions are not here.
@@ -53,18 +53,18 @@ def compare(store: ModelStore, reference: str) -> dict[str, object]:
     config = TrainingConfig.model_validate(manifest.provenance.config)
     index = [target.key for target in config.targets].index(manifest.target.key)
     official = _official(config.data, TASKS[manifest.target.key])
-    assembly = assemble_run_data(config)
-    rows = scoring_rows(config, assembly, index)
-    graphs, truth = [assembly.dataset.graphs[row] for row in rows], assembly.truth[rows, index]
+    run_data = assemble_run_data(config)
+    rows = scoring_rows(config, run_data, index)
+    graphs, truth = [run_data.dataset.graphs[row] for row in rows], run_data.truth[rows, index]
     predictor = Predictor.load(store.folder(reference))
     started = time.perf_counter()
     values = np.array([prediction.value for prediction in predictor.predict_graphs(graphs)])
     seconds = time.perf_counter() - started
     seeds = _one_by_one(predictor, graphs, truth)
-    training = assembly.truth[assembly.split.train, index]
+    training = run_data.truth[run_data.split.train, index]
     errors = {"ours": values, "median of train": np.full(len(rows), np.nanmedian(training))}
     for algorithm in next(iter(official.values())):
-        errors[algorithm] = np.array([official[assembly.dataset.ids[row]][algorithm] for row in rows])
+        errors[algorithm] = np.array([official[run_data.dataset.ids[row]][algorithm] for row in rows])
     return {
         "n": len(rows),
         "mae": {name: round(_mae(predicted, truth), 4) for name, predicted in errors.items()},
@@ -78,7 +78,7 @@ def compare(store: ModelStore, reference: str) -> dict[str, object]:
 
 
 def compare_folds(folder: Path) -> dict[str, object]:
-    """Errors by fold of a cross-validation over official folds, and of the official predictions for its very rows."""
+    """Compute the errors of a cross-validation over official folds, and of the official predictions for its rows."""
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     report: dict[str, object] = {}
     for target in summary["targets"]:
@@ -104,7 +104,7 @@ def compare_folds(folder: Path) -> dict[str, object]:
 
 
 def _one_by_one(predictor: Predictor, graphs: Sequence[CrystalGraph], truth: NDArray[np.float64]) -> dict[str, object]:
-    """Errors of the networks of an ensemble, each alone."""
+    """Compute the errors of the single networks of an ensemble."""
     alone = []
     for network in predictor.networks:
         predictor.adopt([network])
@@ -119,7 +119,7 @@ def _mae(predicted: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
 
 
 def _official(dataset: str, task: str) -> dict[str, dict[str, float]]:
-    """Predictions by row id and algorithm, each from the fold that did not train on the row."""
+    """Return the predictions by row id and algorithm, each from the fold that tests the row."""
     path = locate(dataset).with_name(f"published_predictions_{task}.csv.gz")
     if not path.exists():
         raise ConfigError(f"{path.name} is not beside the data set {dataset}")
@@ -132,7 +132,7 @@ def _official(dataset: str, task: str) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Compare what can be compared here."""
+    """Run every comparison whose data are available."""
     options = parser(__doc__)
     options.add_argument("--store", action="append", type=Path, default=[], help="one more store, repeatable")
     options.add_argument("--folds", action="append", type=Path, default=[], help="a cross-validation, repeatable")

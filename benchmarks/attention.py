@@ -1,4 +1,4 @@
-"""Does attention mean something? What predictions lose when atoms are taken away, by rank of attention.
+"""Faithfulness of attention: change of predictions when atoms are removed, by rank of attention.
 
     [DEEPERGATGNN_DATA=...] python -m benchmarks.attention [--quick]
 
@@ -45,7 +45,7 @@ ORDERS = ("largest first", "smallest first", "random")
 
 
 def unmerged(manifest: Manifest, count: int) -> tuple[str, list[CrystalGraph]]:
-    """Graphs with a node for every atom, of crystals whose atoms differ, evenly spread over the rows to test with."""
+    """Build graphs with one node an atom, of crystals with inequivalent atoms, evenly spread over the test rows."""
     dataset, config = None, TrainingConfig.model_validate(manifest.provenance.config)
     try:
         dataset = read_dataset(config.data)
@@ -66,7 +66,7 @@ def _test_rows(dataset: Dataset, config: TrainingConfig) -> Sequence[object]:
 
 @torch.inference_mode()
 def deletion(network: CrystalModel, graphs: Sequence[CrystalGraph], seed: int) -> dict[str, dict[str, list[float]]]:
-    """Mean |change of the output|, in standard deviations of the targets, by way, order and share of the atoms."""
+    """Mean absolute change of the output, in standard deviations of the targets, by way, order and share of atoms."""
     generator = np.random.default_rng(seed)
     blanks = _blank_embeddings(network, graphs)
     changes: dict[str, dict[str, list[NDArray[np.float64]]]] = {way: {order: [] for order in ORDERS} for way in WAYS}
@@ -94,14 +94,14 @@ def deletion(network: CrystalModel, graphs: Sequence[CrystalGraph], seed: int) -
 
 
 def _counts(n_atoms: int) -> list[int]:
-    """Atoms to take at each share; one is always left."""
+    """Return the atoms to remove at each share; at least one remains."""
     return [min(n_atoms - 1, max(1, round(share * n_atoms))) for share in SHARES]
 
 
 def _ways(
     network: CrystalModel, graph: CrystalGraph, blanks: tuple[Tensor, Tensor]
 ) -> tuple[Callable[[NDArray[np.int64]], float], ...]:
-    """Functions from atoms to the output without them, in the order of `WAYS`."""
+    """Return functions from removed atoms to the output, in the order of `WAYS`."""
     batch = collate([graph])
     x = network.embed(batch)
     seen: dict[str, Tensor] = {}
@@ -138,8 +138,8 @@ def _without(graph: CrystalGraph, gone: NDArray[np.int64]) -> CrystalGraph:
         distances=graph.distances[edges],
         multiplicities=graph.multiplicities[kept],
         counts=graph.counts[edges],
-        classes=np.arange(kept.sum(), dtype=np.int32),
-        surroundings=graph.surroundings[kept],
+        node_of_atom=np.arange(kept.sum(), dtype=np.int32),
+        angular_features=graph.angular_features[kept],
     )
 
 
@@ -166,7 +166,7 @@ def integrated_gradients(network: CrystalModel, graphs: Sequence[CrystalGraph]) 
 
 @torch.no_grad()
 def _blank_embeddings(network: CrystalModel, graphs: Sequence[CrystalGraph]) -> tuple[Tensor, Tensor]:
-    """Means of the embeddings over the elements, each of which counts once, and over the atoms."""
+    """Return the mean embedding over elements and over atoms."""
     embedded = torch.cat([network.embed(collate([graph])) for graph in graphs])
     elements = np.concatenate([graph.atomic_numbers for graph in graphs])
     of_elements = [embedded[torch.from_numpy(elements == number)].mean(dim=0) for number in np.unique(elements)]
@@ -174,7 +174,7 @@ def _blank_embeddings(network: CrystalModel, graphs: Sequence[CrystalGraph]) -> 
 
 
 def main() -> None:
-    """Every shipped model in production."""
+    """Measure every shipped model in production."""
     quick = arguments(__doc__).quick
     store = ModelStore()
     report: dict[str, object] = {"shares": SHARES}

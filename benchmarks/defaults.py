@@ -1,4 +1,4 @@
-"""Does the default configuration train well, untuned, on every set? Nothing is given but the data and the target.
+"""The default configuration on every data set, untuned: only the data and the target are given.
 
     DEEPERGATGNN_DATA=... python -m benchmarks.defaults [--quick] [--most ROWS] [--sample ROWS] [--set NAME ...]
                                                         [--target KEY]
@@ -30,7 +30,7 @@ from deepergatgnn.training.experiments.run import run
 
 
 def drawn(name: str, rows: int | None, folder: Path) -> str:
-    """The set itself, or a file with so many of its lines, drawn with seed 0."""
+    """Return the set, or a file with a sample of its lines, drawn with seed 0."""
     if rows is None:
         return name
     with gzip.open(locate(name), "rt", encoding="utf-8") as file:
@@ -44,7 +44,7 @@ def drawn(name: str, rows: int | None, folder: Path) -> str:
 
 
 def train_on(name: str, key: str, epochs: int | None) -> dict[str, object]:
-    """One set with the defaults."""
+    """Train one set with the defaults."""
     document = {"name": "defaults", "data": name, "targets": [{"model": "property", "key": key, "unit": "?"}]}
     config = TrainingConfig.model_validate(document | ({"optimization": {"epochs": epochs}} if epochs else {}))
     with tempfile.TemporaryDirectory() as folder:
@@ -52,13 +52,13 @@ def train_on(name: str, key: str, epochs: int | None) -> dict[str, object]:
         [manifest] = run(
             config, store, Path(folder) / "runs", device=torch.device("cpu"), report=lambda _: None, plots=False
         )
-    assembly = assemble_run_data(config)
-    truth = assembly.truth[assembly.split.test, 0]
-    median = float(np.nanmean(np.abs(truth - np.nanmedian(assembly.truth[assembly.split.train, 0]))))
+    run_data = assemble_run_data(config)
+    truth = run_data.truth[run_data.split.test, 0]
+    median = float(np.nanmean(np.abs(truth - np.nanmedian(run_data.truth[run_data.split.train, 0]))))
     test = manifest.metrics["test"]
     return {
         "target": key,
-        "rows": len(assembly.dataset),
+        "rows": len(run_data.dataset),
         "mae": round(test["mae"], 5),
         "mae_median": round(median, 5),
         "ratio": round(test["mae"] / median, 3),
@@ -69,7 +69,7 @@ def train_on(name: str, key: str, epochs: int | None) -> dict[str, object]:
 
 
 def main() -> None:
-    """Sets in the order of their size."""
+    """Return the sets in the order of their size."""
     options = parser(__doc__)
     options.add_argument("--most", type=int, default=2000, help="rows of the largest set")
     options.add_argument("--sample", type=int, help="rows to draw of a larger set")
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def train_on_all(given: argparse.Namespace, folder: Path) -> dict[str, object]:
-    """A row for each set, the smallest first; those drawn are kept in the folder."""
+    """Train every set, the smallest first; samples are stored in the folder."""
     report: dict[str, object] = {}
     sizes = []
     for name in given.set or known_datasets():

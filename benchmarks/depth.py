@@ -63,7 +63,7 @@ Cell = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Graphs and targets [n, 2] in log10 GPa, parted."""
+    """Graphs and targets [n, 2] in log10 GPa, split."""
 
     graphs: Sequence[CrystalGraph]
     targets: NDArray[np.float64]
@@ -81,13 +81,13 @@ class Data:
 
 
 def read() -> Data:
-    """The bundled set, as every network of the study sees it."""
+    """Read the bundled set."""
     dataset = prepare(read_dataset(DATA), GraphConfig())
     return Data(dataset.graphs, dataset.values(TARGETS), split_rows(dataset, SPLIT, SEED))
 
 
 def study(data: Data, layers: int, variant: str, config: OptimizationConfig) -> Cell:
-    """Train one network and measure it; numbers are None where its loss was not finite."""
+    """Train and measure one network; figures are None if its loss was not finite."""
     torch.manual_seed(SEED)
     sizes: dict[str, Any] = {"layers": layers, "targets": len(TARGETS), "dropout": 0.1}
     network = CrystalModel(NetworkConfig(**sizes, **VARIANTS[variant]), GraphConfig())
@@ -162,7 +162,7 @@ def distances(network: CrystalModel, batch: GraphBatch) -> Cell:
 
 
 def cells(path: Path, depths: Sequence[int], config: OptimizationConfig) -> Iterator[Cell]:
-    """Every network of the study, trained now or before; each new one is kept at once.
+    """Train the networks that are not stored yet; store each at once.
 
     Raises:
         SystemExit: if the file is of another configuration.
@@ -190,7 +190,7 @@ def cells(path: Path, depths: Sequence[int], config: OptimizationConfig) -> Iter
 
 
 def _spread(data: Data) -> dict[str, float]:
-    """Test MAE of the training median: what knowing nothing costs."""
+    """Test MAE of the median of the training part."""
     median = np.median(data.targets[data.split.train], axis=0)
     errors = np.abs(data.targets[data.split.test] - median).mean(axis=0)
     return {key: round(float(error), 4) for key, error in zip(TARGETS, errors, strict=True)}
@@ -211,7 +211,7 @@ COLUMNS = (
 
 
 def row(cell: Cell) -> str:
-    """A line of the table."""
+    """Format a row of the table."""
     errors = cell["test_mae"] or dict.fromkeys(TARGETS, "-")
     ends = [f"{cell[key][1]:.3g} → {cell[key][-1]:.3g}" if key in cell else "-" for key in ("distance", "distance_rms")]
     values = [cell["layers"], cell["variant"], f"{cell['parameters']:,}", *(errors[key] for key in TARGETS)]
@@ -220,7 +220,7 @@ def row(cell: Cell) -> str:
 
 
 def draw(found: Sequence[Cell], path: Path) -> None:
-    """Test error against depth; distance by layer in the deepest networks."""
+    """Plot the test error against depth, and the distance by layer in the deepest networks."""
     import matplotlib as mpl  # noqa: PLC0415 - only the study draws
 
     mpl.use("Agg")

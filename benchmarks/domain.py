@@ -1,4 +1,4 @@
-"""Does the error grow with the domain score? On another distribution and on chemical systems that were held out.
+"""Error against domain score, on another distribution and on held-out chemical systems.
 
     [DEEPERGATGNN_DATA=...] python -m benchmarks.domain [--quick]
 
@@ -8,13 +8,13 @@ systems that test it, three seeds. For each the Spearman correlation of |error| 
 the 90 % interval, and the error of flagged and of unflagged crystals. The last line is one JSON object.
 """
 
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.report import finish
 from benchmarks.timing import arguments
 from deepergatgnn.errors import ConfigError, ModelNotFoundError
 from deepergatgnn.model_store import ModelStore
@@ -42,7 +42,7 @@ SYSTEMS = {
 
 
 def on_wbm() -> dict[str, object]:
-    """The shipped formation-energy model on hypothetical crystals."""
+    """Score the shipped formation-energy model on hypothetical crystals."""
     try:
         predictor = Predictor.load(ModelStore().folder("formation-energy"))
         found = evaluate(predictor, "wbm_random_matcalc", "formation_energy_per_atom_eV", None)
@@ -52,7 +52,7 @@ def on_wbm() -> dict[str, object]:
 
 
 def on_systems(epochs: int, seed: int) -> dict[str, float]:
-    """A network on chemical systems that it has not seen."""
+    """Score a network on held-out chemical systems."""
     config = TrainingConfig.model_validate(SYSTEMS | {"seed": seed, "optimization": {"epochs": epochs}})
     with tempfile.TemporaryDirectory() as folder:
         [manifest] = run(
@@ -67,12 +67,12 @@ def on_systems(epochs: int, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Both, and the medians over seeds."""
+    """Run both, with medians over seeds."""
     quick = arguments(__doc__).quick
     torch.set_num_threads(1)
     runs = [on_systems(4 if quick else 48, seed) for seed in range(1 if quick else 3)]
     medians = {key: float(np.median([found[key] for found in runs if key in found])) for key in runs[0]}
-    print(json.dumps({"wbm": on_wbm(), "systems": {"runs": runs, "median": medians}}))
+    finish("domain", {"wbm": on_wbm(), "systems": {"runs": runs, "median": medians}}, quick=quick)
 
 
 if __name__ == "__main__":

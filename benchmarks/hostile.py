@@ -1,4 +1,4 @@
-"""Hostile files through the whole service, beside somebody who posts a good one.
+"""Hostile files through the whole service, while another client posts a good one.
 
     python -m benchmarks.hostile [FOLDER] [--quick]
 
@@ -11,7 +11,6 @@ at most, and of the files that pymatgen reads as ordered crystals the share answ
 """
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -28,13 +27,14 @@ import httpx
 import psutil
 
 from benchmarks.hostile_files import rows_of
+from benchmarks.report import finish
 from benchmarks.timing import parser
-from fuzz.hostile import HOSTILE
+from fuzz.corpus import HOSTILE
 
 GOOD = Path("examples/ZrO2.cif").read_bytes()
 LIMIT_S = 2.0
-CALM = 200  # good requests before the stranger comes
-QUICK = 10  # one file in so many
+CALM = 200  # good requests before the hostile client starts
+QUICK = 10  # --quick takes every tenth file
 ENDINGS = {f"hostile: {name}": ending for name, (ending, _) in HOSTILE.items()}
 HEADERS = {"Content-Type": "text/plain"}
 QUERY = {"models": "bulk-modulus", "attention": "none"}
@@ -42,7 +42,7 @@ QUERY = {"models": "bulk-modulus", "attention": "none"}
 
 @dataclass
 class Seen:
-    """What the stranger saw."""
+    """Replies to the hostile client."""
 
     codes: Counter[str] = field(default_factory=Counter)
     slow: dict[str, float] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Seen:
 
 @contextmanager
 def service() -> Iterator[tuple[str, psutil.Process]]:
-    """A service as anybody starts it, on one thread and eager."""
+    """Run a service on one thread and eager."""
     command = [sys.executable, "-c", "from deepergatgnn.commands.main import main; main()", "serve", "--port", "0"]
     settings = {"DEEPERGATGNN_THREADS": "1", "DEEPERGATGNN_COMPILE_AFTER_S": "0", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(  # noqa: S603 - the project's own command
@@ -70,7 +70,7 @@ def service() -> Iterator[tuple[str, psutil.Process]]:
 
 
 def files(folder: Path | None, every: int) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every file to post."""
+    """Yield name and bytes of every file."""
     for name in list(HOSTILE)[::every]:
         source = HOSTILE[name][1]()
         yield f"hostile: {name}", source.encode("utf-8", "surrogatepass") if isinstance(source, str) else source
@@ -79,13 +79,13 @@ def files(folder: Path | None, every: int) -> Iterator[tuple[str, bytes]]:
 
 
 def expected(said: str) -> tuple[str, int]:
-    """Formula and number of atoms of `ok:4 sites:Ac:ordered`."""
+    """Return formula and number of atoms of `ok:4 sites:Ac:ordered`."""
     _, sites, formula, _ = said.split(":")
     return formula, int(sites.split()[0])
 
 
 async def post_all(client: httpx.AsyncClient, waiting: Iterator[tuple[str, bytes]], seen: Seen) -> None:
-    """The stranger: post one file after the other."""
+    """Post the hostile files one after the other."""
     for name, content in waiting:
         started = time.perf_counter()
         reply = await client.post("/predict", params=QUERY, content=content, headers=HEADERS)
@@ -105,7 +105,7 @@ async def post_all(client: httpx.AsyncClient, waiting: Iterator[tuple[str, bytes
 
 
 async def good_times(client: httpx.AsyncClient, times: list[float], least: int, until: asyncio.Event) -> None:
-    """The scientist: post the good file, one after the other, so often at least."""
+    """Post the good file repeatedly, at least so many times."""
     while len(times) < least or not until.is_set():
         started = time.perf_counter()
         reply = await client.post("/predict", params=QUERY, content=GOOD, headers=HEADERS)
@@ -115,14 +115,14 @@ async def good_times(client: httpx.AsyncClient, times: list[float], least: int, 
 
 
 async def watch(process: psutil.Process, sizes: list[int], until: asyncio.Event) -> None:
-    """The memory of the API process."""
+    """Sample the memory of the API process."""
     while not until.is_set():
         sizes.append(process.memory_info().rss)
         await asyncio.sleep(0.1)
 
 
 async def measure(address: str, process: psutil.Process, folder: Path | None, every: int) -> dict[str, Any]:
-    """The scientist alone, then beside the stranger."""
+    """Measure the good client alone, then beside the hostile one."""
     before, beside, sizes, seen, end = list[float](), list[float](), list[int](), Seen(), asyncio.Event()
     calm = asyncio.Event()
     calm.set()
@@ -164,7 +164,7 @@ def main() -> None:
         report = asyncio.run(measure(address, process, given.folder, QUICK if given.quick else 1))
     for name, code in report["unexpected"].items():
         print(f"unexpected: {name}: {code}, not {ENDINGS[name]}")
-    print(json.dumps(report))
+    finish("hostile", report, quick=given.quick or not given.folder)
     sys.exit(bool(report["unexpected"]))
 
 

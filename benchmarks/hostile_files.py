@@ -1,4 +1,4 @@
-"""The structures door alone, over a folder of real files and the hostile table: endings by code, seconds, memory.
+"""`read_structure` on the hostile corpus and a folder of real files: codes, seconds, memory.
 
     python -m benchmarks.hostile_files [FOLDER] [--quick]
 
@@ -28,15 +28,15 @@ from pymatgen.io.vasp import Poscar
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import Crystal, read_structure
-from fuzz.hostile import HOSTILE
+from fuzz.corpus import HOSTILE
 
-QUICK = 10  # one file in so many
-MIN_DISTANCE = 0.5  # Å; pymatgen's own default in `Structure.is_valid`
+QUICK = 10  # --quick takes every tenth file
+MIN_DISTANCE = 0.5  # Å; the default of `Structure.is_valid`
 FORMULA = re.compile(r"^_chemical_formula_sum\s+['\"]?([A-Z][A-Za-z0-9. ]*?)['\"]?\s*$", re.MULTILINE)
 
 
 class Ending(NamedTuple):
-    """How one file ended: code or `answered`, seconds of processor time, and what was read."""
+    """Ending of one file: code or `answered`, seconds of processor time, and the crystal."""
 
     code: str
     seconds: float
@@ -54,7 +54,7 @@ def read(source: str | bytes) -> Ending:
 
 
 def in_child(name: str) -> tuple[str, float, float]:
-    """Read one hostile file in a child: code, seconds, and MiB by which the child grew."""
+    """Read one hostile file in a child process; return code, seconds, and growth in MiB."""
     source = HOSTILE[name][1]()
     receiving, sending = os.pipe()
     if (child := os.fork()) == 0:
@@ -72,7 +72,7 @@ def in_child(name: str) -> tuple[str, float, float]:
 
 
 def hostile(every: int) -> dict[str, Any]:
-    """The table: files that did not end as they should, and the worst of what they cost."""
+    """Read the corpus; return the files with unexpected endings, and the largest costs."""
     endings = {name: in_child(name) for name in list(HOSTILE)[::every]}
     slowest = max(endings, key=lambda name: endings[name][1])
     largest = max(endings, key=lambda name: endings[name][2])
@@ -86,19 +86,19 @@ def hostile(every: int) -> dict[str, Any]:
 
 
 def rows_of(folder: Path) -> Iterator[dict[str, str]]:
-    """The lines of the index."""
+    """Return the lines of the index."""
     with (folder / "INDEX.tsv").open(encoding="utf-8", newline="") as lines:
         yield from csv.DictReader(lines, delimiter="\t")
 
 
 def agrees(crystal: Crystal, said: str) -> bool:
-    """Whether the crystal has the atoms and the formula of `ok:4 sites:Ac:ordered`."""
+    """Return whether the crystal has the atoms and the formula of `ok:4 sites:Ac:ordered`."""
     _, sites, formula, _ = said.split(":")
     return crystal.n_atoms == int(sites.split()[0]) and crystal.reduced_formula == formula
 
 
 def contradicted(path: Path, said: str) -> bool:
-    """Whether the file itself states another formula than pymatgen found in it."""
+    """Return whether the file states another formula than pymatgen reads."""
     stated = FORMULA.search(path.read_text("latin-1"))
     if stated is None:
         return False
@@ -109,7 +109,7 @@ def contradicted(path: Path, said: str) -> bool:
 
 
 def overlaps(path: Path) -> bool:
-    """Whether atoms of pymatgen's own reading lie on top of each other."""
+    """Return whether atoms overlap in the reading of pymatgen."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         read_by = Poscar.from_file(path, check_for_potcar=False) if "poscar" in path.as_posix() else CifParser(path)
@@ -118,7 +118,7 @@ def overlaps(path: Path) -> bool:
 
 
 def real(folder: Path, every: int) -> dict[str, Any]:
-    """The folder: endings by code, and agreement with pymatgen on what it reads as ordered crystals."""
+    """Read the folder; return endings by code, and agreement with pymatgen on its ordered crystals."""
     codes: Counter[str] = Counter()
     of_ordered: Counter[str] = Counter()
     of_sound: Counter[str] = Counter()

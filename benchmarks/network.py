@@ -9,7 +9,6 @@ compiler; `forward_ratio_eager` without it), `train_step_ratio`, `train_memory_r
 literal over ours), `max_rel_diff` of values and gradients.
 """
 
-import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.report import finish
 from benchmarks.timing import arguments, interleaved
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
@@ -33,14 +33,14 @@ THREADS, LAYERS, SIZES, TRAINING_BATCH = 2, 20, (1, 8, 32, 100), 100
 
 
 def networks(dtype: torch.dtype = torch.float32) -> tuple[CrystalModel, LiteralDeeperGATGNN]:
-    """Ours and the literal one, with the same weights."""
+    """Build our network and the literal one with the same weights."""
     torch.manual_seed(0)
     ours = CrystalModel(NetworkConfig(layers=LAYERS), GraphConfig()).to(dtype)
     return ours, LiteralDeeperGATGNN(ours).to(dtype)
 
 
 def graphs(count: int) -> tuple[list[CrystalGraph], list[CrystalGraph]]:
-    """Whole and merged graphs of the same crystals, spread over the data set."""
+    """Build whole and reduced graphs of crystals spread over the data set."""
     rows = read_dataset("elastic_tensor_2015").rows
     whole = [build_graph(row.crystal, GraphConfig()) for row in rows[:: len(rows) // count][:count]]
     return whole, [reduce_graph(graph) for graph in whole]
@@ -49,7 +49,7 @@ def graphs(count: int) -> tuple[list[CrystalGraph], list[CrystalGraph]]:
 def batches(
     some: Sequence[CrystalGraph], size: int, dtype: torch.dtype = torch.float32, *, filled: bool = False
 ) -> list[GraphBatch]:
-    """The crystals in batches of a size."""
+    """Collate graphs in batches of a size."""
     starts = range(0, len(some) - size + 1, size)
     return [collate(some[start : start + size], filled=filled).to("cpu", dtype=dtype) for start in starts]
 
@@ -69,7 +69,7 @@ def train_step(network: torch.nn.Module, some: Sequence[GraphBatch]) -> None:
 
 
 def difference(dtype: torch.dtype) -> float:
-    """Largest difference of values and of each parameter's gradient over the largest of them."""
+    """Largest relative difference of the values and of the gradient of each parameter."""
     whole, merged = graphs(24)
     worst = 0.0
     for training in (False, True):
@@ -91,7 +91,7 @@ def _values_and_gradients(network: torch.nn.Module, batch: GraphBatch) -> dict[s
 
 
 def peak_growth(literal: bool) -> float:
-    """MiB by which one training step raises the peak memory of a fresh process."""
+    """Growth in MiB of the peak memory of a new process in one training step."""
     torch.set_num_threads(THREADS)
     whole, merged = graphs(TRAINING_BATCH)
     ours, theirs = networks()
@@ -106,13 +106,13 @@ def peak_growth(literal: bool) -> float:
 
 
 def _resident_kib(field: str) -> int:
-    """A size of this process from the kernel's own accounting."""
+    """Return a size of this process from /proc."""
     status = Path("/proc/self/status").read_text("ascii")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))
 
 
 def compare_forward(quick: bool) -> dict[str, object]:
-    """Ratios and speed by batch size."""
+    """Compare the forward pass by batch size."""
     whole, merged = graphs(100 if quick else 200)
     ours, literal = networks()
     ours.eval()
@@ -146,7 +146,7 @@ def compare_forward(quick: bool) -> dict[str, object]:
 
 
 def _compiled(network: CrystalModel, some: Sequence[CrystalGraph]) -> Callable[[GraphBatch], object] | None:
-    """The network as a settled worker runs it; None where there is no compiler."""
+    """Compile the network as a worker does; None without a compiler."""
     try:
         return compile_network(network, [collate(some[:count], filled=True) for count in (8, 1)])
     except Exception as error:  # noqa: BLE001 - whatever the compiler says
@@ -155,7 +155,7 @@ def _compiled(network: CrystalModel, some: Sequence[CrystalGraph]) -> Callable[[
 
 
 def compare_training(quick: bool) -> dict[str, object]:
-    """Ratios of a training step, and of the memory it takes."""
+    """Compare a training step and its memory."""
     whole, merged = graphs(TRAINING_BATCH)
     of_whole, of_merged = batches(whole, TRAINING_BATCH), batches(merged, TRAINING_BATCH)
     ours, literal = networks()
@@ -184,7 +184,7 @@ def main() -> None:
     report["max_rel_diff"] = {"float32": difference(torch.float32), "float64": difference(torch.float64)}
     report |= compare_forward(quick)
     report |= compare_training(quick)
-    print(json.dumps(report))
+    finish("network", report, quick=quick)
 
 
 if __name__ == "__main__":

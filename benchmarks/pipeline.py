@@ -9,7 +9,6 @@ before anything is cached), `graphs_equal`, `structures_per_s` and its ratio at 
 phase, and `floor_ms`, the matrix products and softplus of our forward pass alone.
 """
 
-import json
 import time
 import warnings
 from collections import Counter
@@ -27,6 +26,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.network import LAYERS, THREADS, networks
+from benchmarks.report import finish
 from benchmarks.timing import arguments, interleaved
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.graphs.build import build_graph
@@ -39,7 +39,7 @@ from deepergatgnn.training.data.catalogue import read_dataset
 
 CONFIG = GraphConfig()
 BATCH, CRYSTALS, TOLERANCE = 32, 500, 1e-4  # Å
-# How pymatgen may read a text: as it does by default, without rounding to thirds, with our tolerance for positions.
+# Readings of pymatgen: default, without rounding to thirds, with our tolerance for positions.
 READINGS: dict[str, dict[str, float]] = {
     "default": {},
     "without_rounding_to_thirds": {"frac_tolerance": 0.0},
@@ -51,7 +51,7 @@ Neighbourhoods = dict[int, list[NDArray[np.float64]]]
 
 
 def crystals(count: int) -> tuple[str, list[Crystal]]:
-    """The name of the data set, and crystals spread over it."""
+    """Return the name of the data set, and crystals spread over it."""
     for name in ("flla_2015", "elastic_tensor_2015"):
         try:
             rows = read_dataset(name).rows
@@ -62,7 +62,7 @@ def crystals(count: int) -> tuple[str, list[Crystal]]:
 
 
 def texts(some: Sequence[Crystal]) -> dict[str, list[str]]:
-    """Each crystal as pymatgen writes it, in P 1 and symmetrised."""
+    """Write each crystal with pymatgen, in P 1 and symmetrised."""
     structures = [crystal_to_pymatgen(crystal) for crystal in some]
     return {
         "p1": [str(structure.to(fmt="cif")) for structure in structures],
@@ -72,7 +72,7 @@ def texts(some: Sequence[Crystal]) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Way:
-    """One way from text to number; each phase takes what the one before it gave."""
+    """Pipeline from text to number; each phase takes the result of the one before."""
 
     parse: Callable[[str], Any]
     graph: Callable[[Any], CrystalGraph]
@@ -91,7 +91,7 @@ class Way:
 
     @torch.inference_mode()
     def phases(self, some: Sequence[str]) -> dict[str, float]:
-        """Milliseconds a structure of each phase."""
+        """Measure milliseconds a structure of each phase."""
         stops = [time.perf_counter()]
         stages: list[list[Any]] = [list(some)]
         batched = lambda graphs: [self.batch(graphs[i : i + BATCH]) for i in range(0, len(graphs), BATCH)]  # noqa: E731
@@ -108,12 +108,12 @@ class Way:
 
 
 def parse_by_pymatgen(text: str) -> Structure:
-    """The parser that everybody uses."""
+    """Parse with pymatgen."""
     return CifParser.from_str(text).parse_structures(primitive=False)[0]
 
 
 def graph_by_pymatgen(structure: Structure) -> CrystalGraph:
-    """Its list of neighbours, and of each atom the nearest ones to the end of their shell."""
+    """Build the graph of its neighbour list: the nearest neighbours of each atom with their whole shell."""
     receivers, senders, _, distances = structure.get_neighbor_list(CONFIG.cutoff)
     order = np.lexsort((distances, receivers))
     receivers, senders, distances = receivers[order], senders[order], distances[order]
@@ -129,13 +129,13 @@ def graph_by_pymatgen(structure: Structure) -> CrystalGraph:
         volume=structure.volume,
         multiplicities=ones,
         counts=np.ones(int(kept.sum()), dtype=np.int32),
-        classes=np.arange(len(structure), dtype=np.int32),
-        surroundings=np.empty((len(structure), 0), dtype=np.float32),
+        node_of_atom=np.arange(len(structure), dtype=np.int32),
+        angular_features=np.empty((len(structure), 0), dtype=np.float32),
     )
 
 
 def neighbourhoods(graph: CrystalGraph) -> Neighbourhoods:
-    """Of each element the sorted distances around each of its atoms; merged atoms and edges are told apart again."""
+    """Return for each element the sorted distances around each of its atoms; merged atoms and edges are expanded."""
     ends = np.cumsum(graph.degrees)
     found: Neighbourhoods = {}
     for node, (end, degree) in enumerate(zip(ends, graph.degrees, strict=True)):
@@ -146,7 +146,7 @@ def neighbourhoods(graph: CrystalGraph) -> Neighbourhoods:
 
 
 def same_neighbourhoods(one: Neighbourhoods, other: Neighbourhoods) -> bool:
-    """Whether each atom has a partner of its own with the same element and distances."""
+    """Return whether the atoms match one to one in element and distances."""
     if {z: len(atoms) for z, atoms in one.items()} != {z: len(atoms) for z, atoms in other.items()}:
         return False
     for element, atoms in one.items():
@@ -162,7 +162,7 @@ def same_neighbourhoods(one: Neighbourhoods, other: Neighbourhoods) -> bool:
 
 
 def agreement(text: str) -> str | None:
-    """How pymatgen has to read a text for its graphs, as built and merged, to be ours; None if nothing helps.
+    """Return the reading of pymatgen whose built and reduced graphs equal ours; None if there is none.
 
     By default it rounds coordinates near thirds also where there is no symmetry to apply, and keeps two atoms on a
     special position that four digits put more than 1e-4 apart; our reader does neither.
@@ -190,14 +190,14 @@ def _same_graphs(crystal: Crystal, structure: Structure) -> bool:
 
 
 class Recorder(TorchDispatchMode):
-    """Notes the matrix products and softplus that run, with their arguments."""
+    """Records the matrix products and softplus calls with their arguments."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[partial[Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run as always."""
+        """Record and run one operator."""
         del types
         if func.overloadpacket in FLOOR:
             self.calls.append(partial(func, *args, **(kwargs or {})))
@@ -205,7 +205,7 @@ class Recorder(TorchDispatchMode):
 
 
 def floor_ms(way: Way, some: Sequence[str], rounds: int) -> float:
-    """Milliseconds a structure that the products and softplus of the forward pass take alone."""
+    """Measure milliseconds a structure of the matrix products and softplus calls of the forward pass alone."""
     batch = way.batch([way.merge(graph) for graph in way.graphs(some[:BATCH])])
     with torch.no_grad(), Recorder() as recorder:
         way.network(batch)
@@ -219,7 +219,7 @@ def floor_ms(way: Way, some: Sequence[str], rounds: int) -> float:
 
 
 def compare_graphs(ways: Mapping[str, Way], written: Mapping[str, list[str]], rounds: int) -> dict[str, object]:
-    """Ratios of text → graph, by kind of text, and whether the graphs are the same."""
+    """Compare text → graph by kind of text, and whether the graphs are equal."""
     report: dict[str, object] = {}
     total = dict.fromkeys(ways, 0.0)
     first = dict.fromkeys(ways, 0.0)
@@ -242,7 +242,7 @@ def compare_graphs(ways: Mapping[str, Way], written: Mapping[str, list[str]], ro
 
 
 def compare_numbers(ways: Mapping[str, Way], some: Sequence[str], rounds: int) -> dict[str, object]:
-    """Speed and ratio of text → number, and where the time goes."""
+    """Compare text → number, and measure the phases."""
     seconds = interleaved({name: partial(way.numbers, some) for name, way in ways.items()}, rounds)
     ours, theirs = (ways[name].numbers(some) for name in ("ours", "theirs"))
     return {
@@ -270,13 +270,13 @@ def main() -> None:
         "ours": Way(read_structure, partial(build_graph, config=CONFIG), reduce_graph, network),
     }
     mixed = [written["symmetrised" if index % 2 else "p1"][index] for index in range(len(some))]
-    # Both ways with the threads that are fastest beside what else runs on the machine.
+    # Both pipelines use the number of threads that is fastest now.
     threads = fastest(measured(lambda: ways["ours"].numbers(mixed[:BATCH]), (1, THREADS)))
     torch.set_num_threads(threads)
     report: dict[str, object] = {"data": name, "crystals": len(some), "threads": threads, "layers": LAYERS}
     report |= compare_graphs(ways, written, rounds)
     report |= compare_numbers(ways, mixed, 3)
-    print(json.dumps(report))
+    finish("pipeline", report, quick=quick)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fair comparisons on noisy machines."""
+"""Interleaved timing for noisy machines."""
 
 import argparse
 import statistics
@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has, for more to be added."""
+    """Return a parser with the options of every benchmark."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--quick", action="store_true", help="fewer rounds and crystals")
     return made
 
 
 def arguments(description: str | None) -> argparse.Namespace:
-    """The options of a benchmark that has no others."""
+    """Parse the options of a benchmark without others."""
     return parser(description).parse_args()
 
 
 def interleaved(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each variant, run in turn A B A B after one round that is not counted."""
+    """Measure the median seconds of each variant, run in turn A B A B after a warm-up round."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for round_number in range(rounds + 1):
         for name, run in variants.items():

@@ -1,4 +1,4 @@
-"""Epochs of our loop against a literal one, and how they grow with the number of crystals.
+"""An epoch of our loop against a literal one, and its growth with the number of crystals.
 
     python -m benchmarks.training [--quick]
 
@@ -15,7 +15,6 @@ memory leaves out pages of mapped files, which the system takes back as it needs
 processor, which other work on the machine hardly changes. The last line is one JSON object.
 """
 
-import json
 import multiprocessing
 import tempfile
 import time
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 from torch.nn.functional import l1_loss
 
+from benchmarks.report import finish
 from benchmarks.timing import arguments, interleaved
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
@@ -65,7 +65,7 @@ def literal_epoch(
     graph_of: Callable[[int], CrystalGraph],
     targets: np.ndarray,
 ) -> None:
-    """A plain loop."""
+    """Train with a literal loop."""
     order = torch.randperm(len(targets)).tolist()
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
@@ -76,7 +76,7 @@ def literal_epoch(
 
 
 def literal(some: Sequence[Crystal], targets: np.ndarray, *, kept: bool) -> Callable[[], None]:
-    """An epoch of the literal loop."""
+    """Run an epoch of the literal loop."""
     network = LiteralDeeperGATGNN(network_of(LAYERS)).float().train()
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     built = [build_graph(crystal, GraphConfig()) for crystal in some] if kept else []
@@ -85,13 +85,13 @@ def literal(some: Sequence[Crystal], targets: np.ndarray, *, kept: bool) -> Call
 
 
 def network_of(layers: int, **sizes: Any) -> CrystalModel:
-    """A new network."""
+    """Build a new network."""
     torch.manual_seed(0)
     return CrystalModel(NetworkConfig(**{"layers": layers, **sizes}), GraphConfig())
 
 
 def our_epoch(network: CrystalModel, examples: Examples, size: int, track: Callable[..., Batches]) -> float:
-    """One epoch of our loop, with a validation on its first crystals and the state on disk; its seconds."""
+    """Run one epoch of our loop with validation and state on disk; return its seconds."""
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         train(
@@ -111,13 +111,13 @@ def our_epoch(network: CrystalModel, examples: Examples, size: int, track: Calla
 
 
 def ours(some: Sequence[Crystal], targets: np.ndarray) -> Callable[[], object]:
-    """An epoch of our loop on graphs that are there, as from the cache."""
+    """Run an epoch of our loop on cached graphs."""
     graphs = [reduce_graph(build_graph(crystal, GraphConfig())) for crystal in some]
     return partial(our_epoch, network_of(LAYERS), Examples(graphs, targets), BATCH, lambda batches, *_: batches)
 
 
 def peak_growth(name: str, count: int) -> float:
-    """MiB by which an epoch raises the peak memory of a fresh process."""
+    """Growth in MiB of the peak memory of a new process in an epoch."""
     torch.set_num_threads(1)
     some, targets = crystals(count)
     run = ours(some, targets) if name == "ours" else literal(some, targets, kept=False)
@@ -133,7 +133,7 @@ def _resident_mib(field: str) -> float:
 
 
 def compare(quick: bool) -> dict[str, object]:
-    """Our loop against the literal one."""
+    """Compare our loop with the literal one."""
     count = 100 if quick else 300
     some, targets = crystals(count)
     runs: dict[str, Callable[[], object]] = {
@@ -158,13 +158,13 @@ def compare(quick: bool) -> dict[str, object]:
 
 
 def _alone(function: Callable[..., Any], *arguments: object) -> Any:
-    """What a function says in a fresh process."""
+    """Call a function in a new process."""
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         return pool.apply(function, arguments)
 
 
 def epoch_of(name: str, count: int) -> dict[str, float]:
-    """Seconds and memory of an epoch on so many crystals, in a fresh process."""
+    """Measure seconds and memory of an epoch in a new process."""
     torch.set_num_threads(1)
     loading = time.perf_counter()
     dataset = prepared_dataset(name, GraphConfig())
@@ -196,7 +196,7 @@ def epoch_of(name: str, count: int) -> dict[str, float]:
 
 
 def grow(quick: bool) -> dict[str, object]:
-    """Epochs of more and more crystals."""
+    """Measure epochs of increasing size."""
     name = LARGE if LARGE in known_datasets() else BUNDLED
     if name == BUNDLED:
         print(f"no {LARGE} here: {BUNDLED} repeated, so only the times mean anything")
@@ -227,7 +227,7 @@ def main() -> None:
     report: dict[str, object] = {"threads": 1, "torch": torch.__version__, "data": BUNDLED}
     report |= compare(quick)
     report |= grow(quick)
-    print(json.dumps(report))
+    finish("training", report, quick=quick)
 
 
 if __name__ == "__main__":

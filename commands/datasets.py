@@ -1,4 +1,4 @@
-"""`datasets`: what can be trained on."""
+"""`datasets`: data sets for training."""
 
 import json
 from dataclasses import asdict
@@ -9,7 +9,7 @@ import typer
 
 from deepergatgnn.commands.options import JsonOption, StoreOption, open_store
 
-app = typer.Typer(help="Data sets that can be trained on.\n\nExample: deepergatgnn datasets list", no_args_is_help=True)
+app = typer.Typer(help="Data sets for training.\n\nExample: deepergatgnn datasets list", no_args_is_help=True)
 
 
 @app.command("list")
@@ -31,7 +31,7 @@ def show_dataset(
 ) -> None:
     """Count rows, elements, targets, refused rows and warnings of a data set.
 
-    A target's name in this list is the `key` of a target in the YAML of a run.
+    The name of a target in this list is the `key` of a target in the YAML file of a run.
 
     Example: deepergatgnn datasets show elastic_tensor_2015
     """
@@ -59,13 +59,15 @@ def show_dataset(
 
 @app.command("fetch")
 def fetch_dataset(
-    name: Annotated[str, typer.Argument(help="matbench:NAME or matminer:NAME; or any set, to have it as .jsonl.gz.")],
+    name: Annotated[
+        str, typer.Argument(help="matbench:NAME or matminer:NAME, or any data set to convert to .jsonl.gz.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of data sets; $DEEPERGATGNN_DATA, if not given.", metavar="FOLDER")
+        Path | None, typer.Option(help="Folder of data sets. Default: $DEEPERGATGNN_DATA.", metavar="FOLDER")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Download a set through its own loader and write it as FOLDER/NAME/NAME.jsonl.gz.
+    """Download a data set with its own loader and write it as FOLDER/NAME/NAME.jsonl.gz.
 
     Example: deepergatgnn datasets fetch matbench:matbench_dielectric --out data
     """
@@ -86,11 +88,11 @@ def fetch_dataset(
 @app.command("prepare")
 def prepare_run(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.", metavar="CONFIG.yaml")],
-    out: Annotated[Path, typer.Option(help="Folder to write; one written before is replaced.", metavar="FOLDER")],
+    out: Annotated[Path, typer.Option(help="Folder to write; a prepared folder is replaced.", metavar="FOLDER")],
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a folder from which a machine trains that has only torch, torch-geometric, numpy and safetensors.
+    """Write a folder for training on a machine that has only torch, torch-geometric, numpy and safetensors.
 
     There, with a copy of the folder deepergatgnn (cp -rL): python -m deepergatgnn.training FOLDER --runs RUNS
     Here, with RUNS brought back: deepergatgnn train CONFIG.yaml --runs RUNS publishes what was trained.
@@ -104,23 +106,23 @@ def prepare_run(
     from deepergatgnn.training.experiments.tasks import save_run
 
     parsed = read_config(config)
-    assembly = assemble_run_data(parsed)
-    save_run(parsed, assembly, open_store(store, new=True), out)
+    run_data = assemble_run_data(parsed)
+    save_run(parsed, run_data, open_store(store, new=True), out)
     if as_json:
         prepared = {
             "path": str(out),
-            "rows": len(assembly.dataset),
+            "rows": len(run_data.dataset),
             "members": parsed.members,
-            "parts": assembly.split.sizes(),
-            "refused": [asdict(refusal) for refusal in assembly.dataset.refused],
-            "warnings": warning_table(assembly.dataset.warnings),
+            "parts": run_data.split.sizes(),
+            "refused": [asdict(refusal) for refusal in run_data.dataset.refused],
+            "warnings": warning_table(run_data.dataset.warnings),
         }
         print(json.dumps(prepared))
         return
-    print(f"{out}: {len(assembly.dataset)} rows, {parsed.members} member{'s' if parsed.members > 1 else ''} to train")
-    print(split_sentence(assembly.split.sizes(), assembly.notes))
-    _print_refused([asdict(refusal) for refusal in assembly.dataset.refused])
-    _print_warnings(warning_table(assembly.dataset.warnings))
+    print(f"{out}: {len(run_data.dataset)} rows, {parsed.members} member{'s' if parsed.members > 1 else ''} to train")
+    print(split_sentence(run_data.split.sizes(), run_data.notes))
+    _print_refused([asdict(refusal) for refusal in run_data.dataset.refused])
+    _print_warnings(warning_table(run_data.dataset.warnings))
 
 
 def _print_refused(refused: list[dict[str, str]]) -> None:

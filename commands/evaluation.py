@@ -16,7 +16,7 @@ GROUPS = {
     "by_element": "element",
 }
 DatasetName = "Bundled set, set of the data folder, or path."
-TargetOption = Annotated[str | None, typer.Option(help="Column of targets; the version's own, if not given.")]
+TargetOption = Annotated[str | None, typer.Option(help="Column of targets. Default: the target of the version.")]
 WhereOption = Annotated[str | None, typer.Option(help="Only rows with FIELD=VALUE, for example mb_kvrh_fold=0.")]
 
 
@@ -26,7 +26,8 @@ def evaluate(
     target: TargetOption = None,
     where: WhereOption = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="CSV to write, a line for each row, such as predictions.csv.", metavar="FILE")
+        Path | None,
+        typer.Option(help="CSV file to write, one line for each row, such as predictions.csv.", metavar="FILE"),
     ] = None,
     store: StoreOption = None,
     device: DeviceOption = "auto",
@@ -66,15 +67,15 @@ def compare(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Put versions and runs side by side; with --dataset, score the versions on the same rows.
+    """Compare versions and runs; with --dataset, score the versions on the same rows.
 
-    The difference is that of the MAE to the first version's, over the rows that both can predict, ± its standard error.
+    The difference is the MAE minus that of the first version, over the rows that both predict, ± its standard error.
 
     Example: deepergatgnn compare bulk-modulus shear-modulus --dataset elastic_tensor_2015
     """
-    from deepergatgnn.training.evaluation.comparison import compare as side_by_side
+    from deepergatgnn.training.evaluation.comparison import compare as compare_versions
 
-    compared = side_by_side(references, open_store(store, new=True), dataset, target, where, device_named(device))
+    compared = compare_versions(references, open_store(store, new=True), dataset, target, where, device_named(device))
     if as_json:
         print(json.dumps(compared))
         return
@@ -83,7 +84,7 @@ def compare(
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of texts in aligned columns."""
+    """Print rows of text in aligned columns."""
     if not rows:
         return
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deepergatgnn.training.fit.ensemble_member import Track
     from deepergatgnn.training.fit.loop import Epoch
 
-RunsOption = Annotated[Path, typer.Option(help="Folder of run states; the same command goes on where it stopped.")]
+RunsOption = Annotated[Path, typer.Option(help="Folder of run states; the same command resumes an interrupted run.")]
 OF_CLASSES = {"accuracy": "accuracy", "roc_auc": "ROC AUC", "log_loss": "log loss", "brier": "Brier score"}
 FIGURES = {"mae": "MAE", "rmse": "RMSE", "r2": "R²", "coverage_90": "90 % interval covers"}
 
@@ -33,7 +33,7 @@ def cross_validate(
     """Train every fold, or every seed, with its own calibration: mean ± standard deviation of the errors.
 
     The folds are the official ones if `split` names their column, random splits if it has `seeds`, else `folds` (5).
-    Results and the predictions for every row are in RUNS/NAME; nothing is published.
+    RUNS/NAME holds the results and the predictions of all rows; nothing is published.
 
     Example: deepergatgnn cross-validate training/recipes/example.yaml
     """
@@ -45,12 +45,12 @@ def cross_validate(
 
     announced = False
 
-    def announce(fold: "TrainingConfig", assembly: "RunData") -> None:
+    def announce(fold: "TrainingConfig", run_data: "RunData") -> None:
         nonlocal announced
         if not announced:
-            show_rows(fold, assembly)
+            show_rows(fold, run_data)
         announced = True
-        show_split(assembly, fold.name)
+        show_split(run_data, fold.name)
 
     with joined(device_named(device)) as place:
         summary = validate(
@@ -87,7 +87,7 @@ def sweep(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Search for the numbers with the lowest validation error; writes the best as a configuration for `train`.
+    """Search for the options with the lowest validation error; write the best as a configuration for `train`.
 
     Example: deepergatgnn sweep training/recipes/sweeps/example.yaml
     """
@@ -102,8 +102,8 @@ def sweep(
 
     def finished(trial: Trial) -> None:
         error = "stopped early" if trial.error is None else f"{measure} {trial.error:.4f} {unit}".rstrip()
-        said = ", ".join(f"{place} {value}" for place, value in trial.parameters.items())
-        print(f"trial {trial.number + 1}/{parsed.trials}: {error}; {said}", file=sys.stderr, flush=True)
+        parameters = ", ".join(f"{place} {value}" for place, value in trial.parameters.items())
+        print(f"trial {trial.number + 1}/{parsed.trials}: {error}; {parameters}", file=sys.stderr, flush=True)
 
     result = search(
         parsed,
@@ -135,7 +135,7 @@ def _report(epoch: "Epoch") -> None:
 
 
 def _tracking(epochs: int | None, *, quiet: bool) -> "Track":
-    """A progress bar for the batches of an epoch, on a terminal only."""
+    """Progress bar for the batches of an epoch, on a terminal only."""
     from tqdm import tqdm
 
     from deepergatgnn.training.fit.batches import Batches

@@ -19,10 +19,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 WRONG_INPUT, FAILURE = 2, 1
-# Of a file or folder that the user named; what else the system cannot do, such as write to a full disk, is a failure.
+# Errors of a file or folder that the user named; other system errors, such as a full disk, are failures.
 WRONG_PATHS = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 OURS = frozenset({"deepergatgnn"})
-# What each command needs beside the package itself; all others need `training`.
+# Extras of the distribution that each command needs; all other commands need `training`.
 EXTRAS = {
     "predict": "inference",
     "models": "inference",
@@ -64,7 +64,7 @@ app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:
-    """Run a command; 2 for wrong input, 1 for failure, never a stack trace for either."""
+    """Run a command; exit with 2 for wrong input and 1 for failure, without a stack trace."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         read_env_file()
@@ -76,15 +76,15 @@ def main() -> None:
     except DeeperGATGNNError as error:
         _stop(error, FAILURE)
     except OSError as error:
-        _stop(_in_words(error), WRONG_INPUT if isinstance(error, WRONG_PATHS) else FAILURE)
+        _stop(_describe(error), WRONG_INPUT if isinstance(error, WRONG_PATHS) else FAILURE)
 
 
-def _in_words(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     return str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
 def _missing_library(error: ModuleNotFoundError, command: list[str]) -> Exception:
-    """What to install, where the library is none of this project: that would be a fault of ours."""
+    """Return the error that names the extra to install; a missing module of this project is raised."""
     missing = (error.name or "").partition(".")[0]
     if not missing or missing in OURS:
         raise error

@@ -1,4 +1,4 @@
-"""`models`: what is in the store."""
+"""`models`: versions of the model store."""
 
 import json
 import sys
@@ -12,13 +12,13 @@ from deepergatgnn.errors import ArtifactError, ConfigError, ModelNotFoundError
 from deepergatgnn.model_store import split_reference
 
 app = typer.Typer(help="Versions in the store.\n\nExample: deepergatgnn models list", no_args_is_help=True)
-Version = Annotated[str, typer.Argument(help="A version, with its number.", metavar="NAME@VERSION")]
+Version = Annotated[str, typer.Argument(help="Version with its number.", metavar="NAME@VERSION")]
 Reference = Annotated[str, typer.Argument(help="NAME or NAME@VERSION.", metavar="MODEL")]
 
 
 @app.command("list")
 def list_models(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List models, versions, units and test errors; * is in production.
+    """List models, versions, units and test errors; * marks the version in production.
 
     Example: deepergatgnn models list
     """
@@ -71,13 +71,13 @@ def show(model: Reference, store: StoreOption = None, as_json: JsonOption = Fals
 
 @app.command("verify")
 def verify(
-    model: Annotated[str | None, typer.Argument(help="NAME or NAME@VERSION; all, if not given.")] = None,
+    model: Annotated[str | None, typer.Argument(help="NAME or NAME@VERSION. Default: all.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Try versions as a worker does: sha256 of the files, weights, golden values; exit 1 if anything is wrong.
+    """Verify versions as a worker does: sha256 of the files, weights, golden values; exit 1 on any error.
 
-    Without MODEL every version of the store, and whether each model has one in production.
+    Without MODEL verify every version of the store, and that each model has a version in production.
 
     Example: deepergatgnn models verify
     """
@@ -111,7 +111,7 @@ def verify(
 
 @app.command("promote")
 def promote(model: Version, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Serve a version by default.
+    """Put a version into production.
 
     Example: deepergatgnn models promote bulk-modulus@1.0.0
     """
@@ -126,7 +126,7 @@ def rollback(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Return to the version that was in production before.
+    """Put the previous version into production again.
 
     Example: deepergatgnn models rollback bulk-modulus
     """
@@ -138,14 +138,14 @@ def delete(
     model: Version,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also if it is in production; the one before it then is, if there is any."),
+        typer.Option("--force", help="Delete it even if it is in production; its predecessor, if any, replaces it."),
     ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a version for good; the one in production only with --force.
+    """Delete a version permanently; the one in production only with --force.
 
-    No other version will have its number. A service that has it loaded answers with it until it restarts.
+    Its number is not reused. A service that has loaded the version answers with it until it restarts.
 
     Example: deepergatgnn models delete bulk-modulus@1.0.0
     """
@@ -160,7 +160,7 @@ def delete(
 def _version(reference: str) -> tuple[str, str]:
     name, version = split_reference(reference)
     if version is None:
-        raise ConfigError(f"{reference!r} names no version: write {name}@VERSION")
+        raise ConfigError(f"{reference!r} has no version: write {name}@VERSION")
     return name, version
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ StoreOption = Annotated[
     Path | None,
     typer.Option(
         "--store",
-        help=f"Folder of checkpoints; ${STORE_VARIABLE}, else those shipped.",
+        help=f"Folder of checkpoints. Default: ${STORE_VARIABLE}, else the shipped store.",
         envvar=STORE_VARIABLE,
         show_envvar=False,
     ),
@@ -26,21 +26,23 @@ StoreOption = Annotated[
 DeviceOption = Annotated[
     str,
     typer.Option(
-        help=f"auto, cpu, cuda or cuda:N; ${DEVICE_VARIABLE}, else auto.", envvar=DEVICE_VARIABLE, show_envvar=False
+        help=f"auto, cpu, cuda or cuda:N. Default: ${DEVICE_VARIABLE}, else auto.",
+        envvar=DEVICE_VARIABLE,
+        show_envvar=False,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def open_store(folder: Path | None, *, new: bool = False) -> ModelStore:
-    """The store of an option, which the environment may have given, else the shipped one.
+    """Open the store of the option, else the shipped store.
 
     Args:
-        folder: of the option.
-        new: whether it may be empty or not there yet, for a command that publishes into it.
+        folder: value of the option or of its environment variable.
+        new: accept an empty or missing folder, for commands that publish.
 
     Raises:
-        ConfigError: if it is no folder, or has no model to read.
+        ConfigError: if it is not a folder, or has no model.
     """
     store = ModelStore(folder)
     if store.root.exists() and not store.root.is_dir():
@@ -58,10 +60,10 @@ def open_store(folder: Path | None, *, new: bool = False) -> ModelStore:
 
 
 def device_named(name: str) -> "torch.device":
-    """The device of an option; torch is imported only now, so that `--help` does not wait for it.
+    """Return the device of the option; torch is imported here, so that `--help` is fast.
 
     Raises:
-        ConfigError: if there is no such device.
+        ConfigError: if the device is not available.
     """
     from deepergatgnn import device
 

@@ -1,4 +1,4 @@
-"""`predict`: files to properties without a server."""
+"""`predict`: properties of structure files, without a server."""
 
 import errno
 import json
@@ -38,17 +38,17 @@ def predict(
     files: Annotated[
         list[str],
         typer.Argument(
-            help="CIF, POSCAR, extxyz or JSON; a folder stands for all such files beneath it, - for standard input.",
+            help="CIF, POSCAR, extxyz or JSON file; a folder for all such files in it and below; - for standard input.",
             metavar="FILE...",
         ),
     ],
     model: Annotated[
-        list[str] | None, typer.Option(help="NAME or NAME@VERSION, repeatable; all in production, if not given.")
+        list[str] | None, typer.Option(help="NAME or NAME@VERSION, repeatable. Default: all in production.")
     ] = None,
     embeddings: Annotated[
         Path | None,
         typer.Option(
-            help="Write the crystal vectors too: `files` [B], and for each NAME@VERSION float32 [B, F].",
+            help="Also write the crystal vectors: `files` [B], and for each NAME@VERSION float32 [B, F].",
             metavar="OUT.npz",
         ),
     ] = None,
@@ -56,12 +56,12 @@ def predict(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Predict properties of structure files; unreadable and refused ones are reported, the others predicted.
+    """Predict properties of structure files; unreadable and refused files are reported.
 
     The exit code is 2 if any file was missing, unreadable or refused, and 1 if a model failed.
 
-    With --json it prints a list with an object for each file, in their order and each on a line of its own as soon as
-    it is ready: `file`, and either `formula`, `predictions` and `warnings` or `error` with `code` and `detail`.
+    With --json it prints a list with one object a line for each file, in order and as soon as it is ready: `file`, and
+    either `formula`, `predictions` and `warnings` or `error` with `code` and `detail`.
 
     Example: deepergatgnn predict examples/ZrO2.cif --model bulk-modulus
 
@@ -70,7 +70,7 @@ def predict(
     Example: deepergatgnn predict - < POSCAR
     """
     if embeddings is not None and (embeddings.is_dir() or not embeddings.parent.is_dir()):
-        reason = "is a folder" if embeddings.is_dir() else "is in a folder that is not there"
+        reason = "is a folder" if embeddings.is_dir() else "is in a folder that does not exist"
         raise ConfigError(f"{embeddings} {reason}: write the vectors elsewhere")
     predictors, worst = _load(open_store(store), model, device)
     vectors: dict[str, list[Vector]] = {predictor.manifest.reference: [] for predictor in predictors}
@@ -95,13 +95,13 @@ def predict(
         raise typer.Exit(worst)
 
 
-def _load(store: ModelStore, wanted: Sequence[str] | None, device: str) -> tuple[list["Predictor"], int]:
-    """The models, and the exit code so far: of all in production a damaged one costs itself alone."""
-    references = dict.fromkeys(store.manifest(name).reference for name in wanted or ())
+def _load(store: ModelStore, requested: Sequence[str] | None, device: str) -> tuple[list["Predictor"], int]:
+    """Load the models; return them and the exit code so far. Without names a damaged model is skipped."""
+    references = dict.fromkeys(store.manifest(name).reference for name in requested or ())
     names = store.names()
     if not references and not names:
         raise ModelNotFoundError(f"there is no model in {store.root}: name another store, or train one")
-    from deepergatgnn.predictor import Predictor  # imported late: a wrong name is reported at once
+    from deepergatgnn.predictor import Predictor  # imported late, so that a wrong name is reported at once
 
     where = device_named(device)
     if references:
@@ -110,11 +110,11 @@ def _load(store: ModelStore, wanted: Sequence[str] | None, device: str) -> tuple
     for name in names:
         try:
             loaded.append(Predictor.load(store.folder(name), where))
-        except ModelNotFoundError as error:  # none of its versions is in production
+        except ModelNotFoundError as error:  # no version in production
             problems.append(str(error))
         except ArtifactError as error:
             problems.append(str(error))
-            print(f"model {name} is left out: {error}", file=sys.stderr)
+            print(f"model {name} is skipped: {error}", file=sys.stderr)
             code = FAILURE
     if not loaded:
         reason = f"no model to predict with in {store.root}: {'; '.join(problems)}"
@@ -123,7 +123,7 @@ def _load(store: ModelStore, wanted: Sequence[str] | None, device: str) -> tuple
 
 
 def _inputs(files: Iterable[str]) -> Iterator[tuple[str, Problem | None]]:
-    """Each file that is meant, or why there is none; a name given twice is read once, as standard input can be."""
+    """Yield each input file, or the problem of a name; a name given twice is read once."""
     for name in dict.fromkeys(files):
         if name == STDIN or not Path(name).is_dir():
             yield name, None
@@ -138,10 +138,10 @@ def _inputs(files: Iterable[str]) -> Iterator[tuple[str, Problem | None]]:
 
 
 def _beneath(folder: str) -> Iterator[tuple[str, Problem | None]]:
-    """The structure files beneath a folder in the order of their names, and the folders that cannot be listed."""
+    """Yield the structure files below a folder, sorted by name, and the folders that cannot be listed."""
     unlisted: list[OSError] = []
     for place, folders, files in os.walk(folder, onerror=unlisted.append):
-        folders.sort()  # in place: `walk` goes on with them in this order
+        folders.sort()  # in place: `walk` continues in this order
         for file in sorted(files):
             if file.lower().endswith(SUFFIXES) or file.upper().startswith(VASP_NAMES):
                 yield os.path.join(place, file), None  # noqa: PTH118 - as `walk` writes it
@@ -150,7 +150,7 @@ def _beneath(folder: str) -> Iterator[tuple[str, Problem | None]]:
 
 
 def _predict(place: str, predictors: Sequence["Predictor"]) -> tuple[Result, list["Prediction"]]:
-    """What is printed of one file, and the predictions; none if it was refused."""
+    """Predict one file; return its result and the predictions, none if it was refused."""
     from deepergatgnn.structures import DEFAULT_LIMITS, read_structure, read_structure_file
 
     try:
@@ -213,7 +213,7 @@ def _problem(code: str, detail: str) -> Problem:
 
 
 def _with_progress(inputs: Iterator[tuple[str, Problem | None]]) -> Iterator[tuple[str, Problem | None]]:
-    """The same, with a bar on a terminal where the results do not appear on it anyway."""
+    """Yield the inputs with a progress bar, if only standard error is a terminal."""
     if sys.stdout.isatty() or not sys.stderr.isatty():
         yield from inputs
         return
@@ -223,7 +223,7 @@ def _with_progress(inputs: Iterator[tuple[str, Problem | None]]) -> Iterator[tup
 
 @contextmanager
 def _printing(*, as_json: bool) -> Iterator[Callable[[Result], None]]:
-    """What prints a result; of JSON one list, an element a line."""
+    """Provide the function that prints a result; JSON results form one list, one element a line."""
     if not as_json:
         yield _print_text
         return
@@ -241,12 +241,12 @@ def _printing(*, as_json: bool) -> Iterator[Callable[[Result], None]]:
 
 
 def _name(place: str) -> str:
-    """The name of a file as text: one that is not UTF-8 could not be printed, nor read again from JSON."""
+    """Return the name of a file as UTF-8 text."""
     return os.fsencode(place).decode("utf-8", "replace")
 
 
 def _print_text(result: Result) -> None:
-    file = "".join(one if one.isprintable() else "\ufffd" for one in result["file"])  # of one line
+    file = "".join(one if one.isprintable() else "\ufffd" for one in result["file"])  # keep one line
     if error := result.get("error"):
         print(f"{file}: refused, {error['code']}: {error['detail']}", file=sys.stderr, flush=True)
         return
@@ -272,11 +272,11 @@ def _print_text(result: Result) -> None:
 
 
 def _write_embeddings(out: Path, files: Sequence[str], vectors: "Mapping[str, Sequence[Vector]]") -> None:
-    """Write the file whole or not at all."""
+    """Write the vectors atomically."""
     import numpy as np
 
     arrays = {reference: np.array(rows, dtype=np.float32) for reference, rows in vectors.items()}
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.npz")  # `savez` appends what is missing of the suffix
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.npz")  # `savez` appends a missing suffix
     try:
         np.savez(temporary, allow_pickle=False, files=np.array(files, dtype=np.str_), **arrays)
         temporary.replace(out)

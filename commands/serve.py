@@ -9,32 +9,32 @@ from deepergatgnn.commands.options import StoreOption, open_store
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.model_store import SelectedModels
 
-OF_WORKERS = ("torch", "torch_geometric", "safetensors")
+WORKER_LIBRARIES = ("torch", "torch_geometric", "safetensors")
 
 ModelsOption = Annotated[
     str | None,
     typer.Option(
-        help="NAME or NAME@VERSION, separated by commas, of those to serve; $DEEPERGATGNN_MODELS, else all.",
+        help="Models to serve, NAME or NAME@VERSION, separated by commas. Default: $DEEPERGATGNN_MODELS, else all.",
         metavar="A,B@1.0.0",
     ),
 ]
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address; beyond loopback only with keys.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address; other than loopback only with keys.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Worker processes here. Default: 1 with the embedded broker, 0 with REDIS_URL.", min=0),
+        typer.Option(help="Worker processes to start. Default: 1 with the embedded broker, 0 with REDIS_URL.", min=0),
     ] = None,
     store: StoreOption = None,
     models: ModelsOption = None,
     root_path: Annotated[
         str | None,
-        typer.Option(help="Path beneath which a reverse proxy serves it; $DEEPERGATGNN_ROOT_PATH.", metavar="/PATH"),
+        typer.Option(help="Path prefix of a reverse proxy. Default: $DEEPERGATGNN_ROOT_PATH.", metavar="/PATH"),
     ] = None,
 ) -> None:
-    """Serve predictions over HTTP; without DEEPERGATGNN_REDIS_URL with a broker and a worker of its own.
+    """Serve predictions over HTTP; without DEEPERGATGNN_REDIS_URL with an embedded broker and a worker.
 
     Example: deepergatgnn serve --port 8000
 
@@ -55,7 +55,7 @@ def serve(
 
 
 def worker(store: StoreOption = None, models: ModelsOption = None) -> None:
-    """Run one worker on the broker of DEEPERGATGNN_REDIS_URL.
+    """Run one worker of the broker at DEEPERGATGNN_REDIS_URL.
 
     Example: DEEPERGATGNN_REDIS_URL=redis://127.0.0.1:6379/0 deepergatgnn worker
     """
@@ -72,8 +72,8 @@ def worker(store: StoreOption = None, models: ModelsOption = None) -> None:
 
 
 def _check_worker_libraries() -> None:
-    """Refuse to start a worker process that could not import them."""
-    if missing := [name for name in OF_WORKERS if find_spec(name) is None]:
+    """Refuse to start workers without their libraries, since each would exit at once."""
+    if missing := [name for name in WORKER_LIBRARIES if find_spec(name) is None]:
         raise ConfigError(
             f"a worker needs {', '.join(missing)}: pip install 'deepergatgnn[inference,service]', or serve with "
             "--workers 0 and run workers elsewhere"

@@ -26,32 +26,32 @@ INTERRUPTED = 130
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.", metavar="CONFIG.yaml")],
     store: StoreOption = None,
-    runs: Annotated[Path, typer.Option(help="Folder of run states; an interrupted run goes on.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Folder of run states; an interrupted run is resumed.")] = Path("runs"),
     device: DeviceOption = "auto",
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="What `datasets prepare` wrote, instead of the data; a bare machine trains from it with "
+            help="Folder that `datasets prepare` wrote, instead of the data; a bare machine trains from it with "
             "`python -m deepergatgnn.training FOLDER`.",
             metavar="FOLDER",
         ),
     ] = None,
     member: Annotated[
-        int | None, typer.Option(help="Train this network of the ensemble only, from 1, and publish nothing.")
+        int | None, typer.Option(help="Train only this member of the ensemble, counted from 1, and publish nothing.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train, calibrate, evaluate and publish a version into the store; test predictions are in RUNS/NAME.
+    """Train, calibrate, evaluate and publish a version into the store; RUNS/NAME holds the test predictions.
 
     Example: deepergatgnn train training/recipes/example.yaml
 
-    A run that was interrupted, in whatever way, goes on from its last finished epoch when the same command is given.
+    The same command resumes an interrupted run after its last finished epoch.
 
-    The members of an ensemble may be trained at once, each by `--member K` of its own and wherever there is room; the
-    command without it then publishes them.
+    The members of an ensemble may be trained in parallel, each with its own `--member K`, also on different machines;
+    the command without `--member` then publishes them.
 
     On several GPUs or CPUs of one machine, with the same result up to rounding (and dropout, which each process draws
-    for itself):
+    independently):
 
     torchrun --nproc-per-node 2 --no-python deepergatgnn train CONFIG.yaml
     """
@@ -70,10 +70,10 @@ def train(
         label = f"epoch {epoch + 1}/{parsed.optimization.epochs}"
         return tqdm(batches, label, total, leave=False, disable=quiet)
 
-    def announce(parsed: "TrainingConfig", assembly: "RunData") -> None:
+    def announce(parsed: "TrainingConfig", run_data: "RunData") -> None:
         if speaks():
-            show_rows(parsed, assembly)
-            show_split(assembly)
+            show_rows(parsed, run_data)
+            show_split(run_data)
 
     opened = open_store(store, new=True)
     before = {f"{name}@{version}" for name in opened.names() for version in opened.versions(name)}
@@ -134,7 +134,7 @@ def _print_errors(manifest: "Manifest") -> None:
 
 
 def _in_production(store: ModelStore, name: str) -> str | None:
-    """The version of a model in production; None if there is none."""
+    """Return the version in production, or None."""
     try:
         return store.production(name)
     except ModelNotFoundError:
@@ -143,7 +143,7 @@ def _in_production(store: ModelStore, name: str) -> str | None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """End with one line after Ctrl-C; of several processes only the first says why they end."""
+    """Exit with one line after Ctrl-C; of several processes only the first prints errors."""
     from deepergatgnn.training.fit.distributed import speaks
 
     try:
@@ -152,7 +152,7 @@ def _interruptible() -> Iterator[None]:
         if speaks():
             from tqdm import tqdm  # clears its bar first
 
-            tqdm.write("deepergatgnn: interrupted; the same command goes on from the last finished epoch", sys.stderr)
+            tqdm.write("deepergatgnn: interrupted; the same command resumes after the last finished epoch", sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     except DeeperGATGNNError:
         if speaks():

@@ -1,4 +1,4 @@
-"""The device that a user names."""
+"""Device selection."""
 
 import torch
 
@@ -6,13 +6,13 @@ from deepergatgnn.errors import ConfigError
 
 
 def device_named(name: str) -> torch.device:
-    """A device that exists; `auto` takes a GPU where there is one.
+    """Return an available device; `auto` selects a GPU if there is one.
 
     Args:
         name: auto, cpu, cuda or cuda:N.
 
     Raises:
-        ConfigError: if there is no such device.
+        ConfigError: if the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

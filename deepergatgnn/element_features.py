@@ -13,7 +13,7 @@ GROUPS, PERIODS, BLOCKS = 18, 7, "spdf"
 SUBSHELL_CAPACITY = {"s": 2, "p": 6, "d": 10, "f": 14}
 GAUSSIANS = 10
 
-# name: (low, high, logarithmic). The range spans the elements; outside it the Gaussians fade.
+# name: (low, high, logarithmic). The range covers the elements; outside it the Gaussians vanish.
 SCALES: dict[str, tuple[float, float, bool]] = {
     "electronegativity": (0.7, 4.0, False),
     "radius": (0.25, 2.6, False),

@@ -1,6 +1,6 @@
-"""What can go wrong in the kernel; every message names the value and the remedy.
+"""Errors of the kernel; every message names the value and the remedy.
 
-Nothing here knows HTTP: the service maps `code` to a status in one table.
+They have no HTTP status: one table of the service maps `code` to a status.
 """
 
 from typing import Literal
@@ -22,15 +22,15 @@ StructureErrorCode = Literal[
 
 
 class DeeperGATGNNError(Exception):
-    """Base of every error this library raises on purpose."""
+    """Base of all errors that this library raises deliberately."""
 
 
 class StructureError(DeeperGATGNNError, ValueError):
-    """A structure was refused.
+    """Refused structure.
 
     Attributes:
         code: machine-readable reason, one of `StructureErrorCode`.
-        detail: one sentence that names the value and says what to change.
+        detail: one sentence that names the value and the remedy.
     """
 
     def __init__(self, code: StructureErrorCode, detail: str) -> None:
@@ -39,17 +39,17 @@ class StructureError(DeeperGATGNNError, ValueError):
         self.detail = detail
 
     def __reduce__(self) -> tuple[type["StructureError"], tuple[str, str]]:
-        """Pickle by constructor arguments, so that the error crosses a process boundary whole."""
+        """Pickle the constructor arguments, so that the error crosses a process boundary unchanged."""
         return type(self), (self.code, self.detail)
 
 
 class ArtifactError(DeeperGATGNNError):
-    """A checkpoint folder was refused: damaged, of an unknown kind, or unsafe to load."""
+    """Refused checkpoint folder: damaged, of an unknown kind, or unsafe to load."""
 
 
 class ModelNotFoundError(DeeperGATGNNError, LookupError):
-    """No checkpoint of that name or version is in the store."""
+    """The store has no checkpoint of that name or version."""
 
 
 class ConfigError(DeeperGATGNNError, ValueError):
-    """A configuration or a data file does not say what it must."""
+    """Invalid configuration or data file."""

@@ -256,7 +256,7 @@ def _output(model: CrystalModel, graphs: Sequence[CrystalGraph]) -> NetworkOutpu
 def _numbered_nodes(graphs: Sequence[CrystalGraph]) -> list[NDArray[np.int64]]:
     """The node of each atom of each graph, nodes numbered through the batch."""
     starts = np.cumsum([0, *(graph.n_nodes for graph in graphs[:-1])])
-    return [graph.classes + start for graph, start in zip(graphs, starts, strict=True)]
+    return [graph.node_of_atom + start for graph, start in zip(graphs, starts, strict=True)]
 
 
 def _close(message: str, one: Tensor, other: Tensor, tolerance: float) -> None:

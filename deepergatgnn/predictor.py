@@ -25,7 +25,7 @@ from deepergatgnn.errors import ArtifactError, StructureError
 from deepergatgnn.graphs.build import build_graphs
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
 from deepergatgnn.graphs.symmetry_reduction import reduce_graphs
-from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
+from deepergatgnn.nn.batch import GraphBatch, collate, edges_at_once, split_by_edges
 from deepergatgnn.nn.compilation import compile_network
 from deepergatgnn.nn.crystal_model import CrystalModel, NetworkOutput
 from deepergatgnn.structures import as_crystal, crystal_from_arrays
@@ -224,7 +224,7 @@ class Predictor:
         """
         return [
             prediction
-            for part in cut(graphs, max_edges or edges_at_once(self.device))
+            for part in split_by_edges(graphs, max_edges or edges_at_once(self.device))
             for prediction in self.predict_collated(part, collate(part, filled=True))
         ]
 
@@ -327,7 +327,7 @@ def _by_crystal(
     weights, first, found = mean.cpu().numpy(), 0, []
     for graph, is_requested in zip(graphs, requested, strict=True):
         last = first + graph.n_nodes
-        found.append(weights[first:last][graph.classes] if is_requested else _NOT_REQUESTED)
+        found.append(weights[first:last][graph.node_of_atom] if is_requested else _NOT_REQUESTED)
         first = last
     return found
 

@@ -1,4 +1,4 @@
-"""Ranges of numbers in configurations that are plain dataclasses, so that reading them needs no library."""
+"""Range checks for configurations that are plain dataclasses and need no validation library."""
 
 import math
 
@@ -12,12 +12,12 @@ def check_range(
     most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Refuse a number that is outside its range or not finite.
+    """Check that a number is finite and within its range.
 
     Raises:
-        ValueError: with the name, the number and the range.
+        ValueError: with the name, the number and the violated bounds.
     """
-    wanted = [
+    violated = [
         f"{word} {limit:g}"
         for word, limit, holds in (
             ("at least", least, least is None or value >= least),
@@ -27,5 +27,5 @@ def check_range(
         )
         if limit is not None and not holds
     ]
-    if wanted or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}, it must be {' and '.join(wanted) or 'finite'}")
+    if violated or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, it must be {' and '.join(violated) or 'finite'}")

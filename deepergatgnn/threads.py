@@ -1,8 +1,8 @@
-"""How many threads compute on a CPU.
+"""Number of torch threads on a CPU.
 
-The networks are many small operators, and at the end of each all threads wait for the last. Beside other busy processes
-that one may not have the processor for long, so that two threads do a fifth of what one does, and even alone they gain
-little. So a few do, unless more are asked for, or were measured to be faster by a clear margin.
+The networks consist of many small operators, and all threads synchronize after each. Beside other busy processes the
+slowest thread may wait long for a core: two threads then compute at a fifth of the speed of one, and on an idle machine
+they gain little. The default is therefore few threads, unless more are requested or measured to be clearly faster.
 """
 
 import math
@@ -16,9 +16,9 @@ from statistics import median
 
 import torch
 
-FEW_CORES = 4  # on which one thread computes, unless more were measured to be faster
-CORES_A_THREAD = 4  # on more
-MARGIN = 1.25  # times as fast as fewer threads have to be overtaken by
+FEW_CORES = 4  # up to this number of cores the default is one thread
+CORES_A_THREAD = 4  # cores for each thread on larger machines
+MARGIN = 1.25  # speed-up over fewer threads that justifies more
 ROUNDS = 5
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -27,17 +27,17 @@ _chosen: int | None = None
 
 @cache
 def available_cores() -> int:
-    """Cores that this process may use: of its affinity, and of the quota of its container."""
+    """Number of cores available to this process by its affinity and the quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _QUOTA.read_text("ascii").split()
         return max(1, min(cores, math.floor(int(quota) / int(period))))
-    except (OSError, ValueError):  # there is none, or it says "max"
+    except (OSError, ValueError):  # no quota, or "max"
         return cores
 
 
 def default_threads() -> int:
-    """Threads where nothing is measured: those of the environment, else one on few cores, a quarter of many."""
+    """Default number of threads: from the environment, else one on few cores and a quarter of many cores."""
     if any(os.environ.get(name) for name in _VARIABLES):
         return torch.get_num_threads()
     cores = available_cores()
@@ -45,12 +45,12 @@ def default_threads() -> int:
 
 
 def torch_threads() -> int:
-    """Threads that torch has now; before any were set, those of the environment, or as many as there are cores."""
+    """Current number of torch threads; before the first call of `set_threads` that of the environment or the cores."""
     return torch.get_num_threads()
 
 
 def set_threads(count: int) -> None:
-    """Compute with so many threads from now on; to be called by the thread that computes, if there are several."""
+    """Set the number of threads; to be called in the thread that computes."""
     global _chosen  # noqa: PLW0603 - torch's number is one of the process too
     _chosen = count
     torch.set_num_threads(count)
@@ -58,7 +58,7 @@ def set_threads(count: int) -> None:
 
 @contextmanager
 def few_threads() -> Iterator[None]:
-    """Compute with no more threads than were set, or with the default; others of the process keep what they have."""
+    """Compute with at most the threads that were set, or the default, and restore the number afterwards."""
     before = torch.get_num_threads()
     most = default_threads() if _chosen is None else _chosen
     if before <= most:
@@ -72,18 +72,18 @@ def few_threads() -> Iterator[None]:
 
 
 def candidates(cores: int, most: int) -> list[int]:
-    """Numbers of threads worth a measurement: one, and powers of two that leave a core to others.
+    """Return numbers of threads to measure: one, and powers of two that leave a core to other processes.
 
     Args:
-        cores: that there are.
-        most: that are allowed.
+        cores: number of cores.
+        most: largest allowed number of threads.
     """
     limit = max(1, min(most, cores - 1))
     return [2**power for power in range(limit.bit_length())]
 
 
 def measured(compute: Callable[[], object], counts: Sequence[int], rounds: int = ROUNDS) -> dict[int, float]:
-    """Median seconds of some work, by number of threads; in turns, so that others disturb all of them alike."""
+    """Measure the median seconds of `compute` for each number of threads, in turn, so that other load affects all."""
     global _chosen  # noqa: PLW0603
     seconds: dict[int, list[float]] = {count: [] for count in counts}
     before = _chosen, torch.get_num_threads()
@@ -93,7 +93,7 @@ def measured(compute: Callable[[], object], counts: Sequence[int], rounds: int =
                 set_threads(count)
                 started = time.perf_counter()
                 compute()
-                if round_:  # the first one warms up
+                if round_:  # the first round warms up
                     seconds[count].append(time.perf_counter() - started)
     finally:
         _chosen = before[0]
@@ -102,7 +102,7 @@ def measured(compute: Callable[[], object], counts: Sequence[int], rounds: int =
 
 
 def fastest(seconds: Mapping[int, float]) -> int:
-    """The fewest threads that no greater number overtakes by a clear margin."""
+    """Return the smallest number of threads that no larger number exceeds by the margin."""
     best = min(seconds)
     for count in sorted(seconds):
         if seconds[count] * MARGIN < seconds[best]:

@@ -1,1 +1,1 @@
-"""Fuzzing: random and mutated files at the structures door."""
+"""Fuzzing of `read_structure`: hostile, plausible and mutated files."""

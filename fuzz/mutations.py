@@ -1,4 +1,4 @@
-"""Damage to structure files, as disks, editors and enemies do it; random only through the generator that is passed."""
+"""Mutations of structure files: bits, words, lines, tokens and splices; all randomness comes from a generator."""
 
 import random
 import re
@@ -53,15 +53,15 @@ _WORD: Final = re.compile(rb"\S+")
 
 
 def mutate(data: bytes, other: bytes, generator: random.Random) -> bytes:
-    """Give a damaged copy of a file.
+    """Return a mutated copy of a file.
 
     Args:
         data: the file.
-        other: a second one, for splices.
-        generator: the source of all that is random.
+        other: a second file, for splices.
+        generator: source of randomness.
     """
     for _ in range(generator.choice((1, 1, 2, 3, 5, 10))):
-        data = generator.choice(_DAMAGES)(data, other, generator)
+        data = generator.choice(_MUTATIONS)(data, other, generator)
     return data
 
 
@@ -87,7 +87,7 @@ def _insert(data: bytes, _: bytes, generator: random.Random) -> bytes:
 
 
 def _replace_word(data: bytes, _: bytes, generator: random.Random) -> bytes:
-    # From a random place on, which is as good as a choice among all words and does not need them all.
+    # The first word after a random position: as good as a choice among all words, without finding all of them.
     word = _WORD.search(data, generator.randint(0, len(data)))
     return data[: word.start()] + generator.choice(TOKENS) + data[word.end() :] if word else data
 
@@ -114,13 +114,13 @@ def _swap_lines(lines: list[bytes], generator: random.Random) -> None:
     lines[one], lines[two] = lines[two], lines[one]
 
 
-def _by_line(change: Callable[[list[bytes], random.Random], None]) -> "Damage":
-    def damage(data: bytes, _: bytes, generator: random.Random) -> bytes:
+def _by_line(change: Callable[[list[bytes], random.Random], None]) -> "Mutation":
+    def mutation(data: bytes, _: bytes, generator: random.Random) -> bytes:
         lines = data.split(b"\n")
         change(lines, generator)
         return b"\n".join(lines)
 
-    return damage
+    return mutation
 
 
 def _splice(data: bytes, other: bytes, generator: random.Random) -> bytes:
@@ -143,8 +143,8 @@ def _span(data: bytes, generator: random.Random) -> tuple[int, int]:
     return start, min(len(data), start + generator.choice((1, 2, 5, 20, 100, 1000)))
 
 
-Damage = Callable[[bytes, bytes, random.Random], bytes]
-_DAMAGES: Final[Sequence[Damage]] = (
+Mutation = Callable[[bytes, bytes, random.Random], bytes]
+_MUTATIONS: Final[Sequence[Mutation]] = (
     *(_flip, _cut, _insert, _replace_word, _replace_word, _replace_word, _swap_words, _splice, _graft, _truncate),
     *map(_by_line, (_delete_line, _duplicate_line, _swap_lines)),
 )

@@ -1,4 +1,4 @@
-"""Versioned checkpoints: NAME@VERSION → a verified folder; publish, promote, roll back."""
+"""Model store: resolve NAME@VERSION to a verified folder; publish, promote, roll back and delete versions."""
 
 from deepergatgnn.checkpoints.locations import split_reference
 from deepergatgnn.model_store.selection import SelectedModels, open_models

@@ -1,4 +1,4 @@
-"""Some models of a store, as if it held no others."""
+"""A view of a store that contains selected models only."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,22 +9,21 @@ from deepergatgnn.model_store.store import ModelStore
 
 
 class SelectedModels(ModelStore):
-    """The models of a store that are to be served.
+    """Selected models of a store.
 
     Args:
-        root: folder of the store, as of `ModelStore`.
-        references: NAME stands for all versions of a model, that in production answering by default; NAME@VERSION for
-            that version alone, which then answers by default wherever it is not among several of which one is in
-            production.
+        root: folder of the store, as in `ModelStore`.
+        references: NAME selects all versions of a model, NAME@VERSION one version. The default version of a model is
+            that in production if it is selected, else the selected version that is listed first.
 
     Raises:
-        ModelNotFoundError: if a reference is of neither form.
+        ModelNotFoundError: if a reference has neither form.
     """
 
     def __init__(self, root: Path | str | None, references: Sequence[str]) -> None:
         super().__init__(root)
         self._references = references
-        self._versions_of: dict[str, list[str]] = {}  # an empty list stands for all
+        self._versions_of: dict[str, list[str]] = {}  # an empty list selects all
         whole = set[str]()
         for reference in references:
             name, version = split_reference(reference)
@@ -37,23 +36,23 @@ class SelectedModels(ModelStore):
             self._versions_of[name] = []
 
     def check(self) -> None:
-        """Return if everything chosen is there, and of each model a version to answer with.
+        """Check that every selected version exists and that every selected model has a default version.
 
         Raises:
-            ModelNotFoundError: with the first that is not.
+            ModelNotFoundError: for the first reference that does not resolve.
         """
         for reference in self._references:
             self.folder(reference)
 
     def names(self) -> list[str]:
-        """The chosen models that are there."""
+        """Return the selected models of the store."""
         return [name for name in super().names() if name in self._versions_of]
 
     def versions(self, name: str) -> list[str]:
-        """Chosen versions of a model, oldest first.
+        """Return the selected versions of a model, oldest first.
 
         Raises:
-            ModelNotFoundError: if it is not there or not chosen.
+            ModelNotFoundError: if the model does not exist or is not selected.
         """
         if name not in self._versions_of:
             split_reference(name)
@@ -65,7 +64,7 @@ class SelectedModels(ModelStore):
         return versions
 
     def production(self, name: str) -> str:
-        """The version served by default: that in production if it is chosen, else the chosen one named first.
+        """Return the default version: that in production if it is selected, else the selected version listed first.
 
         Raises:
             ModelNotFoundError: as `ModelStore.production`.
@@ -82,5 +81,5 @@ class SelectedModels(ModelStore):
 
 
 def open_models(root: Path | str | None, references: Sequence[str]) -> ModelStore:
-    """The chosen models of a store; all of them, if none is named."""
+    """Open a store: all models, or the selected ones."""
     return SelectedModels(root, references) if references else ModelStore(root)

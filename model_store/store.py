@@ -1,7 +1,7 @@
-"""The folder of checkpoints: `NAME/VERSION/` immutable, `NAME/VERSION.sha256` and `NAME/production` one line each.
+"""Folder of checkpoints: `NAME/VERSION/` is immutable, `NAME/VERSION.sha256` and `NAME/production` have one line each.
 
-`NAME/history` names the versions that were in production, `NAME/deleted` those that are gone: no other version ever
-takes their number, so that a stored value is never attributed to another version.
+`NAME/history` lists the versions that were in production, `NAME/deleted` the deleted versions: a version number is
+never reused, so that a stored value always identifies its version.
 
 Needs no torch.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 from deepergatgnn.checkpoints.files import (
     MANIFEST,
     Version,
-    digest_line,
-    digest_path,
+    manifest_digest_line,
+    manifest_digest_path,
     read_bytes,
     read_manifest,
     read_version,
@@ -37,17 +37,17 @@ def _order(version: str) -> tuple[int, ...]:
 
 
 class ModelStore:
-    """One store.
+    """Store of versioned checkpoints.
 
     Args:
-        root: its folder; the checkpoints shipped with the package, if not given.
+        root: folder of the store; by default the checkpoints shipped with the package.
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
         self.root = Path(root) if root is not None else SHIPPED
 
     def names(self) -> list[str]:
-        """Models that have at least one version."""
+        """Return the models that have at least one version."""
         return sorted(
             name
             for name in _folders(self.root)
@@ -55,10 +55,10 @@ class ModelStore:
         )
 
     def versions(self, name: str) -> list[str]:
-        """Versions of a model, oldest first.
+        """Return the versions of a model, oldest first.
 
         Raises:
-            ModelNotFoundError: if there is no such model.
+            ModelNotFoundError: if the model does not exist.
         """
         versions = self._versions(self.root / split_reference(name)[0])
         if not versions:
@@ -66,10 +66,10 @@ class ModelStore:
         return versions
 
     def production(self, name: str) -> str:
-        """The version served by default.
+        """Return the default version, which is in production.
 
         Raises:
-            ModelNotFoundError: if there is no such model or none of its versions was promoted.
+            ModelNotFoundError: if the model does not exist or has no version in production.
         """
         versions = self.versions(name)
         remedy = f"promote one of {versions} with `deepergatgnn models promote {name}@VERSION`"
@@ -86,21 +86,21 @@ class ModelStore:
         return version
 
     def _pointer(self, name: str) -> str:
-        """What the file of the production pointer holds; nothing if there is none."""
+        """Return the content of the production pointer; empty if there is none."""
         try:
             return read_bytes(self.root / name / PRODUCTION, LONGEST_POINTER).decode("utf-8").strip()
         except FileNotFoundError:
             return ""
 
     def _history(self, name: str) -> list[str]:
-        """Versions that were in production, oldest first; a file that cannot be read has none."""
+        """Return the versions that were in production, oldest first; empty if the file cannot be read."""
         try:
             return read_bytes(self.root / name / HISTORY, LONGEST_HISTORY).decode("utf-8", "replace").split()
         except OSError:
             return []
 
     def preferred(self, name: str) -> list[str]:
-        """Versions to serve by default, best first: that in production, then those that were before it.
+        """Return the versions to serve by default, in order: that in production, then its predecessors.
 
         Raises:
             ModelNotFoundError: as `production`.
@@ -109,11 +109,11 @@ class ModelStore:
         return [version for version in dict.fromkeys([self.production(name), *reversed(before)]) if version in known]
 
     def folder(self, reference: str) -> Path:
-        """The folder of NAME (its production version) or NAME@VERSION.
+        """Return the folder of NAME (its version in production) or NAME@VERSION.
 
         Raises:
-            ModelNotFoundError: if it is not there.
-            ArtifactError: if it is reached through a link: the seal in the store would not be that of what is read.
+            ModelNotFoundError: if it does not exist.
+            ArtifactError: if it is a link, because the manifest digest in the store would belong to another folder.
         """
         name, version = split_reference(reference)
         if version is None:
@@ -126,16 +126,16 @@ class ModelStore:
         return folder
 
     def manifest(self, reference: str) -> Manifest:
-        """The checked manifest of NAME or NAME@VERSION.
+        """Read and check the manifest of NAME or NAME@VERSION.
 
         Raises:
-            ModelNotFoundError: if it is not there.
-            ArtifactError: if it is damaged or says it is another model.
+            ModelNotFoundError: if it does not exist.
+            ArtifactError: if it is damaged or is the manifest of another version.
         """
         return self.version(reference).manifest
 
     def version(self, reference: str) -> Version:
-        """The checked manifest of NAME or NAME@VERSION, with its digest.
+        """Read and check the manifest of NAME or NAME@VERSION; return it with its digest.
 
         Raises:
             ModelNotFoundError, ArtifactError: as `manifest`.
@@ -149,16 +149,16 @@ class ModelStore:
         """Compare every file with the sha256 of the manifest.
 
         Raises:
-            ModelNotFoundError, ArtifactError: as `manifest`, and for any altered, missing or foreign file.
+            ModelNotFoundError, ArtifactError: as `manifest`, and for any altered, missing or unexpected file.
         """
         manifest = self.manifest(reference)
         verify_files(self.folder(reference), manifest)
         return manifest
 
     def next_version(self, name: str) -> str:
-        """A free version: 1.0.0 first, then one minor up."""
+        """Return a free version number: 1.0.0, or the next minor version."""
         folder = self.root / split_reference(name)[0]
-        there = [path.name for path in folder.iterdir()] if folder.is_dir() else []  # files are in the way as well
+        there = [path.name for path in folder.iterdir()] if folder.is_dir() else []  # a file occupies the name too
         taken = {*(each for each in there if re.fullmatch(VERSION_PATTERN, each)), *_lines(folder / DELETED)}
         versions = sorted(taken, key=_order)
         if not versions:
@@ -167,12 +167,12 @@ class ModelStore:
         return f"{major}.{minor + 1}.0"
 
     def publish(self, name: str, version: str, files: Mapping[str, bytes]) -> Path:
-        """Add a version, whole or not at all; it is never changed afterwards. The first one becomes production.
+        """Add an immutable version, atomically. The first version of a model is put into production.
 
         Args:
-            name: as in the manifest.
-            version: as in the manifest.
-            files: content of each file of a checkpoint.
+            name: name in the manifest.
+            version: version in the manifest.
+            files: content of each file of the checkpoint.
 
         Raises:
             ArtifactError: if the version exists or the files are not a valid checkpoint.
@@ -185,9 +185,9 @@ class ModelStore:
         if final.exists():
             raise ArtifactError(f"{name}@{version} exists and is immutable: publish under the next version")
         if version in _lines(final.parent / DELETED):
-            raise ArtifactError(f"{name}@{version} was deleted, and its number stays taken: publish under the next")
+            raise ArtifactError(f"{name}@{version} was deleted, and its number is not reused: publish under the next")
         hidden = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=final.parent))
-        staging = hidden / version  # the last part of a path is what messages say
+        staging = hidden / version  # messages name the last part of the path
         try:
             staging.mkdir()
             for file, content in files.items():
@@ -203,7 +203,7 @@ class ModelStore:
                 if not final.exists():
                     raise
                 raise ArtifactError(f"{name}@{version} was published by another process just now") from None
-            _replace(digest_path(final), digest_line(final, files[MANIFEST]))
+            _replace(manifest_digest_path(final), manifest_digest_line(final, files[MANIFEST]))
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
         if not (final.parent / PRODUCTION).exists():
@@ -211,16 +211,16 @@ class ModelStore:
         return final
 
     def promote(self, name: str, version: str) -> None:
-        """Make a version the one served by default, after verifying it.
+        """Verify a version and put it into production.
 
         Raises:
-            ModelNotFoundError, ArtifactError: as `verify`; the version in production then stays.
+            ModelNotFoundError, ArtifactError: as `verify`; production does not change then.
         """
         self.verify(f"{name}@{version}")
         folder = self.root / name
         try:
             before = self._pointer(name)
-        except (OSError, UnicodeDecodeError):  # it is replaced, and nothing can return to it
+        except (OSError, UnicodeDecodeError):  # replaced; a rollback cannot return to it
             before = ""
         if before == version:
             return
@@ -229,13 +229,13 @@ class ModelStore:
         _replace(folder / PRODUCTION, f"{version}\n")
 
     def rollback(self, name: str) -> str:
-        """Return to the version that was in production before.
+        """Put the previous version into production again.
 
         Returns:
             That version.
 
         Raises:
-            ConfigError: if there was none.
+            ConfigError: if there is none.
         """
         self.production(name)
         folder = self.root / name
@@ -251,22 +251,22 @@ class ModelStore:
         return version
 
     def delete(self, name: str, version: str, *, force: bool = False) -> str | None:
-        """Delete a version for good; its number is not given to another one.
+        """Delete a version permanently; its number is not reused.
 
         Args:
-            name: of the model.
-            version: to delete.
-            force: also if it is in production; the last one that was there before it then is, if there is any.
+            name: name of the model.
+            version: version to delete.
+            force: delete it even if it is in production; its predecessor, if any, is put into production.
 
         Returns:
-            The version in production then, if there is one.
+            The version in production afterwards, if any.
 
         Raises:
-            ModelNotFoundError: if it is not there.
-            ConfigError: if it is in production, unless forced.
-            ArtifactError: if that which would be in production then is damaged; nothing is deleted.
+            ModelNotFoundError: if the version does not exist.
+            ConfigError: if it is in production and `force` is False.
+            ArtifactError: if its predecessor is damaged; nothing is deleted.
         """
-        doomed = self.folder(f"{name}@{version}")
+        folder = self.folder(f"{name}@{version}")
         try:
             serving = self.production(name)
         except ModelNotFoundError:
@@ -278,18 +278,18 @@ class ModelStore:
                 raise ConfigError(f"{name}@{version} is in production: {remedy}, or delete it with --force")
             serving = next((other for other in self.preferred(name) if other != version), None)
             if serving is None:
-                (doomed.parent / PRODUCTION).unlink()
+                (folder.parent / PRODUCTION).unlink()
             else:
                 self.verify(f"{name}@{serving}")
-                _replace(doomed.parent / PRODUCTION, f"{serving}\n")
-        _replace(doomed.parent / DELETED, "".join(f"{each}\n" for each in [*_lines(doomed.parent / DELETED), version]))
-        before = [each for each in _lines(doomed.parent / HISTORY) if each != version]
+                _replace(folder.parent / PRODUCTION, f"{serving}\n")
+        _replace(folder.parent / DELETED, "".join(f"{each}\n" for each in [*_lines(folder.parent / DELETED), version]))
+        before = [each for each in _lines(folder.parent / HISTORY) if each != version]
         while before and before[-1] == serving:
             before.pop()
-        _replace(doomed.parent / HISTORY, "".join(f"{each}\n" for each in before))
-        hidden = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=doomed.parent))
-        doomed.rename(hidden / version)  # atomic: a reader never finds a part of it
-        digest_path(doomed).unlink(missing_ok=True)
+        _replace(folder.parent / HISTORY, "".join(f"{each}\n" for each in before))
+        hidden = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=folder.parent))
+        folder.rename(hidden / version)  # atomic: a reader never finds a part of the folder
+        manifest_digest_path(folder).unlink(missing_ok=True)
         shutil.rmtree(hidden)
         return serving
 
@@ -299,7 +299,7 @@ class ModelStore:
 
 
 def _folders(place: Path) -> list[str]:
-    """Names of the folders within one; none of what is no folder or cannot be read."""
+    """Return the names of the folders within a folder; empty if it is not a folder or cannot be read."""
     try:
         return [name for name in os.listdir(place) if os.path.isdir(place / name)]  # noqa: PTH112, PTH208 - no raise
     except OSError:
@@ -307,13 +307,13 @@ def _folders(place: Path) -> list[str]:
 
 
 def _check_identity(manifest: Manifest, name: str, version: str) -> None:
-    """Refuse a manifest that speaks of another version than the folder it is in."""
+    """Refuse a manifest whose name or version differ from those of the folder."""
     if (manifest.name, manifest.version) != (name, version):
         raise ArtifactError(f"{name}/{version} holds the manifest of {manifest.name}@{manifest.version}")
 
 
 def _lines(path: Path) -> list[str]:
-    """Versions in a file, a line each; none, if it is not there or holds anything else."""
+    """Return the versions listed in a file; empty if the file does not exist or is not text."""
     try:
         found = read_bytes(path, LONGEST_HISTORY).decode("utf-8").split()
     except (OSError, UnicodeDecodeError):
@@ -322,7 +322,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part."""
+    """Replace a file atomically."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     temporary.write_text(text, "utf-8")
     temporary.replace(path)

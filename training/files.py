@@ -1,4 +1,4 @@
-"""Files of a run's folder: written whole or not at all, and by one process at a time."""
+"""Files of a run: atomic writes and locks."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ LOCK = "lock"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or the next start after a kill, finds the old content or the new."""
+    """Replace a file atomically and durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -27,31 +27,35 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def require_writable(folder: Path, what: str) -> None:
-    """Refuse a folder, there or to be made, that cannot be written: better now than after the training.
+    """Refuse a folder that cannot be created or written.
+
+    Args:
+        folder: existing or not.
+        what: purpose of the folder, for the message.
 
     Raises:
-        ConfigError: with what it is for.
+        ConfigError: with the purpose.
     """
     there = folder.absolute()
     while not there.exists() and not there.is_symlink():
         there = there.parent
     if not there.is_dir():
-        raise ConfigError(f"{what} {folder} cannot be written: {there} is no folder; name another one")
+        raise ConfigError(f"{what} {folder} cannot be written: {there} is not a folder; name another one")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"{what} {folder} cannot be written: no permission to write into {there}; name another one")
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder; the system lets go of it when this one ends, however it ends.
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a folder; the system releases the lock when the process ends.
 
     Raises:
-        ConfigError: if another process has it.
+        ConfigError: if another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("wb") as file:
         try:
             flock(file, LOCK_EX | LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"another process works in {folder}: wait, or give this run another name") from None
+            raise ConfigError(f"another process uses {folder}: wait, or give this run another name") from None
         yield

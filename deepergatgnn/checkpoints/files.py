@@ -1,11 +1,11 @@
-"""A checkpoint on disk: manifest, weights of each member, card, plots. The kernel's only file I/O, without torch.
+"""Files of a checkpoint: manifest, weights of each member, card, plots. Needs no torch.
 
-`model.safetensors` holds the first network and the domain score's arrays, `model-2.safetensors` the second network of
-an ensemble, and so on; `card.md` may show images that lie beside it. The manifest has the sha256 of each of these; its
-own is in `VERSION.sha256` beside the folder, as `sha256sum` writes it. A folder without one, as copies and the oldest
-versions have none, is read too.
+`model.safetensors` holds the first network and the arrays of the domain score, `model-2.safetensors` the second network
+of an ensemble, and so on; `card.md` may show images beside it. The manifest lists the sha256 of each of these files;
+its own sha256 is in `VERSION.sha256` beside the folder, in the format of `sha256sum`. Copies and the oldest versions
+have no such file and are read without it.
 
-Nothing else is ever read as a model: no pickle, no code. `weights` makes a network of what is read here.
+No other file is read as a model: no pickle, no code. `weights` builds the network.
 """
 
 import errno
@@ -26,18 +26,18 @@ from deepergatgnn.errors import ArtifactError
 MANIFEST, WEIGHTS, CARD = "manifest.json", "model.safetensors", "card.md"
 IMAGE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\.png")
 LARGEST_MANIFEST, LARGEST_FILE = 64 * 2**20, 8 * 2**30  # bytes
-DIGEST_KEPT = 32  # hexadecimal digits of a manifest's sha256 in the identity of a version
-# A FIFO without a writer is opened without waiting for one, and a link is not followed.
+DIGEST_DIGITS = 32  # hexadecimal digits of the manifest digest in the identity of a version
+# Open a FIFO without waiting for its writer, and do not follow a link.
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version on disk.
+    """Manifest of a version with its digest.
 
     Attributes:
-        manifest: of it.
-        digest: sha256 of the manifest's bytes, which names the sha256 of every other file.
+        manifest: the checked manifest.
+        digest: sha256 of the bytes of the manifest, which lists the sha256 of every other file.
     """
 
     manifest: Manifest
@@ -45,16 +45,16 @@ class Version:
 
     @property
     def identity(self) -> str:
-        """NAME@VERSION:DIGEST, the same for the same weights only."""
-        return f"{self.manifest.reference}:{self.digest[:DIGEST_KEPT]}"
+        """NAME@VERSION:DIGEST, which differs for different weights."""
+        return f"{self.manifest.reference}:{self.digest[:DIGEST_DIGITS]}"
 
 
 def read_bytes(path: Path, at_most: int) -> bytes:
-    """Read a regular file without blocking; refuse a link, a FIFO, a device or a folder.
+    """Read a regular file without blocking; a link, a FIFO, a device or a folder is refused.
 
     Raises:
         FileNotFoundError: if it does not exist.
-        OSError: if it is no regular file, cannot be read, or is larger than `at_most` bytes.
+        OSError: if it is not a regular file, cannot be read, or has more than `at_most` bytes.
     """
     try:
         descriptor = os.open(path, _OPEN)
@@ -72,58 +72,58 @@ def read_bytes(path: Path, at_most: int) -> bytes:
 
 
 def weight_files(members: int) -> list[str]:
-    """Names of the weight files of an ensemble of so many members."""
+    """Return the names of the weight files of an ensemble."""
     return [WEIGHTS, *(f"model-{member}.safetensors" for member in range(2, members + 1))]
 
 
 def check_names(place: str, names: Collection[str], members: int) -> None:
-    """Check the names of a checkpoint's files, without the manifest; `place` is for the message.
+    """Check the names of the files of a checkpoint, except the manifest; `place` is used in the message.
 
     Raises:
-        ArtifactError: if one is missing, or is none of a checkpoint's.
+        ArtifactError: if a file is missing or unexpected.
     """
     needed = {*weight_files(members), CARD}
     if missing := needed - set(names):
         raise ArtifactError(f"{place}: a checkpoint of {members} members needs {sorted(missing)}")
     if unexpected := {name for name in names if name not in needed and not IMAGE.fullmatch(name)}:
         raise ArtifactError(
-            f"{place}: {sorted(unexpected)} is no file of a checkpoint: it has {sorted(needed)} and .png images"
+            f"{place}: unexpected files {sorted(unexpected)}: a checkpoint has {sorted(needed)} and .png images"
         )
 
 
 def digest(content: bytes) -> str:
-    """sha256 in hexadecimal."""
+    """Return the sha256 in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
-def digest_path(folder: Path) -> Path:
-    """Path of the file with the sha256 of the manifest: beside the folder as named, whether or not that is a link."""
+def manifest_digest_path(folder: Path) -> Path:
+    """Return the path of the manifest digest, beside the folder; links are not resolved."""
     whole = Path(os.path.abspath(folder))  # noqa: PTH100 - `resolve` would follow a link
     return whole.with_name(f"{whole.name}.sha256")
 
 
-def digest_line(folder: Path, manifest: bytes) -> str:
-    """Content of that file."""
-    return f"{digest(manifest)}  {digest_path(folder).stem}/{MANIFEST}\n"
+def manifest_digest_line(folder: Path, manifest: bytes) -> str:
+    """Return the content of that file."""
+    return f"{digest(manifest)}  {manifest_digest_path(folder).stem}/{MANIFEST}\n"
 
 
-def _check_digest(folder: Path, manifest: bytes) -> None:
-    """Compare the manifest with its sha256 beside the folder and, if the folder is a link, beside its target."""
+def _check_manifest_digest(folder: Path, manifest: bytes) -> None:
+    """Compare with the digest beside the folder and, if the folder is a link, with that beside its target."""
     for place in dict.fromkeys((folder, folder.resolve())):
         try:
-            found = read_bytes(digest_path(place), LARGEST_MANIFEST)
+            found = read_bytes(manifest_digest_path(place), LARGEST_MANIFEST)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise ArtifactError(f"{folder.name}.sha256 cannot be read: {error.strerror}") from None
-        if found != digest_line(place, manifest).encode():
+        if found != manifest_digest_line(place, manifest).encode():
             raise ArtifactError(
                 f"{folder.name}/{MANIFEST} does not have the sha256 of {folder.name}.sha256: fetch both again"
             )
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check a manifest alone; needs the folder's JSON, and its sha256 beside the folder if there is one.
+    """Read and check the manifest, and its digest if there is one.
 
     Raises:
         ArtifactError: if it is missing, altered, damaged, or of an unknown schema or architecture.
@@ -132,14 +132,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_version(folder: Path) -> Version:
-    """Read and check a manifest, as `read_manifest`, with its digest.
+    """Read and check the manifest; return it with its digest.
 
     Raises:
         ArtifactError: as `read_manifest`.
     """
     try:
         content = read_bytes(folder / MANIFEST, LARGEST_MANIFEST)
-        _check_digest(folder, content)
+        _check_manifest_digest(folder, content)
         document = json.loads(content)
     except FileNotFoundError:
         raise ArtifactError(f"{folder.name} has no {MANIFEST}: this is not a checkpoint folder") from None
@@ -164,13 +164,13 @@ def read_version(folder: Path) -> Version:
 
 
 def verify_files(folder: Path, manifest: Manifest) -> dict[str, bytes]:
-    """Read every file the manifest names and compare its sha256.
+    """Read every file that the manifest lists and compare its sha256.
 
     Returns:
         Content by file name.
 
     Raises:
-        ArtifactError: if a file is missing, altered, or not one of a checkpoint's.
+        ArtifactError: if a file is missing, altered or unexpected.
     """
     check_names(f"{folder.name}/{MANIFEST}", manifest.files, manifest.members)
     try:
@@ -178,7 +178,7 @@ def verify_files(folder: Path, manifest: Manifest) -> dict[str, bytes]:
     except OSError as error:
         raise ArtifactError(f"{folder.name} cannot be read: {error.strerror}") from None
     if unexpected := present - {*manifest.files, MANIFEST}:
-        raise ArtifactError(f"{folder.name} holds {sorted(unexpected)}, which its manifest does not list")
+        raise ArtifactError(f"{folder.name} has files that its manifest does not list: {sorted(unexpected)}")
     contents = {}
     for name, expected in manifest.files.items():
         try:

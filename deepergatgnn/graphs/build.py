@@ -1,4 +1,4 @@
-"""Structure → crystal graph: pure, numpy only, the same graph for every cell of the same crystal."""
+"""Structure → crystal graph: a pure function, independent of the cell that describes the crystal. Needs numpy only."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,16 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepergatgnn.errors import StructureError
-from deepergatgnn.graphs.angular_features import angular_surroundings, surroundings_size
+from deepergatgnn.graphs.angular_features import compute_angular_features, n_angular_features
 from deepergatgnn.graphs.crystal_graph import CrystalGraph, GraphConfig
 from deepergatgnn.graphs.neighbours import Cells, Edges, Found, nearest_neighbours
-from deepergatgnn.graphs.union import cut_whole
+from deepergatgnn.graphs.union import split_union
 
-_ELEMENTS = 1000  # more than there are
+_ELEMENTS = 1000  # larger than any atomic number
 
 
 class HasCell(Protocol):
-    """What the graph needs of a crystal; `structures.Crystal` is one."""
+    """Protocol of a crystal that has a graph, such as `structures.Crystal`."""
 
     @property
     def lattice(self) -> NDArray[np.float64]:
@@ -36,14 +36,15 @@ def build_graph(crystal: HasCell, config: GraphConfig) -> CrystalGraph:
 
     Args:
         crystal: a checked structure; it is not changed.
-        config: the constants.
+        config: constants of the featuriser.
 
     Returns:
-        The graph: for each atom the `neighbours` nearest images within `cutoff`, and all that tie with the last.
+        The graph with one node for each atom: its `neighbours` nearest images within `cutoff`, and the rest of the
+        last shell.
 
     Raises:
-        StructureError: `too_sparse` where an atom has no neighbour within the cutoff, `too_many_edges`,
-            `unknown_element` for an element beyond the composition vector.
+        StructureError: `too_sparse` if an atom has no neighbour within the cutoff, `too_many_edges`,
+            `unknown_element` for an element outside the composition vector, `no_structure` without atoms.
     """
     (graph,) = build_graphs([crystal], config)
     if isinstance(graph, StructureError):
@@ -52,15 +53,15 @@ def build_graph(crystal: HasCell, config: GraphConfig) -> CrystalGraph:
 
 
 def build_graphs(crystals: Sequence[HasCell], config: GraphConfig) -> list[CrystalGraph | StructureError]:
-    """Build the graphs of several crystals at once, which for small ones costs less than one by one.
+    """Build the graphs of several crystals at once, which is faster for small crystals.
 
     Args:
-        crystals: any number of checked structures; they are not changed. The edges of all are in memory together.
-        config: the constants.
+        crystals: any number of checked structures; they are not changed. Memory must hold the edges of all of them.
+        config: constants of the featuriser.
 
     Returns:
-        In their order what `build_graph` gives of each alone, to the bit: a graph, or the error that it raises.
-        Arrays of a graph may be views into those of all.
+        For each crystal, bit for bit, the graph that `build_graph` returns or the error that it raises. Arrays of
+        different graphs may be views of one array.
     """
     if not crystals:
         return []
@@ -74,12 +75,12 @@ def build_graphs(crystals: Sequence[HasCell], config: GraphConfig) -> list[Cryst
 
 
 def _known(numbers: NDArray[np.int64], config: GraphConfig) -> bool:
-    """Whether the composition vector has all of at least one element."""
+    """Whether the composition vector covers all of at least one element."""
     return bool(np.minimum.reduce(numbers) >= 1 and np.maximum.reduce(numbers) <= config.max_atomic_number)
 
 
 def _element_refusal(numbers: NDArray[np.int64], config: GraphConfig) -> StructureError | None:
-    """What is wrong with the elements of a crystal, if anything."""
+    """Return the error of a crystal without atoms or with an unknown element."""
     if not len(numbers):
         return StructureError("no_structure", "the structure has no atoms: post a crystal with at least one site")
     if _known(numbers, config):
@@ -89,7 +90,7 @@ def _element_refusal(numbers: NDArray[np.int64], config: GraphConfig) -> Structu
 
 
 def _built(crystals: Sequence[HasCell], config: GraphConfig) -> list[CrystalGraph | StructureError]:
-    """Graphs of at least one crystal of known elements, or what is wrong with its edges."""
+    """Build the graphs of at least one crystal of known elements."""
     cells = Cells.of([crystal.lattice for crystal in crystals], [crystal.frac_coords for crystal in crystals])
     numbers = np.concatenate([crystal.atomic_numbers for crystal in crystals]).astype(np.int64, copy=False)
     found = nearest_neighbours(cells, config, images=config.angles > 0)
@@ -99,12 +100,12 @@ def _built(crystals: Sequence[HasCell], config: GraphConfig) -> list[CrystalGrap
     refusals = _edge_refusals(cells, found, links, config)
     if any(refusals):
         accepted = np.array([not refusal for refusal in refusals])
-        edges, degrees = edges.of(accepted.repeat(links)), degrees * accepted.repeat(cells.sizes)
+        edges, degrees = edges.select(accepted.repeat(links)), degrees * accepted.repeat(cells.sizes)
         links = (links * accepted).tolist()
-    kinds = numbers + _ELEMENTS * cells.firsts  # no two crystals share one
-    pairs = _pairs(kinds[edges.receivers], kinds[edges.senders + cells.firsts[edges.receivers]])
-    distances = _levelled(pairs, edges.distances, config.distance_resolution)
-    whole = CrystalGraph(
+    labels = numbers + _ELEMENTS * cells.firsts  # node labels: element and crystal
+    pairs = _pair_labels(labels[edges.receivers], labels[edges.senders + cells.firsts[edges.receivers]])
+    distances = _snap_near_equal(pairs, edges.distances, config.distance_resolution)
+    union = CrystalGraph(
         atomic_numbers=numbers,
         senders=edges.senders.astype(np.int32),
         degrees=degrees.astype(np.int32),
@@ -112,19 +113,19 @@ def _built(crystals: Sequence[HasCell], config: GraphConfig) -> list[CrystalGrap
         volume=sum(cells.volumes),
         multiplicities=np.ones(len(numbers), dtype=np.int32),
         counts=np.ones(len(distances), dtype=np.int32),
-        classes=(np.arange(len(numbers)) - cells.firsts).astype(np.int32),
-        surroundings=_surroundings(cells, edges, kinds, distances, degrees, config)
+        node_of_atom=(np.arange(len(numbers)) - cells.firsts).astype(np.int32),
+        angular_features=_angular_features(cells, edges, labels, distances, degrees, config)
         if config.angles
         else np.empty((len(numbers), 0), dtype=np.float32),
     )
-    graphs = cut_whole(whole, cells.sizes, links, cells.sizes, cells.volumes)
+    graphs = split_union(union, cells.sizes, links, cells.sizes, cells.volumes)
     return [refusal or graph for refusal, graph in zip(refusals, graphs, strict=True)]
 
 
 def _edge_refusals(
     cells: Cells, found: Found, links: Sequence[int], config: GraphConfig
 ) -> list[StructureError | None]:
-    """For each crystal what is wrong with its edges, if anything."""
+    """Return for each crystal the error of its edges, if any."""
     refusals: list[StructureError | None] = [None] * len(links)
     for index, (fewest, count) in enumerate(zip(found.fewest, links, strict=True)):
         if not fewest:
@@ -141,53 +142,53 @@ def _edge_refusals(
     return refusals
 
 
-def _surroundings(
+def _angular_features(
     cells: Cells,
     edges: Edges,
-    kinds: NDArray[np.int64],
+    labels: NDArray[np.int64],
     distances: NDArray[np.float64],
     degrees: NDArray[np.int64],
     config: GraphConfig,
 ) -> NDArray[np.float32]:
-    """Angles around each atom [N, A], those of like atoms levelled as their distances are."""
+    """Angular features [N, A]; nearly equal ones of atoms with one label are snapped as distances are."""
     senders = edges.senders + cells.firsts[edges.receivers]
     steps = cells.coords[senders] + edges.images - cells.coords[edges.receivers]
-    found = np.zeros((len(kinds), surroundings_size(config.angles)))
+    found = np.zeros((len(labels), n_angular_features(config.angles)))
     first_edge = 0
     for start, size, lattice in zip(cells.starts.tolist(), cells.sizes, cells.lattices, strict=True):
         own = degrees[start : start + size]
         part = slice(first_edge, first_edge := first_edge + int(own.sum()))
-        if part.start < part.stop:  # Crystal by crystal: what a product of matrices rounds to depends on their shapes.
-            found[start : start + size] = angular_surroundings(
+        if part.start < part.stop:  # Crystal by crystal: the rounding of a matrix product depends on its shape.
+            found[start : start + size] = compute_angular_features(
                 steps[part] @ lattice, distances[part], own, config.angles, config.neighbours
             )
-    like = kinds[:, None] * found.shape[1] + np.arange(found.shape[1])
-    levelled = _levelled(like.ravel(), found.ravel(), config.angle_resolution)
-    return levelled.reshape(found.shape).astype(np.float32)
+    columns = labels[:, None] * found.shape[1] + np.arange(found.shape[1])
+    snapped = _snap_near_equal(columns.ravel(), found.ravel(), config.angle_resolution)
+    return snapped.reshape(found.shape).astype(np.float32)
 
 
-def _pairs(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A number for each pair of kinds, in either order; the thousands of both tell the crystal."""
+def _pair_labels(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number unordered pairs of node labels; pairs of different crystals get different numbers."""
     result: NDArray[np.int64] = np.minimum(first, second) * _ELEMENTS + np.maximum(first, second)
     return result
 
 
-def _levelled(like: NDArray[np.int64], values: NDArray[np.float64], resolution: float) -> NDArray[np.float64]:
-    """Replace runs of nearly equal values of one kind (`like`) by their mean.
+def _snap_near_equal(labels: NDArray[np.int64], values: NDArray[np.float64], resolution: float) -> NDArray[np.float64]:
+    """Replace runs of nearly equal values of one label by their mean.
 
-    A run ends where the next value is `resolution` farther. One that has grown longer than four resolutions is no
-    shell blurred by rounding but a dense, low-symmetry cell, and keeps its values.
+    A run ends where the next value is more than `resolution` larger. A run wider than four resolutions keeps its
+    values: it is not one shell with rounding errors but a dense spectrum of a low-symmetry cell.
     """
-    order = np.lexsort((values, like))
-    ordered, kinds = values[order], like[order]
+    order = np.lexsort((values, labels))
+    ordered, sorted_labels = values[order], labels[order]
     bounds = np.empty(len(ordered) + 1, dtype=bool)
     bounds[0] = bounds[-1] = True
-    bounds[1:-1] = (ordered[1:] - ordered[:-1] > resolution) | (kinds[1:] != kinds[:-1])
+    bounds[1:-1] = (ordered[1:] - ordered[:-1] > resolution) | (sorted_labels[1:] != sorted_labels[:-1])
     places = bounds.nonzero()[0]
     starts, ends = places[:-1], places[1:]
     lengths = ends - starts
     means = np.add.reduceat(ordered, starts) / lengths
-    blurred = ordered[ends - 1] - ordered[starts] <= 4 * resolution
-    levelled = np.empty(len(values), dtype=np.float64)
-    levelled[order] = np.where(blurred.repeat(lengths), means.repeat(lengths), ordered)
-    return levelled
+    narrow = ordered[ends - 1] - ordered[starts] <= 4 * resolution
+    snapped = np.empty(len(values), dtype=np.float64)
+    snapped[order] = np.where(narrow.repeat(lengths), means.repeat(lengths), ordered)
+    return snapped

@@ -1,8 +1,8 @@
-"""The crystal graph and the constants it was made with: numpy only, so that a bare machine can read one."""
+"""The crystal graph, the table of its fields, and the featuriser's constants. Requires numpy only."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,20 +12,21 @@ from deepergatgnn.ranges import check_range
 
 @dataclass(frozen=True, kw_only=True)
 class GraphConfig:
-    """Every constant of the featuriser; it travels in the manifest of a checkpoint.
+    """Constants of the featuriser; the manifest of a checkpoint stores them.
 
     Attributes:
         cutoff: radius of the neighbour search in Å.
         neighbours: nearest neighbours kept for each atom, before the last shell is completed.
         shell_tolerance: neighbours up to this much (Å) beyond the last one kept belong to its shell. On 8083
-            relaxed cells, ties of symmetry end near 3e-5 Å and real shells begin to differ above 1e-2 Å.
-        distance_resolution: distances of like pairs that differ by less than this (Å) become their mean, so that
-            rounded coordinates do not hide that they are equal.
-        angles: orders of the angular surroundings of each atom (`surroundings`); 0 for none.
-        angle_resolution: likewise for them as `distance_resolution` for distances.
+            relaxed cells, symmetry-equal distances differ by at most about 3e-5 Å, and distinct shells by more than
+            1e-2 Å.
+        distance_resolution: distances of like pairs that differ by less than this (Å) are replaced by their mean,
+            so that rounded coordinates keep equal distances equal.
+        angles: highest order of the angular features of each atom (module `angular_features`); 0 for none.
+        angle_resolution: the same for angular features as `distance_resolution` for distances.
         gaussians: number of Gaussians, centred evenly on [0, cutoff], that expand a distance.
         max_atomic_number: length of the composition vector; the element table ends at 108.
-        max_edges: a crystal with more edges is refused.
+        max_edges: limit of edges; a crystal with more is refused.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -52,22 +53,58 @@ class GraphConfig:
         check_range("max_edges", self.max_edges, least=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GraphField:
+    """Declaration of one array of a `CrystalGraph`.
+
+    Attributes:
+        axis: what an item belongs to: a node, an edge, or an atom of the cell.
+        dtype: NumPy type in memory and on disk.
+        message_dtype: NumPy type in a message, if narrower.
+        batch_dtype: NumPy type in a `GraphBatch`; None if the batch has no such array.
+        refers_to_nodes: items are indices of nodes, shifted where graphs are joined.
+        has_columns: items are rows of as many numbers as the featuriser makes, instead of single numbers.
+    """
+
+    axis: Literal["node", "edge", "atom"]
+    dtype: str
+    message_dtype: str | None = None
+    batch_dtype: str | None = None
+    refers_to_nodes: bool = False
+    has_columns: bool = False
+
+
+# Every array of a graph, in the order of a message: items of four bytes first, so that they are aligned there.
+# Joining, splitting, serialization, storage and batching are loops over this table.
+GRAPH_FIELDS: dict[str, GraphField] = {
+    "senders": GraphField(axis="edge", dtype="<i4", batch_dtype="<i8", refers_to_nodes=True),
+    "distances": GraphField(axis="edge", dtype="<f4", batch_dtype="<f4"),
+    "counts": GraphField(axis="edge", dtype="<i4", batch_dtype="<f4"),
+    "multiplicities": GraphField(axis="node", dtype="<i4", batch_dtype="<f4"),
+    "node_of_atom": GraphField(axis="atom", dtype="<i4", refers_to_nodes=True),
+    "angular_features": GraphField(axis="node", dtype="<f4", batch_dtype="<f4", has_columns=True),
+    "degrees": GraphField(axis="node", dtype="<i4", message_dtype="<u2"),
+    "atomic_numbers": GraphField(axis="node", dtype="<i8", message_dtype="u1", batch_dtype="<i8"),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class CrystalGraph:
-    """Directed edges sender → receiver, sorted by receiver; equivalent atoms may be merged into one node.
+    """Directed edges sender → receiver, sorted by receiver; equivalent atoms may share one node.
 
-    A graph as built has a node for each atom; `equivalence.reduce_graph` makes a smaller one with the same answers.
+    `build.build_graph` makes a node for each atom; `symmetry_reduction.reduce_graph` makes a smaller graph that gives
+    the same predictions. `GRAPH_FIELDS` declares the arrays.
 
     Shapes:
-        atomic_numbers: int64 [n], of each node.
-        senders: int32 [e], the neighbour j of each edge.
-        degrees: int32 [n], edges of each receiver i; they sum to e.
+        atomic_numbers: int64 [n], atomic number of each node.
+        senders: int32 [e], neighbour j of each edge.
+        degrees: int32 [n], number of edges of each receiver i; they sum to e.
         distances: float32 [e], Å.
         volume: of the cell, Å³.
-        multiplicities: int32 [n], atoms that a node stands for; they sum to N.
-        counts: int32 [e], equal edges that an edge stands for.
-        classes: int32 [N], the node of each atom of the cell.
-        surroundings: float32 [n, A], angles around each node; A is 0 where the constants ask for none.
+        multiplicities: int32 [n], number of atoms that a node represents; they sum to N.
+        counts: int32 [e], multiplicity of each edge: number of equal edges that it represents.
+        node_of_atom: int32 [N], the node of each atom of the cell.
+        angular_features: float32 [n, A], angles around each node; A = 0 if `GraphConfig.angles` is 0.
     """
 
     atomic_numbers: NDArray[np.int64]
@@ -77,30 +114,30 @@ class CrystalGraph:
     volume: float
     multiplicities: NDArray[np.int32]
     counts: NDArray[np.int32]
-    classes: NDArray[np.int32]
-    surroundings: NDArray[np.float32]
+    node_of_atom: NDArray[np.int32]
+    angular_features: NDArray[np.float32]
 
     @property
     def n_atoms(self) -> int:
-        """Atoms of the cell, N."""
-        return len(self.classes)
+        """Number of atoms of the cell, N."""
+        return len(self.node_of_atom)
 
     @property
     def n_nodes(self) -> int:
-        """Nodes that are computed, n."""
+        """Number of nodes, n."""
         return len(self.atomic_numbers)
 
     @property
     def n_links(self) -> int:
-        """Edges that are computed, e."""
+        """Number of edges of the graph, e."""
         return len(self.senders)
 
     @cached_property
     def n_edges(self) -> int:
-        """Edges of all atoms of the cell, E."""
+        """Number of edges of all atoms of the cell, E, before any reduction."""
         return int(self.counts @ self.multiplicities[self.receivers].astype(np.int64))
 
     @cached_property
     def receivers(self) -> NDArray[np.int32]:
-        """int32 [e], the node i whose neighbourhood each edge belongs to."""
+        """Receiver i of each edge, int32 [e]."""
         return np.repeat(np.arange(self.n_nodes, dtype=np.int32), self.degrees)

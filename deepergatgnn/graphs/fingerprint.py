@@ -1,9 +1,8 @@
-"""One name for a crystal, whichever of its cells was posted: what the result cache goes by.
+"""Fingerprint of a crystal, independent of the cell that describes it: the key of the result cache.
 
-A node of a merged graph is named by its surroundings, those by theirs, and so on (colour refinement, as in
-`symmetry_reduction`), with hashes of what they are instead of numbers in some order. Distances and angles are
-rounded first: two descriptions of one crystal whose rounding falls on two sides of a boundary get two names, which
-costs a computation and never gives a wrong answer.
+Colour refinement, as in `symmetry_reduction`, with hashes instead of consecutive numbers: the colour of a node is
+updated from the colours of its neighbours. Distances and angles are rounded first. Two descriptions of one crystal
+that round differently get two fingerprints, which costs one computation and never gives a wrong answer.
 """
 
 import hashlib
@@ -19,16 +18,16 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def node_colours(graph: CrystalGraph, rounds: int) -> NDArray[np.uint64]:
-    """A hash [n] of what surrounds each node of a merged graph; equal in every cell of the crystal.
+    """Hash the neighbourhood of each node [n]; the hashes are the same for every cell of the crystal.
 
     Args:
-        graph: merged.
-        rounds: shells of neighbours that a name sees: as many as the network has layers, which sees no further.
+        graph: reduced.
+        rounds: shells of neighbours that a hash covers: the number of layers of the network.
     """
     distances = np.round(graph.distances / DISTANCE_STEP).astype(np.uint64)
     counts = graph.counts.astype(np.uint64)
     starts = np.cumsum(graph.degrees) - graph.degrees
-    angles = np.round(graph.surroundings / ANGLE_STEP).astype(np.int64).astype(np.uint64)
+    angles = np.round(graph.angular_features / ANGLE_STEP).astype(np.int64).astype(np.uint64)
     columns = _mixed(np.arange(angles.shape[1], dtype=np.uint64))
     own = _mixed(graph.atomic_numbers.astype(np.uint64))
     colours: NDArray[np.uint64] = own + _mixed(angles + columns).sum(axis=1, dtype=np.uint64)
@@ -39,11 +38,11 @@ def node_colours(graph: CrystalGraph, rounds: int) -> NDArray[np.uint64]:
 
 
 def crystal_digest(graph: CrystalGraph, colours: NDArray[np.uint64]) -> str:
-    """Hexadecimal name of the crystal: its kinds of atoms, the share of each, the volume of an atom."""
-    kinds, inverse = np.unique(colours, return_inverse=True)
-    shares = np.bincount(inverse, weights=graph.multiplicities) / graph.n_atoms
+    """Hexadecimal digest of a crystal: its node colours, their fractions of the atoms, and the volume of an atom."""
+    labels, inverse = np.unique(colours, return_inverse=True)
+    fractions = np.bincount(inverse, weights=graph.multiplicities) / graph.n_atoms
     volume = f"{graph.volume / graph.n_atoms:.5g}"
-    content = kinds.tobytes() + np.round(shares * 1e6).astype(np.int64).tobytes() + volume.encode()
+    content = labels.tobytes() + np.round(fractions * 1e6).astype(np.int64).tobytes() + volume.encode()
     return hashlib.sha256(content).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The nearest neighbours of each atom, for several crystals at once; no crystal sees another."""
+"""Nearest periodic neighbours of every atom, for several independent crystals at once."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -10,23 +10,23 @@ from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 
-_EXPECTED = 2.0  # times the neighbours, in the sphere that is searched first
-_SAME_SITE = 1e-8  # Å; closer than this is the atom itself
-_RADIX = 2**16  # numbers below it NumPy sorts in linear time, as uint16
+_EXPECTED = 2.0  # expected neighbours in the sphere that is searched first, in units of `neighbours`
+_SAME_SITE = 1e-8  # Å; a neighbour closer than this is the atom itself
+_RADIX = 2**16  # NumPy sorts integers below this in linear time, as uint16
 _PERIODIC = np.ones(3, dtype=np.int64)
 _Found = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
 
 
 class Cells(NamedTuple):
-    """Cells side by side, their atoms numbered through.
+    """Several cells; their atoms are numbered consecutively.
 
     Attributes:
         lattices: [B, 3, 3], rows in Å.
-        volumes: of each cell, Å³.
-        coords: fractional and within the cell, [N, 3].
-        sizes: atoms of each cell, at least one.
-        starts: first atom of each cell, [B].
-        firsts: for each atom the first of its cell, [N].
+        volumes: [B], Å³.
+        coords: [N, 3], fractional coordinates within [0, 1).
+        sizes: [B], number of atoms of each cell, at least one.
+        starts: [B], index of the first atom of each cell.
+        firsts: [N], index of the first atom of the cell of each atom.
     """
 
     lattices: NDArray[np.float64]
@@ -38,14 +38,14 @@ class Cells(NamedTuple):
 
     @classmethod
     def of(cls, lattices: Sequence[NDArray[np.float64]], frac_coords: Sequence[NDArray[np.float64]]) -> "Cells":
-        """At least one cell, from its lattice and its coordinates."""
+        """Collect at least one cell from lattices and fractional coordinates."""
         stacked = np.array(lattices, dtype=np.float64)
         sizes = [len(coords) for coords in frac_coords]
         starts = np.array([0, *accumulate(sizes[:-1])])
         return cls(
             lattices=stacked,
             volumes=np.abs(np.linalg.det(stacked)).tolist(),
-            # Wrapped, so that a translated copy meets the same rounding as the original.
+            # Wrapped, so that a translated copy is rounded as the original.
             coords=np.concatenate(frac_coords) % 1.0,
             sizes=sizes,
             starts=starts,
@@ -54,13 +54,13 @@ class Cells(NamedTuple):
 
 
 class Edges(NamedTuple):
-    """Edges by receiver, then by distance.
+    """Edges, sorted by receiver, then by distance.
 
     Attributes:
-        receivers: [E], atoms numbered through.
+        receivers: [E], numbered over all cells.
         senders: [E], numbered within their cell.
         distances: [E], Å.
-        images: the cells of the senders, [E, 3]; [E, 0] where nobody asked for them.
+        images: [E, 3], lattice translations of the senders; [E, 0] if they were not requested.
     """
 
     receivers: NDArray[np.int64]
@@ -68,25 +68,25 @@ class Edges(NamedTuple):
     distances: NDArray[np.float64]
     images: NDArray[np.float64]
 
-    def of(self, chosen: NDArray[np.bool_]) -> "Edges":
-        """Some of them."""
+    def select(self, chosen: NDArray[np.bool_]) -> "Edges":
+        """Select edges by a mask."""
         return Edges(self.receivers[chosen], self.senders[chosen], self.distances[chosen], self.images[chosen])
 
 
 class Found(NamedTuple):
-    """What a search within a radius found.
+    """Result of a search within a radius.
 
     Attributes:
-        edges: those to keep.
-        numbers: neighbours of each atom within the radius, [N].
-        fewest: of them in each cell.
-        reaches: for each cell the radius in Å that surely has all edges to keep, if each atom has enough.
+        edges: the edges of the graph.
+        numbers: [N], number of neighbours of each atom within the radius.
+        fewest: [B], smallest of these numbers in each cell.
+        shell_radii: [B], radius in Å that contains all edges of a cell, if each atom has enough neighbours.
     """
 
     edges: Edges
     numbers: NDArray[np.int64]
     fewest: list[int]
-    reaches: list[float]
+    shell_radii: list[float]
 
 
 def nearest_neighbours(cells: Cells, config: GraphConfig, *, images: bool) -> Found:
@@ -94,10 +94,10 @@ def nearest_neighbours(cells: Cells, config: GraphConfig, *, images: bool) -> Fo
 
     Args:
         cells: at least one.
-        config: the constants.
-        images: whether they are needed.
+        config: constants of the featuriser.
+        images: whether to return the lattice translations of the senders.
     """
-    # A sphere in which a few times the neighbours are expected holds the last shell of almost every crystal.
+    # A sphere with a few times the expected neighbours contains the last shell of almost every crystal.
     radii = [
         float(np.cbrt(_EXPECTED * config.neighbours * volume / size * 3 / (4 * np.pi)))
         for volume, size in zip(cells.volumes, cells.sizes, strict=True)
@@ -106,8 +106,8 @@ def nearest_neighbours(cells: Cells, config: GraphConfig, *, images: bool) -> Fo
     found = _nearest_shells(cells, searched, config, images=images)
     again = [
         index
-        for index, (radius, fewest, reach) in enumerate(zip(radii, found.fewest, found.reaches, strict=True))
-        if radius < config.cutoff and not (fewest >= config.neighbours and reach < radius - _SAME_SITE)
+        for index, (radius, fewest, shell) in enumerate(zip(radii, found.fewest, found.shell_radii, strict=True))
+        if radius < config.cutoff and not (fewest >= config.neighbours and shell < radius - _SAME_SITE)
     ]
     if again:  # one crystal in a thousand
         for index in again:
@@ -117,12 +117,12 @@ def nearest_neighbours(cells: Cells, config: GraphConfig, *, images: bool) -> Fo
 
 
 def _within(cells: Cells, index: int, radius: float) -> _Found:
-    """Receivers, senders, images and distances of all edges of one cell within a radius in Å.
+    """Find receivers, senders, images and distances of all edges of one cell within a radius in Å.
 
-    Atoms are numbered within the cell, and each is among its own neighbours.
+    Atoms are numbered within the cell, and every atom is one of its own neighbours.
     """
     start, lattice = int(cells.starts[index]), cells.lattices[index]
-    # Cell by cell also because what a product of matrices rounds to may depend on their shapes.
+    # Cell by cell, because the rounding of a matrix product may depend on its shape.
     positions = cells.coords[start : start + cells.sizes[index]] @ lattice
     found: _Found = find_points_in_spheres(
         positions, positions, r=radius, pbc=_PERIODIC, lattice=lattice, tol=_SAME_SITE
@@ -131,7 +131,7 @@ def _within(cells: Cells, index: int, radius: float) -> _Found:
 
 
 def _nearest_shells(cells: Cells, searched: Sequence[_Found], config: GraphConfig, *, images: bool) -> Found:
-    """Of the edges found in each cell those to keep."""
+    """Keep the nearest neighbours of each atom, the last shell complete."""
     receivers, senders, shifts, distances = zip(*searched, strict=True)
     lengths = np.concatenate(distances)
     others = (lengths > _SAME_SITE).nonzero()[0]
@@ -140,7 +140,7 @@ def _nearest_shells(cells: Cells, searched: Sequence[_Found], config: GraphConfi
     found = np.bincount(numbers, minlength=len(cells.coords))
     order = _sorted(numbers, lengths, len(found))
     ordered = lengths[order]
-    # An atom without neighbours gets the limit of another, if there is one, and has no edges that it could spoil.
+    # An atom without neighbours gets the limit of another atom; it has no edges that the limit could affect.
     last = found.cumsum() - np.maximum(found - (config.neighbours - 1), 1)
     limits = ordered[last] + config.shell_tolerance if len(ordered) else np.zeros(len(found))
     near = (ordered <= limits.repeat(found)).nonzero()[0]
@@ -156,8 +156,8 @@ def _nearest_shells(cells: Cells, searched: Sequence[_Found], config: GraphConfi
 
 
 def _sorted(receivers: NDArray[np.int64], distances: NDArray[np.float64], n_atoms: int) -> NDArray[np.int64]:
-    """Order of edges by receiver, then by distance, ties as they came: `np.lexsort`, faster."""
-    by_distance = distances.view(np.int64).argsort(kind="stable")  # the bits of positive floats sort as they do
+    """Sort edges by receiver, then by distance, stably: a faster `np.lexsort`."""
+    by_distance = distances.view(np.int64).argsort(kind="stable")  # bits of positive floats sort as floats
     numbers = receivers[by_distance]
     if n_atoms <= _RADIX:
         numbers = numbers.astype(np.uint16)

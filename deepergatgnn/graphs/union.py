@@ -1,65 +1,57 @@
-"""Graphs side by side in the same arrays, and cut into those of the crystals again."""
+"""Disjoint union of graphs, and its inverse."""
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 
-from deepergatgnn.graphs.crystal_graph import CrystalGraph
+from deepergatgnn.graphs.crystal_graph import GRAPH_FIELDS, CrystalGraph
 
 
-def side_by_side(graphs: Sequence[CrystalGraph]) -> CrystalGraph:
-    """The disjoint union of at least one graph, nodes numbered through."""
+def disjoint_union(graphs: Sequence[CrystalGraph]) -> CrystalGraph:
+    """Join at least one graph into one; the nodes are numbered consecutively."""
     if len(graphs) == 1:
         return graphs[0]
-    sizes, links = [graph.n_nodes for graph in graphs], [graph.n_links for graph in graphs]
-    atoms = [graph.n_atoms for graph in graphs]
-    starts = np.array([0, *accumulate(sizes[:-1])], dtype=np.int32)
-    return CrystalGraph(
-        atomic_numbers=np.concatenate([graph.atomic_numbers for graph in graphs]),
-        senders=np.concatenate([graph.senders for graph in graphs]) + starts.repeat(links),
-        degrees=np.concatenate([graph.degrees for graph in graphs]),
-        distances=np.concatenate([graph.distances for graph in graphs]),
-        volume=sum(graph.volume for graph in graphs),
-        multiplicities=np.concatenate([graph.multiplicities for graph in graphs]),
-        counts=np.concatenate([graph.counts for graph in graphs]),
-        classes=np.concatenate([graph.classes for graph in graphs]) + starts.repeat(atoms),
-        surroundings=np.concatenate([graph.surroundings for graph in graphs]),
-    )
+    sizes = {
+        "node": [graph.n_nodes for graph in graphs],
+        "edge": [graph.n_links for graph in graphs],
+        "atom": [graph.n_atoms for graph in graphs],
+    }
+    first_nodes = np.array([0, *accumulate(sizes["node"][:-1])], dtype=np.int32)
+    arrays: dict[str, Any] = {}
+    for name, field in GRAPH_FIELDS.items():
+        arrays[name] = np.concatenate([getattr(graph, name) for graph in graphs])
+        if field.refers_to_nodes:
+            arrays[name] += first_nodes.repeat(sizes[field.axis])
+    return CrystalGraph(volume=sum(graph.volume for graph in graphs), **arrays)
 
 
-def cut_whole(
-    whole: CrystalGraph, nodes: Sequence[int], links: Sequence[int], atoms: Sequence[int], volumes: Sequence[float]
+def split_union(
+    union: CrystalGraph, nodes: Sequence[int], edges: Sequence[int], atoms: Sequence[int], volumes: Sequence[float]
 ) -> list[CrystalGraph]:
-    """Cut arrays in which crystals follow one another: slices, no copies.
+    """Split a union into the graphs of its crystals; their arrays are views.
 
     Args:
-        whole: the arrays; senders and classes are numbered within each crystal already.
-        nodes: of each crystal.
-        links: of each crystal.
-        atoms: of each crystal.
-        volumes: of each crystal, Å³, which sum to that of the whole.
+        union: graphs one after the other; node indices already count from 0 in each of them.
+        nodes: number of nodes of each graph.
+        edges: number of edges of each graph.
+        atoms: number of atoms of each graph.
+        volumes: volume of each cell in Å³; they sum to that of the union.
     """
     if len(volumes) == 1:
-        return [whole]
+        return [union]
+    bounds = {"node": _bounds(nodes), "edge": _bounds(edges), "atom": _bounds(atoms)}
+    columns = []
+    for name, field in GRAPH_FIELDS.items():
+        array = getattr(union, name)
+        columns.append([array[start:end] for start, end in bounds[field.axis]])
     return [
-        CrystalGraph(
-            atomic_numbers=whole.atomic_numbers[node:node_end],
-            senders=whole.senders[link:link_end],
-            degrees=whole.degrees[node:node_end],
-            distances=whole.distances[link:link_end],
-            volume=volume,
-            multiplicities=whole.multiplicities[node:node_end],
-            counts=whole.counts[link:link_end],
-            classes=whole.classes[atom:atom_end],
-            surroundings=whole.surroundings[node:node_end],
-        )
-        for (node, node_end), (link, link_end), (atom, atom_end), volume in zip(
-            _ends(nodes), _ends(links), _ends(atoms), volumes, strict=True
-        )
+        CrystalGraph(volume=volume, **dict(zip(GRAPH_FIELDS, arrays, strict=True)))
+        for volume, *arrays in zip(volumes, *columns, strict=True)
     ]
 
 
-def _ends(sizes: Iterable[int]) -> Iterable[tuple[int, int]]:
-    """Where each of several pieces begins and ends that follow one another."""
-    return pairwise(accumulate(sizes, initial=0))
+def _bounds(sizes: Iterable[int]) -> list[tuple[int, int]]:
+    """Start and end of each of several consecutive runs."""
+    return list(pairwise(accumulate(sizes, initial=0)))

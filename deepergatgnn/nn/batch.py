@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepergatgnn.graphs.crystal_graph import CrystalGraph
+from deepergatgnn.graphs.crystal_graph import GRAPH_FIELDS, CrystalGraph
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class GraphBatch:
         multiplicities: float32 [N], atoms that a node stands for.
         counts: float32 [E], equal edges of one atom that an edge stands for.
         n_atoms: float32 [B], atoms of each crystal.
-        surroundings: float32 [N, A], angles around each node.
+        angular_features: float32 [N, A], angles around each node.
     """
 
     atomic_numbers: Tensor
@@ -35,7 +35,7 @@ class GraphBatch:
     multiplicities: Tensor
     counts: Tensor
     n_atoms: Tensor
-    surroundings: Tensor
+    angular_features: Tensor
 
     @property
     def n_crystals(self) -> int:
@@ -61,44 +61,45 @@ _FILLER = CrystalGraph(
     volume=44.9,
     multiplicities=np.array([1, 1], dtype=np.int32),
     counts=np.array([6, 6], dtype=np.int32),
-    classes=np.array([0, 1], dtype=np.int32),
-    surroundings=np.empty((2, 0), dtype=np.float32),
+    node_of_atom=np.array([0, 1], dtype=np.int32),
+    angular_features=np.empty((2, 0), dtype=np.float32),
 )
 
 
 @cache
 def _filler(n_angles: int) -> CrystalGraph:
-    return replace(_FILLER, surroundings=np.zeros((_FILLER.n_nodes, n_angles), dtype=np.float32))
+    return replace(_FILLER, angular_features=np.zeros((_FILLER.n_nodes, n_angles), dtype=np.float32))
 
 
 def collate(graphs: Sequence[CrystalGraph], *, filled: bool = False) -> GraphBatch:
-    """Concatenate graphs to one disjoint graph, nodes renumbered, in the given order.
+    """Join graphs into one batch in the given order; the nodes are numbered consecutively.
 
     Args:
         graphs: at least one.
-        filled: append one more crystal, so that no dimension is 1: torch.compile specialises on 1 and would compile
-            again. In evaluation no crystal depends on another.
+        filled: append a filler crystal, so that no dimension is 1: `torch.compile` specializes on 1 and would compile
+            again for it. In evaluation no crystal influences another.
 
     Returns:
         The batch, on the CPU.
     """
     if filled:
-        graphs = [*graphs, _filler(graphs[0].surroundings.shape[1])]
-    sizes = np.array([(graph.n_nodes, graph.n_links, graph.n_atoms) for graph in graphs], dtype=np.int64)
-    n_nodes, n_links, n_atoms = sizes.T
-    first_node = np.cumsum(n_nodes) - n_nodes
-    senders = np.concatenate([graph.senders for graph in graphs]) + np.repeat(first_node, n_links)
+        graphs = [*graphs, _filler(graphs[0].angular_features.shape[1])]
+    n_nodes, n_links, n_atoms = np.array([(graph.n_nodes, graph.n_links, graph.n_atoms) for graph in graphs]).T
+    sizes = {"node": n_nodes, "edge": n_links, "atom": n_atoms}
+    first_nodes = np.cumsum(n_nodes) - n_nodes
+    arrays = {}
+    for name, field in GRAPH_FIELDS.items():
+        if field.batch_dtype is not None:
+            array = np.concatenate([getattr(graph, name) for graph in graphs])
+            if field.refers_to_nodes:
+                array = array + first_nodes.repeat(sizes[field.axis])
+            arrays[name] = array.astype(field.batch_dtype, copy=False)
     degrees = np.concatenate([graph.degrees for graph in graphs])
     return GraphBatch(
-        atomic_numbers=torch.from_numpy(np.concatenate([graph.atomic_numbers for graph in graphs])),
-        senders=torch.from_numpy(senders),
-        receivers=torch.from_numpy(np.repeat(np.arange(len(degrees), dtype=np.int64), degrees)),
-        distances=torch.from_numpy(np.concatenate([graph.distances for graph in graphs])),
-        crystals=torch.from_numpy(np.repeat(np.arange(len(graphs), dtype=np.int64), n_nodes)),
-        multiplicities=torch.from_numpy(np.concatenate([graph.multiplicities for graph in graphs])).float(),
-        counts=torch.from_numpy(np.concatenate([graph.counts for graph in graphs])).float(),
+        receivers=torch.from_numpy(np.arange(len(degrees)).repeat(degrees)),
+        crystals=torch.from_numpy(np.arange(len(graphs)).repeat(n_nodes)),
         n_atoms=torch.from_numpy(n_atoms.astype(np.float32)),
-        surroundings=torch.from_numpy(np.concatenate([graph.surroundings for graph in graphs])),
+        **{name: torch.from_numpy(array) for name, array in arrays.items()},
     )
 
 
@@ -110,8 +111,8 @@ def edges_at_once(device: torch.device) -> int:
     return 1_500 if device.type == "cpu" else 200_000
 
 
-def cut(graphs: Sequence[CrystalGraph], max_edges: int) -> Iterator[Sequence[CrystalGraph]]:
-    """Cut a sequence into runs of at most `max_edges` edges, at least one graph each."""
+def split_by_edges(graphs: Sequence[CrystalGraph], max_edges: int) -> Iterator[Sequence[CrystalGraph]]:
+    """Split a sequence into runs of at most `max_edges` edges, at least one graph each."""
     start, edges = 0, 0
     for index, graph in enumerate(graphs):
         if index > start and edges + graph.n_links > max_edges:

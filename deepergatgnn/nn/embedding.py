@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
 from torch import Tensor, nn
 
 from deepergatgnn.element_features import FEATURES, element_features
-from deepergatgnn.graphs.angular_features import surroundings_size
+from deepergatgnn.graphs.angular_features import n_angular_features
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.nn.batch import GraphBatch
 from deepergatgnn.nn.config import NetworkConfig
@@ -51,7 +51,7 @@ class SurroundingsEmbedding(nn.Module):
 
     def __init__(self, orders: int, channels: int) -> None:
         super().__init__()
-        size = surroundings_size(orders)
+        size = n_angular_features(orders)
         self.norm = WeightedBatchNorm(size)
         self.first = nn.Linear(size, channels)
         self.second = nn.Linear(channels, channels)
@@ -96,7 +96,7 @@ class ElementEmbedding(nn.Module):
         x = table[batch.atomic_numbers - 1]
         if self.surroundings is None:
             return x
-        return x + cast("Tensor", self.surroundings(batch.surroundings, batch.multiplicities))
+        return x + cast("Tensor", self.surroundings(batch.angular_features, batch.multiplicities))
 
     def embed_distances(self, distances: Tensor) -> Tensor:
         """What every layer reads of each edge: distances [E] in Å → [E, F] or [E, K]."""

@@ -1,4 +1,4 @@
-"""The one door for CIF, POSCAR, extxyz, JSON and objects that hold a structure: a checked crystal out."""
+"""Structures: CIF, POSCAR, extxyz, JSON or an object with a structure → checked crystal."""
 
 from deepergatgnn.structures.crystal import Crystal, crystal_from_arrays, crystal_from_pymatgen, crystal_to_pymatgen
 from deepergatgnn.structures.limits import DEFAULT_LIMITS, StructureLimits

@@ -1,4 +1,4 @@
-"""Is this a crystal that a model may see? Finite, of a believable size, and no two atoms in one place."""
+"""Checks of a crystal: finite values, plausible cell and density, no overlapping atoms."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ _PERIODIC: Final = np.ones(3, dtype=np.int64)
 
 
 def check_lattice(lattice: NDArray[np.float64], limits: StructureLimits) -> None:
-    """Refuse a cell that is not finite, flat, or of an absurd size.
+    """Refuse a cell that is not finite, is flat, or has an implausible size.
 
     Args:
         lattice: cell vectors as rows, in Å, [3, 3].
@@ -71,18 +71,18 @@ def check_arrays(
     limits: StructureLimits,
     places: Callable[[], Sequence[str]] | None = None,
 ) -> None:
-    """Refuse coordinates that are not finite, an unbelievable density, and overlapping atoms.
+    """Refuse coordinates that are not finite, an implausible density, and overlapping atoms.
 
     Args:
         lattice: a cell that passed `check_lattice`, [3, 3].
         atomic_numbers: [N].
         frac_coords: [N, 3].
         limits: bounds that the structure must keep.
-        places: gives what the file calls each atom, for the messages; else they are counted from 1.
+        places: returns the names of the atoms in the file, for messages; by default their numbers from 1.
 
     Raises:
         StructureError: `bad_cell`, `unknown_element`, `too_many_atoms`, `too_dense`, `too_sparse` or
-            `overlapping_atoms`, or `too_many_edges` for atoms that crowd in an otherwise empty cell.
+            `overlapping_atoms`, or `too_many_edges` for atoms that are crowded in a part of the cell.
     """
     count = len(atomic_numbers)
     if count > limits.max_atoms:

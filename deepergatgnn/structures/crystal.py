@@ -1,4 +1,4 @@
-"""A crystal as plain arrays, and its way to and from pymatgen."""
+"""Crystal as plain arrays, with conversions from and to pymatgen."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _GRAMS_PER_CM3_PER_DALTON_PER_A3 = 1.66053906660
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Crystal:
-    """An ordered crystal that passed every check, in the order and the cell in which it was posted.
+    """Ordered crystal that passed every check, in the posted cell and order of atoms.
 
     Attributes:
         lattice: cell vectors as rows, in Å, [3, 3].
@@ -71,7 +71,7 @@ class Crystal:
 
     @property
     def formulas(self) -> tuple[str, str]:
-        """Both of them, for which the atoms are counted once."""
+        """Return both formulas, counting the atoms once."""
         counts = self._counts
         return full_formula(counts), reduced_formula(counts)
 
@@ -106,19 +106,21 @@ def crystal_from_arrays(
         lattice: cell vectors as rows, in Å, [3, 3].
         species: element symbol of each atom, [N].
         frac_coords: fractional coordinates, [N, 3].
-        warnings: what the reader has to say about them.
+        warnings: warnings of the reader.
         limits: bounds that the structure must keep.
 
     Raises:
-        StructureError: if the arrays are not a crystal that a model may see.
+        StructureError: if the arrays are not a valid crystal.
     """
     if len(species) > limits.max_atoms:
         raise too_many_atoms(len(species), limits)
     looked_up = [atomic_number(symbol, f"atom {index}") for index, symbol in enumerate(species, start=1)]
-    said = [*warnings, *(warning for _, warning in looked_up if warning)]
+    notes = [*warnings, *(warning for _, warning in looked_up if warning)]
     if any_charged(set(species)):
-        said.append(OXIDATION_STATES)
-    return crystal_from_numbers(lattice, [number for number, _ in looked_up], frac_coords, warnings=said, limits=limits)
+        notes.append(OXIDATION_STATES)
+    return crystal_from_numbers(
+        lattice, [number for number, _ in looked_up], frac_coords, warnings=notes, limits=limits
+    )
 
 
 def crystal_from_numbers(
@@ -136,9 +138,9 @@ def crystal_from_numbers(
         lattice: [3, 3], in Å.
         atomic_numbers: [N].
         frac_coords: [N, 3].
-        warnings: what the reader has to say about them.
+        warnings: warnings of the reader.
         limits: bounds that the structure must keep.
-        places: gives what the file calls each atom, for the messages.
+        places: returns the names of the atoms in the file, for messages.
     """
     cell = _float_array(lattice, "bad_cell", "The cell is not three vectors of three numbers in Å: post all nine.")
     if cell.shape != (3, 3):
@@ -167,7 +169,7 @@ def crystal_in_cell(
             f"There are {len(numbers)} atoms and coordinates of the shape {coords.shape}: post three for each atom.",
         )
     check_arrays(cell, numbers, coords, limits, places)
-    # A warning that holds for many atoms is said once.
+    # A warning that holds for many atoms is given once.
     return Crystal(cell, numbers, coords, tuple(dict.fromkeys(warnings)))
 
 
@@ -178,7 +180,7 @@ def crystal_from_pymatgen(
 
     Args:
         structure: an ordered structure; its labels are ignored, and with a warning its oxidation states and properties.
-        warnings: what the reader has to say about it.
+        warnings: warnings of the reader.
         limits: bounds that the structure must keep.
 
     Raises:
@@ -187,18 +189,18 @@ def crystal_from_pymatgen(
     if len(structure) > limits.max_atoms:
         raise too_many_atoms(len(structure), limits)
     species = [_sole_species(site, index) for index, site in enumerate(structure, start=1)]
-    # A dummy's symbol is never an element: the look-up that follows refuses it by name.
+    # The symbol of a dummy is never an element: the look-up below refuses it.
     symbols = [str(one) if isinstance(one, DummySpecies) else str(one.symbol) for one in species]
     names = [name for site in structure if site.properties for name in telling_properties(site.properties)]
     charged = [one for one in species if isinstance(one, Species)]
     names += ["spin" for one in charged if one.spin]
     oxidized = any(one.oxi_state for one in charged)
-    said = [*warnings, *([OXIDATION_STATES] if oxidized else []), *properties_warning(names)]
-    return crystal_from_arrays(structure.lattice.matrix, symbols, structure.frac_coords, warnings=said, limits=limits)
+    notes = [*warnings, *([OXIDATION_STATES] if oxidized else []), *properties_warning(names)]
+    return crystal_from_arrays(structure.lattice.matrix, symbols, structure.frac_coords, warnings=notes, limits=limits)
 
 
 def crystal_to_pymatgen(crystal: Crystal) -> Structure:
-    """Give the same cell and atoms, in the same order, as a pymatgen structure."""
+    """Convert to a pymatgen structure with the same cell and order of atoms."""
     return Structure(Lattice(crystal.lattice), list(crystal.symbols), crystal.frac_coords, to_unit_cell=False)
 
 

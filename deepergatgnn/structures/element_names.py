@@ -1,4 +1,4 @@
-"""Names of elements as programs and people write them: FE, na, Na1, Fe_pv/79d9, H.5, and NaCl for two elements."""
+"""Names of elements in files: FE, na, Na1, Fe_pv/79d9, H.5, and NaCl for two elements."""
 
 import re
 from collections.abc import Sequence
@@ -54,12 +54,12 @@ def number_of_name(name: str, place: str) -> tuple[int, str | None]:
 
 
 def is_pseudo_hydrogen(name: str) -> bool:
-    """Whether this is hydrogen with a fraction of its charge, such as `H.75`."""
+    """Return whether this is hydrogen with a fraction of its charge, such as `H.75`."""
     return _PSEUDO_HYDROGEN.fullmatch(name) is not None
 
 
 def names_of_formula(word: str, counts: Sequence[int]) -> list[str]:
-    """Give the element of each group of atoms where a word is the formula of just these groups, else nothing.
+    """Return the element of each group of atoms if a word is the formula of these groups; else empty.
 
     Args:
         word: such as `Na4Cl4`, `Ca1(OH)2`, `(Li24,Li48)La24` or `Li[12+8]La12`, where no number is one atom.
@@ -87,7 +87,7 @@ def _without_brackets(match: re.Match[str]) -> str:
 
 
 def split_names(word: str, count: int) -> list[list[str]]:
-    """Give every way to read one word, such as `NaCl` or `NACL`, as so many elements.
+    """Return every way to split a word, such as `NaCl` or `NACL`, into the given number of elements.
 
     Args:
         word: letters; capitals begin an element unless all letters are of one case.

@@ -1,4 +1,4 @@
-"""Element symbols as people write them, and the ones that are no element."""
+"""Element symbols in common spellings."""
 
 import math
 import re
@@ -32,7 +32,7 @@ _CHARGED: Final = re.compile(r"\s*[A-Za-z]{1,2}(?:(\d*\.?\d*)[+-]|[+-](\d*\.?\d*
 
 
 def atomic_number(symbol: object, place: str) -> tuple[int, str | None]:
-    """Look up an element symbol, charge and pseudopotential tail allowed.
+    """Look up an element symbol, optionally with a charge or the suffix of a pseudopotential.
 
     Args:
         symbol: what the file says, such as `Fe`, `Fe3+`, `Fe_pv` or `D`.
@@ -54,7 +54,7 @@ def atomic_number(symbol: object, place: str) -> tuple[int, str | None]:
 
 
 def any_charged(symbols: Iterable[str]) -> bool:
-    """Whether one of the symbols has a charge that is not zero."""
+    """Return whether any of the symbols has a charge other than zero."""
     for symbol in symbols:
         if symbol not in ATOMIC_NUMBERS and (match := _CHARGED.fullmatch(symbol)):
             digits = match[1] or match[2]
@@ -64,12 +64,12 @@ def any_charged(symbols: Iterable[str]) -> bool:
 
 
 def is_element(symbol: str) -> bool:
-    """Whether this is the plain symbol of an element or of heavy hydrogen."""
+    """Return whether this is the plain symbol of an element or of heavy hydrogen."""
     return symbol in ATOMIC_NUMBERS or symbol in ISOTOPES
 
 
 def unknown_element(symbol: object, place: str) -> StructureError:
-    """Build the refusal of a symbol that is no element.
+    """Build the refusal of a symbol that is not an element.
 
     Args:
         symbol: what the file says.

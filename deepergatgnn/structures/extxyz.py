@@ -147,7 +147,7 @@ def _unquoted(word: str) -> str:
 
 
 def _plain(value: str) -> list[str]:
-    """The words of a value, whatever brackets they are in."""
+    """Return the words of a value without brackets."""
     return _BRACKETS.sub(" ", value.removeprefix("_JSON ")).split()
 
 
@@ -293,7 +293,7 @@ def _short_line(atom: int) -> StructureError:
 
 
 def _check_what_follows(lines: list[str], count: int, columns: Mapping[str, slice]) -> list[str]:
-    """Tell of further frames, and refuse an atom more than the first line counts."""
+    """Warn of further frames, and refuse more atoms than the first line counts."""
     following = next((line for line in lines if line.strip()), None)
     if following is None:
         return []
@@ -381,7 +381,7 @@ def _number(word: str) -> float | None:
 
 
 def _telling(columns: Mapping[str, slice], rows: _Rows, read: set[str]) -> list[str]:
-    """The names of the properties that are not read and hold anything but zeros."""
+    """Return the names of the unread properties that are not all zero."""
     if not columns.keys() - read:
         return []
     told = {column for row in rows for column, word in enumerate(row) if word.strip("0.+-EeDd")}

@@ -1,4 +1,4 @@
-"""Chemical formulae, letter for letter as pymatgen's `Composition` writes them, and several times faster."""
+"""Chemical formulas, identical to those of `Composition` of pymatgen and several times faster."""
 
 import math
 from collections.abc import Mapping

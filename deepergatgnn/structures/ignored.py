@@ -1,4 +1,4 @@
-"""What a file says and no model can use: never dropped in silence, told once for each kind."""
+"""Warnings of information that models cannot use, one for each kind."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -16,16 +16,16 @@ _LONGEST_NAME: Final = 40  # characters
 
 
 def listing(names: Sequence[str]) -> str:
-    """Write the first names and the number of the others."""
+    """List the first names and the number of the others."""
     shown = ", ".join(name[:_LONGEST_NAME] for name in names[:_NAMES_SHOWN])
     return shown + (f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else "")
 
 
 def properties_warning(names: Iterable[str]) -> list[str]:
-    """Say which properties of the sites are ignored, if any are.
+    """Return the warning of ignored site properties, if there are any.
 
     Args:
-        names: of the properties; those that occur twice are told once.
+        names: names of the properties; repeated names are listed once.
     """
     distinct = list(dict.fromkeys(names))
     if not distinct:
@@ -35,10 +35,10 @@ def properties_warning(names: Iterable[str]) -> list[str]:
 
 
 def telling_properties(properties: Mapping[Any, Any]) -> list[str]:
-    """Give the names of the properties that say something: zeros do not, nor do degrees of freedom that are all free.
+    """Return the names of the properties that carry information, unlike zeros and free degrees of freedom.
 
     Args:
-        properties: of one site.
+        properties: properties of one site.
     """
     return [str(name) for name, value in properties.items() if _tells(name, value)]
 
@@ -53,7 +53,7 @@ def _tells(name: object, value: object) -> bool:
 
 
 def _is_nothing(value: object) -> bool:
-    """Whether a value is none, no number, zero or empty text; or a row of such values, as the forces on atoms are."""
+    """Return whether a value is None, NaN, zero or empty text, or a row of such values, such as zero forces."""
     if isinstance(value, list | tuple):
         return all(_is_nothing(one) for one in value)
     is_number = isinstance(value, int | float | np.number)

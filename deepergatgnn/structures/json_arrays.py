@@ -1,4 +1,4 @@
-"""Plain arrays, and the same under the names that JARVIS and ASE have for them."""
+"""Plain arrays, and the arrays of JARVIS and ASE."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -73,7 +73,7 @@ def read_plain(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
 
 
 def read_jarvis(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
-    """Read what JARVIS calls atoms: `lattice_mat`, `coords`, `elements`, `cartesian`.
+    """Read JARVIS atoms: `lattice_mat`, `coords`, `elements`, `cartesian`.
 
     Raises:
         StructureError: as `read_structure`.
@@ -163,7 +163,7 @@ def _read_arrays(
 
 
 def _positions(cell: Array, frac: tuple[str, Any], cart: tuple[str, Any], *, oriented: bool) -> Array:
-    """Fractional positions, of which Cartesian ones beside them must not differ."""
+    """Return the fractional positions; Cartesian positions beside them must agree."""
     fractions = None if frac[1] is None else _rows(*frac)
     if cart[1] is None:
         if fractions is None:
@@ -191,7 +191,7 @@ def _check_occupancies(value: Mapping[str, Any], names: Sequence[Any]) -> None:
 
 
 def _check_same_elements(numbers: Sequence[Any], symbols: Sequence[Any]) -> None:
-    """Refuse atomic numbers and symbols that differ; what is no element is refused where it is read."""
+    """Refuse atomic numbers and symbols that differ; unknown elements are refused where they are read."""
     for index, (number_, symbol) in enumerate(zip(numbers, symbols, strict=False), start=1):
         if isinstance(symbol, str) and ATOMIC_NUMBERS.get(symbol, number_) != number_:
             raise StructureError(

@@ -1,4 +1,4 @@
-"""JSON structures: which form an object has, and where in a document the structure is."""
+"""JSON structures: detection of the form, and search for the structure in a document."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -71,7 +71,7 @@ def read_json(text: str, limits: StructureLimits) -> Crystal:
 
 
 def check_no_repeats(text: str | bytes) -> None:
-    """Refuse a key that an object gives twice with different values.
+    """Refuse a repeated key with different values.
 
     Args:
         text: JSON.
@@ -124,7 +124,7 @@ def read_object(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
 
 
 def _reader_of(value: Mapping[str, Any]) -> Reader | None:
-    """The reader of the form that an object has; None if it is no structure."""
+    """Return the reader of the form of an object; None if it is not a structure."""
     if _TELLING.isdisjoint(value):
         return None
     keys = value.keys()
@@ -141,7 +141,7 @@ def _reader_of(value: Mapping[str, Any]) -> Reader | None:
 
 
 def _structures_in(document: Mapping[str, Any]) -> list[_Found]:
-    """The structures that a document holds; of an object with `structure` that one alone.
+    """Return the structures of a document; of an object with `structure` only that one.
 
     Raises:
         StructureError: `unreadable`, if the document has more objects than are looked through.
@@ -165,7 +165,7 @@ def _structures_in(document: Mapping[str, Any]) -> list[_Found]:
 
 
 def _objects_in(value: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The objects under the keys of an object, also those in lists."""
+    """Return the objects under the keys of an object, also in lists."""
     for key, inner in value.items():
         if isinstance(inner, Mapping):
             yield str(key)[:40], inner
@@ -176,7 +176,7 @@ def _objects_in(value: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, An
 
 
 def _preferred(found: list[_Found]) -> list[_Found]:
-    """What is left when beside a `structure` all others are passed over."""
+    """Drop all others beside a `structure`."""
     holders = {each.path[:at] for each in found for at, key in enumerate(each.path) if key == "structure"}
     return [
         each
@@ -186,7 +186,7 @@ def _preferred(found: list[_Found]) -> list[_Found]:
 
 
 def _distinct(found: list[_Found]) -> list[_Found]:
-    """One of each: a document may repeat its structure."""
+    """Drop duplicates, since a document may repeat its structure."""
     return list({_written(each.value): each for each in reversed(found)}.values())[::-1] if len(found) > 1 else found
 
 
@@ -199,7 +199,7 @@ def _is_trajectory(value: Mapping[str, Any]) -> bool:
 
 
 def _nothing_in(value: Mapping[str, Any]) -> str:
-    """Say what an object is that holds no structure, as far as that can be told."""
+    """Describe an object without a structure, as far as it is known."""
     if _is_trajectory(value):
         return "The object is a trajectory of many structures: post one of them."
     for key in _TEXTS:
@@ -214,7 +214,7 @@ def _nothing_in(value: Mapping[str, Any]) -> str:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, in which no key may stand twice: readers would take the first or the last of them."""
+    """Build an object without repeated keys, which other readers resolve differently."""
     value = dict(pairs)
     if len(value) != len(pairs):
         for key, each in pairs:

@@ -38,7 +38,7 @@ IMPLICIT_ATOMS: Final = "The file says that it has atoms without a position (imp
 
 @dataclass
 class _Species:
-    """What stands at a site.
+    """Occupant of a site.
 
     Attributes:
         shares: symbol and concentration of each occupant.
@@ -86,7 +86,7 @@ def read_optimade(value: Mapping[str, Any], limits: StructureLimits) -> Crystal:
 
 
 def _names(value: Mapping[str, Any], limits: StructureLimits) -> list[str]:
-    """The species at the sites, of which there are as many as positions."""
+    """Return the species at the sites, as many as positions."""
     key = next((key for key in _POSITIONS if value.get(key) is not None), _POSITIONS[0])
     positions = list_of(value.get(key), key, "no_structure")
     sites = list_of(value.get("species_at_sites"), "species_at_sites")
@@ -102,7 +102,7 @@ def _names(value: Mapping[str, Any], limits: StructureLimits) -> list[str]:
 
 
 def check_whole_crystal(value: Mapping[str, Any]) -> None:
-    """Refuse what is periodic in fewer directions, and what lists a part of the cell.
+    """Refuse structures that are periodic in fewer directions, or list only a part of the cell.
 
     Args:
         value: the attributes, or an object around them or around another structure.
@@ -139,7 +139,7 @@ def _features(value: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _coords(cell: Array, value: Mapping[str, Any]) -> Array:
-    """Fractional positions, from both keys where both are given; they must agree."""
+    """Return the fractional positions; if both keys are given they must agree."""
     given = []
     for key in _POSITIONS:
         if value.get(key) is None:
@@ -177,7 +177,7 @@ def _of_site(species: Mapping[str, _Species], name: str, index: int) -> _Species
 
 
 def _species(entries: Any, names: Sequence[str]) -> dict[str, _Species]:
-    """What stands at the sites, by the name of the species; without `species` each name is a symbol."""
+    """Return the occupants of the sites by name of the species; without `species` each name is a symbol."""
     if entries is None or len(list_of(entries, "species")) == 0:
         return {name: _Species([(name, 1.0)]) for name in names}
     found: dict[str, _Species] = {}
@@ -216,7 +216,7 @@ def _one_species(entry: Mapping[str, Any], name: str) -> _Species:
 
 
 def _absent(assemblies: Any, n_sites: int, features: frozenset[str], said: list[str]) -> frozenset[int]:
-    """Sites of groups that are surely not there; a group that may or may not be there is disorder."""
+    """Return the sites of groups with probability 0; groups of other probabilities are disorder."""
     if not assemblies:
         if "assemblies" in features:
             raise StructureError(

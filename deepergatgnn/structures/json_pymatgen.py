@@ -77,7 +77,7 @@ def _symbol(site: Mapping[str, Any], index: int, said: list[str]) -> str | None:
 
 
 def _check_occupancy(site: Mapping[str, Any], index: int) -> None:
-    """Refuse an occupancy that is kept among the properties."""
+    """Refuse an occupancy among the properties."""
     properties = site.get("properties")
     for key, share in properties.items() if isinstance(properties, Mapping) else ():
         if OCCUPANCY.fullmatch(str(key)) and share is not None and number(share, f"{key} of site {index}") != 1:
@@ -85,7 +85,7 @@ def _check_occupancy(site: Mapping[str, Any], index: int) -> None:
 
 
 def _properties(site: Mapping[str, Any], said: list[str]) -> list[str]:
-    """The names of what a site has beside element and position; oxidation states are added to what is said."""
+    """Return the names of other information of a site; oxidation states are added to the warnings."""
     names = telling_properties(site["properties"]) if isinstance(site.get("properties"), Mapping) else []
     names = [name for name in names if not OCCUPANCY.fullmatch(name)]
     for species in site["species"]:
@@ -97,7 +97,7 @@ def _properties(site: Mapping[str, Any], said: list[str]) -> list[str]:
 
 
 def _positions(sites: Any, cell: Array, *, oriented: bool) -> Array:
-    """Fractional positions of the sites, each from abc or xyz; where both are given they must agree."""
+    """Return the fractional positions of the sites, from abc or xyz; if both are given they must agree."""
     by_abc = [index for index, site in enumerate(sites) if site.get("abc") is not None]
     by_xyz = [index for index, site in enumerate(sites) if site.get("xyz") is not None]
     if lacking := sorted(set(range(len(sites))).difference(by_abc, by_xyz)):

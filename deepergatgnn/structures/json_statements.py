@@ -1,4 +1,4 @@
-"""What an OPTIMADE structure, or a document around a structure, states of it, compared with the atoms that it lists."""
+"""Comparison of the statements of an OPTIMADE structure, or of a document around a structure, with its atoms."""
 
 import re
 from collections import Counter
@@ -31,7 +31,7 @@ _ROUNDING: Final = 0.01  # of a share that is written with decimals
 def check_statements(
     value: Mapping[str, Any], crystal: Crystal, attached: Counter[str], names: Sequence[str], *, implicit: bool
 ) -> list[str]:
-    """Compare what is stated of the contents with the sites.
+    """Compare statements about the contents with the sites.
 
     Args:
         value: the attributes.
@@ -69,7 +69,7 @@ def check_statements(
 
 
 def check_document(around: Sequence[Mapping[str, Any]], own: Mapping[str, Any], crystal: Crystal) -> list[str]:
-    """Compare what the objects around a structure state of it, such as a summary document, with its atoms.
+    """Compare the statements of objects around a structure, such as a summary document, with its atoms.
 
     Args:
         around: the objects that hold the structure.
@@ -115,7 +115,7 @@ def check_document(around: Sequence[Mapping[str, Any]], own: Mapping[str, Any], 
 
 
 def _document_statements(value: Mapping[str, Any], *, with_elements: bool) -> list[tuple[str, Any, str, Any]]:
-    """Keys, values, kinds of statement and what they say, as far as it can be read."""
+    """Yield key, value, kind and content of each statement, as far as it can be read."""
     formulae = [(key, value[key], key, _composition(value.get(key))) for key in _DOCUMENT_FORMULAE if key in value]
     found: list[tuple[str, Any, str, Any]] = [each for each in formulae if each[-1]]
     if counts := _counts(value.get("formula_anonymous"), _LETTER):
@@ -149,7 +149,7 @@ def _composition(given: Any) -> dict[str, float]:
 
 
 def _statements(value: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """What the attributes state of their contents, as far as it can be read: shares or counts, symbols, a number."""
+    """Return the statements of the attributes about their contents: fractions or counts, symbols, a number."""
     formulae = [(key, _counts(value.get(key), _ELEMENT)) for key in _FORMULAE]
     found: list[tuple[str, Any]] = [(key, counts) for key, counts in formulae if counts]
     elements = value.get("elements")
@@ -168,7 +168,7 @@ def _statements(value: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _counts(formula: Any, token: re.Pattern[str]) -> dict[str, float]:
-    """Atoms by symbol; empty for what is no formula."""
+    """Return the atoms by symbol; empty if it is not a formula."""
     text = re.sub(r"\s", "", formula) if isinstance(formula, str) else ""
     matches = list(token.finditer(text))
     if "".join(match[0] for match in matches) != text:
@@ -195,7 +195,7 @@ def _agrees(key: str, stated: Any, counts: Counter[str], *, implicit: bool) -> b
 
 
 def _has_more_hydrogen(stated: Any, sites: Counter[str]) -> bool:
-    """Whether a statement is of the same atoms but for more hydrogen."""
+    """Return whether a statement has the same atoms except for more hydrogen."""
     if isinstance(stated, frozenset):
         return stated == sites.keys() | {"H"}
     if not isinstance(stated, Mapping) or "H" not in stated:

@@ -1,4 +1,4 @@
-"""What JSON forms of a structure are made of: lists, numbers, positions, cells; each refused with its name."""
+"""Values of JSON structures: lists, numbers, positions, cells; errors name the key."""
 
 import json
 import math
@@ -31,7 +31,7 @@ _VACANCIES: Final = frozenset({"vacancy"})
 
 
 def shown(value: Any) -> str:
-    """A value as a message quotes it, in the words of JSON."""
+    """Quote a value in JSON for a message."""
     try:
         return json.dumps(value)[:40]
     except (TypeError, ValueError, RecursionError):
@@ -39,7 +39,7 @@ def shown(value: Any) -> str:
 
 
 def list_of(value: Any, name: str, code: StructureErrorCode = "unreadable") -> Sequence[Any]:
-    """The list that a key holds.
+    """Return the list of a key.
 
     Raises:
         StructureError: of the given code, if it holds something else.
@@ -53,7 +53,7 @@ def list_of(value: Any, name: str, code: StructureErrorCode = "unreadable") -> S
 
 
 def number(value: Any, name: str, code: StructureErrorCode = "unreadable") -> float:
-    """A number, which may be written as text, but not `true`.
+    """Return a number, which may be text but not a boolean.
 
     Raises:
         StructureError: of the given code.
@@ -66,7 +66,7 @@ def number(value: Any, name: str, code: StructureErrorCode = "unreadable") -> fl
 
 
 def rows_of_three(rows: Any, name: str, place: Callable[[int], str], code: StructureErrorCode = "unreadable") -> Array:
-    """Rows of three numbers, [N, 3].
+    """Return rows of three numbers, [N, 3].
 
     Args:
         rows: a list of lists, or an array.
@@ -102,7 +102,7 @@ def _fits_float(rows: Sequence[Sequence[float]]) -> bool:
 
 
 def cell_of(value: Any, name: str) -> tuple[Array, bool]:
-    """The cell vectors as rows in Å, [3, 3], and whether the structure gives their directions.
+    """Return the cell vectors as rows in Å, [3, 3], and whether the structure gives their directions.
 
     Args:
         value: three vectors, nine numbers, or an object with a `matrix`, or with six parameters `a` to `gamma`.
@@ -139,7 +139,7 @@ def _matrix(value: Any, name: str) -> Array:
 
 
 def check_parameters(cell: Array, parameters: Mapping[str, Any], name: str) -> None:
-    """Refuse a cell that contradicts what is stated beside it.
+    """Refuse a cell that contradicts the statements beside it.
 
     Args:
         cell: [3, 3].
@@ -171,7 +171,7 @@ def check_parameters(cell: Array, parameters: Mapping[str, Any], name: str) -> N
 
 
 def fractional(cell: Array, positions: Array, name: str, *, oriented: bool) -> Array:
-    """Cartesian positions as fractions of the cell, [N, 3].
+    """Convert Cartesian positions to fractional ones, [N, 3].
 
     Args:
         cell: that passed `check_lattice`, [3, 3].
@@ -196,7 +196,7 @@ def fractional(cell: Array, positions: Array, name: str, *, oriented: bool) -> A
 def check_same_positions(
     cell: Array, one: Array, other: Array, names: tuple[str, str], place: Callable[[int], str]
 ) -> None:
-    """Refuse positions that are given twice and differ by more than rounding and whole cells.
+    """Refuse two records of positions that differ by more than rounding and lattice translations.
 
     Args:
         cell: [3, 3].
@@ -225,7 +225,7 @@ def check_same_positions(
 
 
 def check_periodic(value: Any, name: str = "pbc") -> None:
-    """Refuse what is not periodic in all three directions.
+    """Refuse structures that are not periodic in all three directions.
 
     Args:
         value: one flag or three, as booleans, 0 and 1, or text such as `T T F`; None says nothing.
@@ -262,7 +262,7 @@ def _flags(value: Any) -> list[bool] | None:
 
 
 def sole_species(shares: Sequence[tuple[str, float]], place: str, said: list[str]) -> str | None:
-    """The one species of a site; None if it is vacant, of which a warning is added.
+    """Return the only species of a site; None with a warning if it is vacant.
 
     Args:
         shares: species and occupancy of each occupant; the same one may stand there twice, with two charges.

@@ -1,4 +1,4 @@
-"""What a posted structure may be; the one home of every default."""
+"""Limits of a structure, with their defaults."""
 
 from typing import Final
 
@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class StructureLimits(BaseModel):
-    """Bounds that a structure must keep; outside of them it is refused with a `StructureError`.
+    """Limits of a structure; beyond them it is refused with a `StructureError`.
 
-    The defaults leave room around the computed crystals, slabs and boxed clusters that models are trained on: their
+    The defaults leave a margin around the computed crystals, slabs and boxed clusters of training sets: their
     volumes run from 5.4 to 800 Å³ per atom, their cell vectors from 2.3 to 131 Å; the H₂ molecule is 0.74 Å long.
     """
 

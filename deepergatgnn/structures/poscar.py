@@ -1,4 +1,4 @@
-"""POSCAR and CONTCAR files, read as VASP reads them; where it would not look, or look away, the file must be clear.
+"""POSCAR and CONTCAR files, read as VASP reads them; parts that VASP ignores must be unambiguous.
 
 VASP reads with Fortran's list-directed input: it takes as many numbers as it needs and passes over the rest of a line.
 See https://vasp.at/wiki/POSCAR.
@@ -124,7 +124,7 @@ def _read_vector(line: str, at: int, name: str) -> list[float]:
 
 
 def _factors(scale: Sequence[float], vectors: _Vectors) -> _Vectors:
-    """The factors of x, y and z; a negative scale is the volume of the cell."""
+    """Return the factors of x, y and z; a negative scale is the volume of the cell."""
     if scale[0] >= 0 or len(scale) > 1:
         return np.broadcast_to(np.array(scale), _DIRECTIONS)
     volume = abs(float(np.linalg.det(vectors)))
@@ -184,7 +184,7 @@ def _read_counts(line: str, at: int) -> list[int]:
 
 
 def _is_whole(line: str) -> bool:
-    """Whether a line holds whole numbers alone, a remark aside."""
+    """Return whether a line holds only integers, except for a remark."""
     words = _REMARK.split(line, maxsplit=1)[0].split(None, _MOST_GROUPS)
     return bool(words) and all(map(_WHOLE.fullmatch, words))
 
@@ -262,7 +262,7 @@ def _read_mode(lines: Sequence[str], at: int) -> tuple[bool, int, list[str]]:
 
 
 def _read_positions(lines: Sequence[str], first: int, counts: Sequence[int]) -> tuple[_Vectors, list[str]]:
-    """Read the coordinates of each atom, and what follows them on their lines."""
+    """Read the coordinates of each atom, and the rest of their lines."""
     total = sum(counts)
     coords: list[list[float]] = []
     rests: list[str] = []

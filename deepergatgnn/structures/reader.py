@@ -1,4 +1,4 @@
-"""The one door: text or an object in, a checked crystal out."""
+"""Text or object → checked crystal."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ _READERS: Final[dict[TextFormat, Callable[[str, StructureLimits], Crystal]]] = {
 
 def read_structure(
     source: str | bytes | Mapping[str, Any],
-    format: StructureFormat = "auto",  # noqa: A002 - the name that the service has for it
+    format: StructureFormat = "auto",  # noqa: A002 - the name of the field in requests
     limits: StructureLimits = DEFAULT_LIMITS,
 ) -> Crystal:
     """Read one crystal, in the posted cell and the posted order of its atoms.
@@ -34,19 +34,19 @@ def read_structure(
         source: the text of a CIF, POSCAR, extxyz or JSON file, or an object: pymatgen's `Structure.as_dict()`,
             an OPTIMADE structure, `{"lattice": ..., "species": ..., "frac_coords": ...}`, JARVIS atoms,
             `ase.Atoms.todict()`, or a document that holds one of them. It is not changed.
-        format: of the text; `auto` tells it from the content. An object is always JSON.
+        format: format of the text; `auto` detects it from the content. An object is always JSON.
         limits: bounds that the structure must keep.
 
     Returns:
-        The checked crystal, with a warning for everything that was not taken literally, and one for each kind of thing
-        that is said of the cell or its atoms and not used: oxidation states, isotopes, uncertainties, velocities,
-        moments, forces and other properties, unless they are zero, and further data blocks or frames. Labels,
-        displacement parameters, bibliography and what else stands beside the structure are passed over.
+        The checked crystal, with a warning for everything that was not read literally, and one for each kind of unused
+        information about the cell or its atoms: oxidation states, isotopes, uncertainties, velocities, moments, forces
+        and other properties, unless they are zero, and further data blocks or frames. Labels, displacement parameters
+        and bibliography are ignored without a warning.
 
     Raises:
-        StructureError: for whatever is not an ordered, finite crystal of known elements; nothing else is raised.
+        StructureError: if it is not an ordered, finite crystal of known elements. No other exception is raised.
     """
-    # pymatgen warns through Python; what matters of that is found by the readers and said in the crystal's warnings.
+    # pymatgen emits Python warnings; the readers find the relevant ones and add them to the warnings of the crystal.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -55,7 +55,7 @@ def read_structure(
             if (detail := _plain(error.detail)) == error.detail:
                 raise
             raise StructureError(error.code, detail) from error
-        except Exception as error:  # the parsers raise what their authors did not foresee
+        except Exception as error:  # the parsers raise exceptions of many types
             raise StructureError("unreadable", _plain(_reason(error))) from error
     plain = tuple(map(_plain, crystal.warnings))
     return crystal if plain == crystal.warnings else replace(crystal, warnings=plain)
@@ -69,7 +69,7 @@ def _read(source: str | bytes | Mapping[str, Any], format_: StructureFormat, lim
 
 
 def _plain(sentence: str) -> str:
-    """The sentence without what a file smuggled into it: control characters, and more of itself than fits."""
+    """Remove control characters from a sentence and shorten it."""
     if not sentence.isprintable():
         sentence = "".join(one if one.isprintable() else "\ufffd" for one in sentence)
     if len(sentence) > _LONGEST_SENTENCE:
@@ -85,10 +85,10 @@ def _read_mapping(source: Mapping[str, Any], format_: StructureFormat, limits: S
 
 
 def _reason(error: Exception) -> str:
-    """Say in one sentence what a parser did not like, without its file names and class names."""
+    """Describe the error of a parser in one sentence, without file names and class names."""
     if isinstance(error, RecursionError):
         return "The structure is nested too deeply: post a plain one."
-    said = " ".join(str(error).split())
-    if not isinstance(error, ValueError) or not said or "/" in said or "\\" in said:
-        return "The structure is malformed in a way that its reader has no words for: check that the file is whole."
-    return f"The structure cannot be read ({said[:120].rstrip('.')}): check that the file is whole."
+    message = " ".join(str(error).split())
+    if not isinstance(error, ValueError) or not message or "/" in message or "\\" in message:
+        return "The parser failed without a reason: check that the file is complete."
+    return f"The structure cannot be read ({message[:120].rstrip('.')}): check that the file is complete."

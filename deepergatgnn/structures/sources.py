@@ -1,4 +1,4 @@
-"""What a user of the library may call a structure: objects of pymatgen and ASE, text, files."""
+"""Structures of library users: objects of pymatgen and ASE, text, files."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ def read_structure_file(
     format: StructureFormat = "auto",  # noqa: A002 - the name that `read_structure` has for it
     limits: StructureLimits = DEFAULT_LIMITS,
 ) -> Crystal:
-    """Read the crystal of a file, and no more bytes than the limit.
+    """Read the crystal of a file, at most as many bytes as the limit.
 
     Args:
         path: of a CIF, POSCAR, extxyz or JSON file.
@@ -50,7 +50,7 @@ def read_structure_file(
 
 
 def as_crystal(source: Any, limits: StructureLimits = DEFAULT_LIMITS) -> Crystal:
-    """Make a checked crystal from whatever holds one, in its own cell and the order of its atoms.
+    """Convert any supported object to a checked crystal, in its own cell and order of atoms.
 
     Args:
         source: a `Crystal`; a pymatgen `Structure`; an ASE `Atoms` that is periodic in all three directions; the text
@@ -84,7 +84,7 @@ def as_crystal(source: Any, limits: StructureLimits = DEFAULT_LIMITS) -> Crystal
 
 
 def _is_text(source: str) -> bool:
-    """Whether it is the content of a file rather than a path: no format but JSON fits in one line."""
+    """Return whether it is the content of a file rather than a path: only JSON fits in one line."""
     return "\n" in source or "\r" in source or source.lstrip()[:1] in ("{", "[", "")
 
 

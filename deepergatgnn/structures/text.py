@@ -1,4 +1,4 @@
-"""From bytes to clean text, and from text to the name of its format."""
+"""Bytes → clean text, and detection of the format."""
 
 import codecs
 import re
@@ -10,15 +10,15 @@ from deepergatgnn.structures.limits import StructureLimits
 TextFormat = Literal["cif", "poscar", "extxyz", "json"]
 StructureFormat = Literal["auto", "cif", "poscar", "extxyz", "json"]
 
-# Everything below space but tab and newline; vertical tab and form feed have become spaces by then.
+# Control characters except tab and newline; vertical tab and form feed were replaced by spaces before.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _PLAIN: Final = bytes((*b"\t\n", *range(0x20, 0x7F)))
-# Also what is no number but stands in the place of one, such as 1/3, 3*0.0 or 5.64.0.
+# Also words in the place of a number, such as 1/3, 3*0.0 or 5.64.0.
 _NUMBER_LIKE: Final = re.compile(r"\s*[+-]?(?:\.?\d|nan\b|inf\b)", re.IGNORECASE | re.ASCII)
-_LONGEST_NUMBER: Final = 40  # characters that tell a number from a word
+_LONGEST_NUMBER: Final = 40  # characters that distinguish a number from a word
 _HEAD: Final = 400  # characters of a line in which three numbers must begin
 _SHOWN: Final = 40  # characters of an unknown file in the message
-# What typesetting makes of a minus and of a space; a parser that drops them would drop a sign.
+# Typeset minus signs and spaces; dropping them would lose a sign.
 _TYPESET: Final = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212"), "-") | dict.fromkeys(
     map(ord, "\u00a0\u2009\u202f"), " "
 )
@@ -30,13 +30,13 @@ def clean_text(source: str | bytes, limits: StructureLimits) -> str:
     r"""Decode, and make every line end with `\n`.
 
     Args:
-        source: UTF-8 or UTF-16 with or without a byte order mark, else taken for Latin-1.
+        source: UTF-8 or UTF-16 with or without a byte order mark, else read as Latin-1.
         limits: `max_bytes` holds for the text as posted.
 
     Raises:
         StructureError: `too_many_bytes`, or `unreadable` for empty text and for binary data.
     """
-    # A character is at least one byte, in ASCII just one: what is longer than the limit need not be encoded to see it.
+    # A character has at least one byte, so a text with more characters than the limit needs no encoding.
     size = len(source)
     if isinstance(source, str) and not source.isascii() and size <= limits.max_bytes:
         size = len(source.encode("utf-8", "surrogatepass"))
@@ -56,7 +56,7 @@ def clean_text(source: str | bytes, limits: StructureLimits) -> str:
         text = text.translate(_TYPESET)
     if not text.strip():
         raise StructureError("unreadable", "The text is empty: post a CIF, POSCAR, extxyz or JSON structure.")
-    # Bytes are looked through faster than characters.
+    # Searching bytes is faster than searching characters.
     if text.encode().translate(None, _PLAIN) and (control := _CONTROL.search(text)):
         raise StructureError(
             "unreadable",
@@ -67,17 +67,17 @@ def clean_text(source: str | bytes, limits: StructureLimits) -> str:
 
 
 def detect_format(text: str) -> TextFormat:
-    """Tell the format from the content alone.
+    """Detect the format from the content.
 
     Args:
-        text: as `clean_text` gives it.
+        text: result of `clean_text`.
 
     Raises:
-        StructureError: `unreadable` if it looks like none of the four.
+        StructureError: `unreadable` if it resembles none of the four formats.
     """
     lines = text.split("\n", 5)
-    # A comment, a scale (or three), three vectors; one of them may be spoilt, which the reader says in better words.
-    # Before JSON, as the comment may begin with a bracket.
+    # A comment, a scale (or three), three vectors; one of them may be damaged, which the reader explains better.
+    # Tested before JSON, as the comment may begin with a bracket.
     if len(lines) > 1 and _numbers(lines[1]) and [_numbers(line) for line in lines[2:5]].count(3) > 1:
         return "poscar"
     if text.lstrip()[:1] in ("{", "["):
@@ -94,10 +94,10 @@ def detect_format(text: str) -> TextFormat:
 
 
 def real_number(word: str) -> float:
-    """Read a number as every language writes it; Python alone would take 5_0 for 50, and Fortran's 5.0D+00 for none.
+    """Read a number, also with a Fortran exponent (5.0D+00); underscores, which Python accepts, are refused.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not a number.
     """
     if "_" in word:
         raise ValueError(word)
@@ -105,10 +105,10 @@ def real_number(word: str) -> float:
 
 
 def leading_numbers(line: str, count: int) -> tuple[list[float], str] | None:
-    """Read so many numbers from the beginning of a line, separated by blanks or, all of them, by commas.
+    """Read `count` numbers from the beginning of a line, separated by blanks or by commas.
 
     Returns:
-        The numbers and what follows them; None where the line begins otherwise, as with a decimal comma.
+        The numbers and the rest of the line; None if the line begins otherwise, as with a decimal comma.
     """
     words = line.split(None, count)
     last = words[count - 1].rstrip(",") if len(words) >= count else ""
@@ -118,12 +118,12 @@ def leading_numbers(line: str, count: int) -> tuple[list[float], str] | None:
     end = parts[count - 1].split(None, 1) if len(parts) >= count else []
     numbers = _read_numbers([*map(str.strip, parts[: count - 1]), *(end[:1] or [""])])
     rest = " ".join([*end[1:], *parts[count:]])
-    # 0,5 is a half where it is not two numbers.
+    # 0,5 may be a decimal comma.
     return None if numbers is None or begins_with_number(rest) else (numbers, rest)
 
 
 def begins_with_number(text: str) -> bool:
-    """Whether the first word of a text is a number, or looks as if it were meant for one."""
+    """Return whether the first word of a text is, or resembles, a number."""
     return _NUMBER_LIKE.match(text[:_LONGEST_NUMBER]) is not None
 
 
@@ -144,7 +144,7 @@ def _read_numbers(words: list[str]) -> list[float] | None:
 
 
 def _numbers(line: str) -> int:
-    """Count what looks like numbers at the beginning of a line, up to three."""
+    """Count up to three numbers, or words that resemble numbers, at the beginning of a line."""
     count = 0
     for word in line[:_HEAD].replace(",", " ").split()[:3]:
         if not begins_with_number(word):

@@ -84,7 +84,7 @@ def _packed(graph: CrystalGraph, rounds: int) -> PackedGraph:
         return PackedGraph(content, *sizes)
     colours = node_colours(graph, rounds)
     names = [f"{colour:016x}" for colour in colours.tolist()]
-    of_atoms = [names[node] for node in graph.classes.tolist()]
+    of_atoms = [names[node] for node in graph.node_of_atom.tolist()]
     return PackedGraph(content, *sizes, digest=crystal_digest(graph, colours), colours=of_atoms)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundError
 from deepergatgnn.model_store import ModelStore
-from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
+from deepergatgnn.nn.batch import GraphBatch, collate, edges_at_once, split_by_edges
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.service.messages import InferenceReply, InferenceRequest, ModelOutput
 from deepergatgnn.service.scheduling.cost import Cost, CostModel
@@ -214,7 +214,7 @@ class Engine:
     def _collate(self, requests: Sequence[InferenceRequest], rows: Sequence[int]) -> list[Part]:
         """Collate rows into parts of the size of one forward pass, on the device."""
         parts, start = [], 0
-        for graphs in cut([requests[row].graph for row in rows], edges_at_once(self._device)):
+        for graphs in split_by_edges([requests[row].graph for row in rows], edges_at_once(self._device)):
             parts.append((rows[start : start + len(graphs)], collate(graphs, filled=True).to(self._device)))
             start += len(graphs)
         return parts

@@ -72,8 +72,8 @@ def test_everything_that_is_typed_is_explained(name: str) -> None:
         ("evaluate tiny-bulk-modulus missing.csv", "missing.csv"),
         ("compare nothing", "nothing"),
         ("models show nothing", "no model 'nothing'"),
-        ("models promote tiny-bulk-modulus", "names no version"),
-        ("keys new a/b", "'a/b' is no name"),
+        ("models promote tiny-bulk-modulus", "has no version"),
+        ("keys new a/b", "'a/b' is not a valid name"),
         ("serve --port 99999", "port"),
     ],
 )

@@ -146,6 +146,6 @@ def test_a_damaged_model_costs_itself_alone(command: Command, files: Path, tiny:
     assert done.returncode == 1
     [result] = json.loads(done.stdout)
     assert [prediction["model"] for prediction in result["predictions"]] == ["tiny-bulk-modulus"]
-    assert b"model another is left out" in done.stderr
+    assert b"model another is skipped" in done.stderr
     alone = command("predict", "set/POSCAR_2", "--model", "another", "--store", store)
     assert (alone.returncode, alone.stdout) == (1, b"")

@@ -37,7 +37,7 @@ def folder(pair: Published, tmp_path: Path) -> Path:
     """A copy to damage, in a store of its own."""
     shutil.copytree(pair.store.root, tmp_path / "store")
     copied = ModelStore(tmp_path / "store").folder(pair.manifest.name)
-    copied.with_name(f"{copied.name}.sha256").unlink()  # whose seal would be found broken first
+    copied.with_name(f"{copied.name}.sha256").unlink()  # whose manifest digest would be refused first
     return copied
 
 

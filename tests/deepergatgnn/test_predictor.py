@@ -9,7 +9,7 @@ import pytest
 
 from deepergatgnn.errors import ArtifactError, StructureError
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
-from deepergatgnn.nn.batch import collate, cut
+from deepergatgnn.nn.batch import collate, split_by_edges
 from deepergatgnn.predictor import Prediction, Predictor
 from deepergatgnn.structures import Crystal, crystal_from_arrays
 from tests.support.fixtures import SODIUM, Published, graphs_of, one_atom_cells, some_crystals, supercell
@@ -127,7 +127,7 @@ def test_a_supercell_has_the_same_answer(predictor: Predictor) -> None:
 
 def test_no_crystals_have_no_answers(predictor: Predictor) -> None:
     assert predictor.predict_structures([]) == []
-    assert list(cut([], 100)) == []
+    assert list(split_by_edges([], 100)) == []
 
 
 def test_a_crystal_without_a_graph_is_refused(predictor: Predictor) -> None:
@@ -145,7 +145,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [1, 14, 200, 1000, 10**9])
 def test_a_sequence_is_cut_into_runs_within_the_limit(limit: int) -> None:
     graphs = graphs_of(CRYSTALS)
-    runs = list(cut(graphs, limit))
+    runs = list(split_by_edges(graphs, limit))
     assert [graph for run in runs for graph in run] == graphs
     assert all(len(run) == 1 or sum(graph.n_edges for graph in run) <= limit for run in runs)
     # No run could have taken the first graph of the next.

@@ -69,7 +69,7 @@ def test_the_command_says_what_is_left(store: ModelStore) -> None:
 
     for arguments, said in (
         (["metal@1.0.0"], "metal@1.0.0 is in production"),
-        (["metal"], "'metal' names no version: write metal@VERSION"),
+        (["metal"], "'metal' has no version: write metal@VERSION"),
         (["metal@9.0.0"], "no version 9.0.0"),
         (["../metal@1.0.0"], "is not a model"),
     ):

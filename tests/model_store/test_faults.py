@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deepergatgnn.checkpoints.files import MANIFEST, WEIGHTS, digest_path, read_manifest
+from deepergatgnn.checkpoints.files import MANIFEST, WEIGHTS, manifest_digest_path, read_manifest
 from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundError
 from deepergatgnn.model_store import ModelStore
 from tests.support.fixtures import Make
@@ -89,7 +89,7 @@ def test_a_bad_history_has_no_version(store: ModelStore, fault: str) -> None:
 @pytest.mark.parametrize("fault", [as_folder, as_fifo, as_link, as_link_to_itself, as_device])
 def test_what_is_no_plain_file_is_refused_at_once(store: ModelStore, name: str, fault: Callable[[Path], None]) -> None:
     fault(store.root / "metal" / "1.0.0" / name)
-    with pytest.raises(ArtifactError, match=r"cannot be read|holds"):
+    with pytest.raises(ArtifactError, match=r"cannot be read|does not list"):
         store.verify("metal@1.0.0")
     assert store.verify("metal@1.1.0").version == "1.1.0"
 
@@ -106,7 +106,7 @@ def test_what_is_no_folder_is_no_model_and_no_version(store: ModelStore) -> None
 
 
 def test_a_version_reached_through_a_link_is_not_believed(store: ModelStore, tmp_path: Path) -> None:
-    """The seal beside the link is not that of what is read: nobody could tell that it was replaced."""
+    """The manifest digest beside the link is not that of the folder, so a replacement would not be detected."""
     outside = tmp_path / "outside"
     shutil.copytree(store.root / "metal", outside)
     shutil.rmtree(store.root / "metal" / "1.0.0")
@@ -126,7 +126,7 @@ def test_the_seal_is_that_beside_the_name_that_was_read(store: ModelStore, tmp_p
     shutil.copytree(store.root / "metal" / "1.1.0", there)
     link = tmp_path / "sealed" / "1.0.0"
     link.parent.mkdir()
-    shutil.copy(digest_path(store.root / "metal" / "1.0.0"), link.parent)
+    shutil.copy(manifest_digest_path(store.root / "metal" / "1.0.0"), link.parent)
     link.symlink_to(there)
     with pytest.raises(ArtifactError, match="sha256"):
         read_manifest(link)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepergatgnn.checkpoints.files import MANIFEST, digest_line, digest_path
+from deepergatgnn.checkpoints.files import MANIFEST, manifest_digest_line, manifest_digest_path
 from deepergatgnn.errors import ArtifactError, DeeperGATGNNError
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
@@ -88,13 +88,15 @@ def test_a_version_without_a_digest_of_its_manifest_is_read_and_one_of_another_v
     store: ModelStore, pair: Published, tmp_path: Path
 ) -> None:
     folder = store.folder(pair.manifest.name)
-    digest_path(folder).rename(tmp_path / "1.0.0.sha256")
+    manifest_digest_path(folder).rename(tmp_path / "1.0.0.sha256")
     assert store.verify(pair.manifest.name) == pair.manifest
-    digest_path(folder).write_text(digest_line(folder.with_name("1.0.1"), (folder / MANIFEST).read_bytes()), "utf-8")
+    manifest_digest_path(folder).write_text(
+        manifest_digest_line(folder.with_name("1.0.1"), (folder / MANIFEST).read_bytes()), "utf-8"
+    )
     with pytest.raises(ArtifactError, match="sha256"):
         store.verify(pair.manifest.name)
-    digest_path(folder).unlink()
-    digest_path(folder).mkdir()
+    manifest_digest_path(folder).unlink()
+    manifest_digest_path(folder).mkdir()
     with pytest.raises(ArtifactError, match=r"1\.0\.0\.sha256 cannot be read"):
         store.verify(pair.manifest.name)
 
@@ -109,4 +111,4 @@ def test_every_shipped_version_has_one() -> None:
     shipped = ModelStore()
     folders = [shipped.folder(f"{name}@{version}") for name in shipped.names() for version in shipped.versions(name)]
     assert folders
-    assert [folder for folder in folders if not digest_path(folder).is_file()] == []
+    assert [folder for folder in folders if not manifest_digest_path(folder).is_file()] == []

@@ -85,7 +85,7 @@ def permuted_graph(graph: CrystalGraph, order: NDArray[np.int64]) -> CrystalGrap
         atomic_numbers=graph.atomic_numbers[order],
         senders=place[graph.senders][edges].astype(np.int32),
         degrees=graph.degrees[order],
-        surroundings=graph.surroundings[order],
+        angular_features=graph.angular_features[order],
         distances=graph.distances[edges],
     )
 

@@ -1,4 +1,4 @@
-"""The numbers of the loop: a plain dataclass, and what follows from it, so that a bare machine can train."""
+"""Options of the training loop, and the learning-rate schedules. Needs no library, for bare machines."""
 
 import math
 from dataclasses import dataclass
@@ -6,35 +6,34 @@ from typing import ClassVar, Literal
 
 from deepergatgnn.ranges import check_range
 
-RISE_FROM = 0.04  # of the peak, where the one-cycle schedule begins
+RISE_FROM = 0.04  # first rate of the one-cycle schedule, as a share of the peak
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
-    """The loop.
+    """Options of the training loop.
 
     Attributes:
-        epochs: at most.
+        epochs: largest number of epochs.
         patience: epochs without a better validation error before stopping.
-        batch_size: crystals of average size; batches hold about equal work (atoms and edges), not equal counts.
-        learning_rate: the first one of the plateau schedule, the peak of the one-cycle schedule.
-        schedule: "one-cycle" (Smith and Topin, arXiv:1708.07120), or "plateau" as in the paper's code: times
-            `plateau_factor` after `plateau_patience` epochs without a better validation error.
-        warmup: fraction of the one-cycle schedule that rises to the peak.
-        plateau_factor, plateau_patience, plateau_floor: of the plateau schedule; the floor is its lowest rate.
-        weight_decay: of AdamW (Loshchilov and Hutter, arXiv:1711.05101).
-        loss: on standardised targets; "huber" is quadratic below 1 standard deviation, "smooth_l1" the same here but
-            for a scale of `beta`.
-        beta: where smooth L1 becomes linear.
-        clip: norm of the gradient.
+        batch_size: number of average crystals; batches have about equal work (atoms and edges), not equal counts.
+        learning_rate: initial rate of the plateau schedule, peak rate of the one-cycle schedule.
+        schedule: "one-cycle" (Smith and Topin, arXiv:1708.07120), or "plateau" as in the code of the paper:
+            multiplied by `plateau_factor` after `plateau_patience` epochs without a better validation error.
+        warmup: fraction of the one-cycle schedule before the peak.
+        plateau_factor, plateau_patience, plateau_floor: options of the plateau schedule; the floor is its lowest rate.
+        weight_decay: weight decay of AdamW (Loshchilov and Hutter, arXiv:1711.05101).
+        loss: loss on standardised targets; "huber" is quadratic below 1 standard deviation, "smooth_l1" below `beta`.
+        beta: error at which smooth L1 becomes linear.
+        clip: largest norm of the gradient.
         ema: decay of the averaged weights, which are validated and published; 0 for none.
-        precision: of the forward pass; "bfloat16" for GPUs that have it, normalizations and sums stay in float32.
-        compile: use torch.compile where a compiler exists; compiling takes minutes, which only long runs earn back.
-        frozen_layers: of a run that starts from a published version: this many AGAT layers from below, and the
-            embeddings with them, are not changed. 0 changes everything.
-        layer_decay: likewise: each layer learns this much more slowly than the one above it.
-        attention_weight: of the loss that ties the attention of atoms to what taking them away does to the prediction
-            (`deepergatgnn.training.fit.attention_loss`); 0 leaves the attention to the pooling alone.
+        precision: precision of the forward pass; with "bfloat16" normalizations and sums stay in float32.
+        compile: use torch.compile if a compiler exists; compilation takes minutes and pays off in long runs only.
+        frozen_layers: number of AGAT layers, from below and with the embeddings, that a run with `start` does not
+            change; 0 for none.
+        layer_decay: factor of the learning rate of each layer relative to the layer above it, in a run with `start`.
+        attention_weight: weight of the loss that fits the attention of atoms to the effect of their removal
+            (`deepergatgnn.training.fit.attention_loss`); 0 for none.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -78,7 +77,7 @@ class OptimizationConfig:
 
 
 def one_cycle(done: float, config: OptimizationConfig) -> float:
-    """A cosine up to the peak and a cosine down to nothing: a pure function of the share of the run that is done."""
+    """Learning rate of the one-cycle schedule, two cosines, at the completed share of the run."""
     if done < config.warmup:
         rise = (1 - math.cos(math.pi * done / config.warmup)) / 2
         return config.learning_rate * (RISE_FROM + (1 - RISE_FROM) * rise)
@@ -86,7 +85,7 @@ def one_cycle(done: float, config: OptimizationConfig) -> float:
 
 
 def plateau(validation_errors: list[float], config: OptimizationConfig) -> float:
-    """The rate after epochs with these validation errors: a pure function of them, so nothing needs to be saved."""
+    """Learning rate of the plateau schedule after epochs with these validation errors; it has no other state."""
     rate, best, waited = config.learning_rate, math.inf, 0
     for error in validation_errors:
         best, waited = (error, 0) if error < best else (best, waited + 1)

@@ -13,9 +13,9 @@ from deepergatgnn.training.config.optimization import OptimizationConfig
 from deepergatgnn.training.config.split import SplitConfig
 from deepergatgnn.training.config.yaml_files import read_yaml, validated
 
-# What trains well, untuned, on sets of hundreds to tens of thousands of crystals; the paper has no angles, 20 layers.
+# Defaults that train well on hundreds to tens of thousands of crystals; the paper has 20 layers and no angles.
 GRAPH: dict[str, Any] = {"angles": 8}
-LARGEST_SEED = 2**31 - 1  # members and processes draw with seeds made from it, which have 64 bits
+LARGEST_SEED = 2**31 - 1  # the seeds of members and processes derive from it and have 64 bits
 NETWORK: dict[str, Any] = {"layers": 5, "dropout": 0.1, "spread": True}
 
 
@@ -28,20 +28,21 @@ def _is_regression(kind: object) -> bool:
 
 
 class TargetConfig(_Section):
-    """A column to learn and the model it is published as.
+    """A target column and the model that is published for it.
 
     Attributes:
         model: name in the store.
         key: column of `targets` in the data set.
-        transform: of the column before standardising; "log10" for positive values that span decades.
-        property: name in answers; the key, if not given.
-        test_field: of several columns of official folds the one of this target: the others' test rows do not score it.
-        unit: of the column.
-        description: one line for people.
-        weight: in the loss.
-        kind: "classification" for a column of classes, of which probabilities are learned.
-        classes: to tell apart, as in the column: text, truth values or whole numbers, the one that counts as positive
-            last; rows of others are left out. All that the data have, sorted, if not given.
+        transform: transform before standardisation; "log10" for positive values that span decades.
+        property: name in answers. Default: the key.
+        test_field: the column of official folds of this target, if there are several; test rows of the other columns
+            do not score it.
+        unit: unit of the column.
+        description: one line.
+        weight: weight in the loss.
+        kind: "classification" for a column of classes, whose probabilities are learned.
+        classes: classes as in the column: text, booleans or integers, the positive class last; rows of other classes
+            are left out. Default: all classes of the data, sorted.
     """
 
     model: str = Field(pattern=NAME_PATTERN)
@@ -52,7 +53,7 @@ class TargetConfig(_Section):
     unit: str
     description: str = ""
     weight: float = Field(default=1.0, gt=0)
-    # Left out where they say nothing, so that a number is configured as it was before there were classes.
+    # Excluded at their defaults, so that the record of a regression equals that of releases without classes.
     kind: Literal["regression", "classification"] = Field(default="regression", exclude_if=_is_regression)
     classes: tuple[StrictBool | StrictInt | StrictStr, ...] = Field(
         default=(), max_length=MOST_CLASSES, exclude_if=operator.not_
@@ -61,7 +62,7 @@ class TargetConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _unit_of_classes(cls, document: Any) -> Any:
-        """What is learned of classes has one unit, which need not be given."""
+        """Set the unit of classes, which is always that of a probability."""
         if isinstance(document, dict) and document.get("kind") == "classification":
             return {"unit": PROBABILITY} | document
         return document
@@ -78,16 +79,18 @@ class TargetConfig(_Section):
             raise ValueError(f"the unit of classes is {PROBABILITY!r}, not {self.unit!r}: leave it out")
         names = [str(each).lower() if isinstance(each, bool) else str(each).strip() for each in self.classes]
         if len(names) == 1 or len(set(names)) < len(names) or not all(names):
-            raise ValueError("classes must be at least two that differ and have names, or none for those of the data")
+            raise ValueError(
+                "classes must be at least two different non-empty names, or absent to take those of the data"
+            )
         return self
 
 
 class ExcludedRows(_Section):
-    """Rows of another data set whose reduced formulas the training part must not have.
+    """Rows of another data set whose reduced formulas are excluded from the training part.
 
     Attributes:
         data: the other data set.
-        field, value: only its rows with this value in this column; all, if not given.
+        field, value: select its rows with this value in this column. Default: all rows.
     """
 
     data: str
@@ -96,19 +99,19 @@ class ExcludedRows(_Section):
 
 
 class TrainingConfig(_Section):
-    """A whole run.
+    """A training run.
 
     Attributes:
-        name: of the run; its state is kept under this name.
+        name: name of the run and of the folder of its state.
         data: a bundled set, a set of the data folder, or a path.
-        extra_data: more sets of the same targets; their rows join the training part, as far as the main set does not
-            have their reduced formulas.
-        exclude: whose formulas the training part must not have, so that this network may later start another run.
-        start: whose weights the network begins with: a published version, NAME or NAME@VERSION, or the folder of
-            another run, runs/NAME, which is continued so with more epochs or data.
-        source, licence: of the data, for the card.
-        version: to publish; the next free one, if not given.
-        members: networks, trained from different seeds, that make up one version (Lakshminarayanan et al.,
+        extra_data: more sets with the same targets; rows whose reduced formula is not in the main set are added to the
+            training part.
+        exclude: formulas to exclude from the training part, so that another run may start from this network.
+        start: initial weights: a published version, NAME or NAME@VERSION, or the folder of another run, runs/NAME,
+            which is continued with more epochs or data.
+        source, licence: source and licence of the data, for the card.
+        version: version to publish. Default: the next free version.
+        members: number of networks of the ensemble, trained from different seeds (Lakshminarayanan et al.,
             arXiv:1612.01474).
     """
 
@@ -131,7 +134,7 @@ class TrainingConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _filled_up(cls, document: Any) -> Any:
-        """Options of graph and network that are not given are ours, not the paper's; one output a target."""
+        """Apply the defaults of this project to graph and network, and one output for each target."""
         if isinstance(document, dict) and isinstance(document.get("targets"), list | tuple):
             graph, network = document.get("graph") or {}, document.get("network") or {}
             if isinstance(graph, dict):
@@ -169,9 +172,9 @@ def completed(document: Any) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> TrainingConfig:
-    """Read a YAML file.
+    """Read the YAML file of a run.
 
     Raises:
-        ConfigError: with the place and the reason, if the file does not fit.
+        ConfigError: with the place and the reason, if the file is invalid.
     """
     return validated(TrainingConfig, read_yaml(path), path)

@@ -1,4 +1,4 @@
-"""The YAML file of a search: what is varied, around which run."""
+"""Configuration of a search: the varied parameters and the run that they vary."""
 
 import copy
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class _Section(BaseModel):
 
 
 class Range(_Section):
-    """Numbers from `low` to `high`, both included: whole ones if both are, on a logarithmic scale if `log`."""
+    """Numbers from `low` to `high` inclusive: integers if both are, on a logarithmic scale if `log`."""
 
     low: int | float
     high: int | float
@@ -35,7 +35,7 @@ class Range(_Section):
 
 
 class Choices(_Section):
-    """One of these values."""
+    """A list of values."""
 
     choices: tuple[bool | int | float | str, ...] = Field(min_length=1)
 
@@ -44,15 +44,15 @@ class SweepConfig(_Section):
     """A search.
 
     Attributes:
-        base: the YAML file of a run; its path is taken from the sweep's folder.
-        parameters: what is varied, as "optimization.learning_rate" or "network.layers". Only these two sections may
-            vary: any other changes the data, and then the errors are not those of the same crystals.
-        name: of the search; the run's with "-sweep", if not given.
+        base: YAML file of a run, relative to the folder of the sweep.
+        parameters: varied options, such as "optimization.learning_rate" or "network.layers". Only these two sections
+            may vary: others change the data, so that the errors would not be comparable.
+        name: name of the search. Default: that of the run with "-sweep".
         trials: number of configurations to try.
-        pruner: "median" stops a trial whose validation error is above the median of the earlier trials at the same
-            epoch, but neither before `warmup` epochs nor among the first five trials.
-        warmup: epochs.
-        seed: of the proposals.
+        pruner: "median" stops a trial whose validation error is above the median of earlier trials at the same epoch,
+            after `warmup` epochs and the first five trials.
+        warmup: number of epochs.
+        seed: seed of the proposals.
     """
 
     base: str
@@ -61,7 +61,7 @@ class SweepConfig(_Section):
     trials: int = Field(default=20, ge=1)
     pruner: Literal["median", "none"] = "median"
     warmup: int = Field(default=5, ge=0)
-    seed: int = Field(default=0, ge=0, le=4000)  # times a million it has to fit in 32 bits
+    seed: int = Field(default=0, ge=0, le=4000)  # a million times it fits in 32 bits
 
     @model_validator(mode="after")
     def _sections(self) -> Self:
@@ -73,10 +73,10 @@ class SweepConfig(_Section):
 
 
 def read_sweep(path: Path) -> tuple[SweepConfig, dict[str, Any]]:
-    """Read a sweep's YAML file and the document of its base, and try the ends of every range.
+    """Read the YAML file of a sweep and of its base, and validate the ends of every range.
 
     Raises:
-        ConfigError: with the place and the reason, if a file does not fit.
+        ConfigError: with the place and the reason, if a file is invalid.
     """
     config = validated(SweepConfig, read_yaml(path), path)
     base = read_yaml(path.parent / config.base)
@@ -88,7 +88,7 @@ def read_sweep(path: Path) -> tuple[SweepConfig, dict[str, Any]]:
 
 
 def with_parameters(document: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """A document with some options set, each given as "section.option"."""
+    """Return a copy of the document with options set, each given as "section.option"."""
     changed = copy.deepcopy(dict(document))
     for place, value in parameters.items():
         section, _, option = place.partition(".")

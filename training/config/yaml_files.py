@@ -1,4 +1,4 @@
-"""Reading YAML files, and telling what is wrong with one: the place, the value, the keys that there are."""
+"""YAML files: reading, and error messages with the place, the value and the known keys."""
 
 import types
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """Read the mapping of a YAML file.
 
     Raises:
-        ConfigError: if it cannot be read, is not YAML, or holds something else.
+        ConfigError: if it cannot be read, is not YAML, or is not a mapping.
     """
     try:
         document = yaml.safe_load(path.read_text("utf-8"))
@@ -30,15 +30,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
-        raise ConfigError(f"{path} is not a mapping of options, lines of `key: value`")
+        raise ConfigError(f"{path} is not a mapping of options: write lines of `key: value`")
     return document
 
 
 def validated(model: type[Model], document: Any, where: Path | str) -> Model:
-    """A document as a model.
+    """Validate a document.
 
     Raises:
-        ConfigError: with the place and the reason of all that does not fit.
+        ConfigError: with the place and the reason of every error.
     """
     try:
         return model.model_validate(document)
@@ -47,12 +47,12 @@ def validated(model: type[Model], document: Any, where: Path | str) -> Model:
 
 
 def reasons(error: ValidationError, model: type[BaseModel]) -> str:
-    """All that does not fit, in one line; for an unknown or missing key the keys of its section."""
+    """Describe all errors in one line; for an unknown or missing key list the keys of its section."""
     return "; ".join(_reason(item["loc"], item["type"], item["msg"], model) for item in error.errors())
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """A question that names the known name nearest to a wrong one; nothing where none is near."""
+    """Return a question that suggests the nearest known name; empty if none is near."""
     lower = {each.lower(): each for each in reversed(known)}
     found = get_close_matches(name.lower(), lower, n=1)
     return f"did you mean {lower[found[0]]!r}? " if found else ""
@@ -64,7 +64,7 @@ def _reason(loc: Sequence[int | str], kind: str, message: str, model: type[BaseM
         keys = _keys(model, loc[:-1])
         section = ".".join(map(str, loc[:-1])) or "the file"
         hint = nearest(str(loc[-1]), keys)
-        return f"{place} is no key: {hint}{section} may have {', '.join(keys)}"
+        return f"{place} is not a known key: {hint}{section} may have {', '.join(keys)}"
     if kind == "missing":
         keys = _keys(model, loc[:-1])
         section = ".".join(map(str, loc[:-1])) or "the file"
@@ -73,7 +73,7 @@ def _reason(loc: Sequence[int | str], kind: str, message: str, model: type[BaseM
 
 
 def _keys(annotation: Any, loc: Sequence[int | str]) -> list[str]:
-    """Keys of the section at a place of a model; none where the place is no section."""
+    """Return the keys of the section at a place of a model; empty if the place is not a section."""
     for part in loc:
         if (branch := _branches(annotation).get(str(part))) is not None:
             annotation = branch
@@ -81,7 +81,7 @@ def _keys(annotation: Any, loc: Sequence[int | str]) -> list[str]:
         section = _section(annotation)
         if section is None:
             return []
-        is_item = isinstance(part, int) or part == section.__name__  # of a list, or the branch of a union
+        is_item = isinstance(part, int) or part == section.__name__  # item of a list, or branch of a union
         annotation = section if is_item else _types(section).get(str(part))
     section = _section(annotation)
     return [] if section is None else list(_types(section))
@@ -93,7 +93,7 @@ def _branches(annotation: Any) -> Mapping[str, Any]:
 
 
 def _section(annotation: Any) -> type[Any] | None:
-    """The model or dataclass that an annotation holds, also in a list, a union or with metadata."""
+    """Return the model or dataclass of an annotation, also within a list, a union or metadata."""
     if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
         return annotation
     if get_origin(annotation) in {Annotated, Union, types.UnionType, tuple, list, dict}:
@@ -102,7 +102,7 @@ def _section(annotation: Any) -> type[Any] | None:
 
 
 def _types(section: type[Any]) -> dict[str, Any]:
-    """Keys of a section, in their order, with the types of their values."""
+    """Return the keys of a section in order, with the types of their values."""
     if issubclass(section, BaseModel):
         return {name: field.annotation for name, field in section.model_fields.items()}
     hints = get_type_hints(section, include_extras=True)

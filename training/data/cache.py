@@ -1,9 +1,8 @@
-"""Prepared data sets on disk, so that every crystal is featurised once.
+"""Cache of featurised data sets on disk.
 
-An entry is a folder (see `storage`) under `$DEEPERGATGNN_CACHE`, else `~/.cache/deepergatgnn`, named after everything
-that decides its content: the data, the constants of the featuriser, the version of its code. It is written beside its
-place and renamed into it, so that it is there whole or not at all. Without room for it everything works as well, only
-slower.
+An entry is a folder (see `storage`) under `$DEEPERGATGNN_CACHE`, else `~/.cache/deepergatgnn`. Its name is a digest of
+the data, the constants of the featuriser and the version of its code. It is written beside its place and renamed, so
+that it is complete or absent. If it cannot be written, the graphs are made again each time.
 """
 
 import fcntl
@@ -39,60 +38,62 @@ log = logging.getLogger(__name__)
 
 
 def prepared_dataset(name: str, config: GraphConfig) -> PreparedDataset:
-    """A data set with its graphs: from the cache, or read, featurised and cached.
+    """Return a data set with its graphs: from the cache, or read, featurised and cached.
 
     Args:
-        name: as for `read_dataset`.
-        config: the featuriser's constants.
+        name: as in `read_dataset`.
+        config: constants of the featuriser.
 
     Raises:
-        ConfigError: if there is no such data set.
+        ConfigError: if the data set does not exist.
     """
-    read = read_dataset(name) if is_set_name(name) else None  # only its loader knows whether it has changed
+    read = read_dataset(name) if is_set_name(name) else None  # only its loader can detect a change
     content = [[read.name, read.sha256]] if read else _content(locate(name))
     folder = cache_folder() / f"{content[0][0].partition('.')[0]}-{_key(content, config)}"
     try:
         return read_prepared(folder)
     except DamagedFolderError as error:
         if folder.exists():
-            log.warning("%s; it is made anew", error)
+            log.warning("%s; rebuilding the cache entry", error)
     try:
         with _locked(folder):
-            with suppress(DamagedFolderError):  # made by another process in the meantime
+            with suppress(DamagedFolderError):  # built by another process in the meantime
                 return read_prepared(folder)
             read = read or read_dataset(name)
             _build(read, config, folder)
             return read_prepared(folder)
     except (OSError, DamagedFolderError) as error:
-        log.warning("no cache of graphs in %s, they are made anew each time: %s", folder.parent, error)
+        log.warning(
+            "the cache of graphs in %s is not writable, graphs are made again each time: %s", folder.parent, error
+        )
     return prepare(read or read_dataset(name), config)
 
 
 def prepare(dataset: Dataset, config: GraphConfig, processes: int | None = None) -> PreparedDataset:
-    """Graphs of all rows, in memory; a row that has none is added to `refused`."""
+    """Featurise all rows in memory; rows without a graph are added to `refused`."""
     chunks = list(_shown(featurise(dataset.rows, config, processes), dataset))
     arrays = join([chunk.arrays for chunk in chunks])
     return replace(_table(dataset, config, chunks), graphs=PackedGraphs(arrays), cells=PackedCells(arrays))
 
 
 def cache_folder() -> Path:
-    """Where prepared data sets are kept."""
+    """Return the folder of the cache."""
     if folder := os.environ.get(CACHE_VARIABLE):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepergatgnn"
 
 
 def _key(content: list[list[str]], config: GraphConfig) -> str:
-    """A digest of all that decides an entry."""
+    """Digest of everything that determines an entry."""
     code = [__version__, FEATURISER_VERSION, FORMAT]
     return hashlib.sha256(json.dumps([content, asdict(config), code], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _content(path: Path) -> list[list[str]]:
-    """Name of a data set, and names and sha256 of all files that it may be read from."""
+    """Return the name of a data set, and the names and sha256 of all files that it may be read from."""
     if path.is_dir():
         path = table_of(path) or path
-    if path.name in TABLES:  # what it names lies beside or below it
+    if path.name in TABLES:  # the files that it names are beside or below it
         found, files = [[path.resolve().parent.name, path.name]], [path, *structure_files(path)]
     elif path.is_dir():
         found, files = [[path.resolve().name, ""]], sorted(path.iterdir())
@@ -106,8 +107,8 @@ def _content(path: Path) -> list[list[str]]:
 
 
 def _build(dataset: Dataset, config: GraphConfig, folder: Path) -> None:
-    """Write an entry beside its place, and put it there unless another process was faster."""
-    for abandoned in folder.parent.glob(f".{folder.name}.*.part"):  # of a process that was killed while it wrote
+    """Write an entry beside its place and rename it."""
+    for abandoned in folder.parent.glob(f".{folder.name}.*.part"):  # of a process that was killed while writing
         shutil.rmtree(abandoned, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(".part", f".{folder.name}.", folder.parent))
     try:
@@ -121,7 +122,7 @@ def _build(dataset: Dataset, config: GraphConfig, folder: Path) -> None:
         finally:
             writer.discard()
         if folder.exists():
-            folder.rename(temporary / "damaged")  # a process that has mapped it keeps what it has
+            folder.rename(temporary / "damaged")  # processes that have mapped it keep their mapping
             shutil.rmtree(temporary / "damaged")
         temporary.rename(folder)
     finally:
@@ -130,7 +131,7 @@ def _build(dataset: Dataset, config: GraphConfig, folder: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time make an entry; the system releases the lock of one that is killed."""
+    """Lock an entry for one process; the system releases the lock of a killed process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -138,7 +139,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _table(dataset: Dataset, config: GraphConfig, chunks: Sequence[Chunk]) -> PreparedDataset:
-    """All that is known of the rows besides graphs and cells."""
+    """Collect the columns of the rows, without graphs and cells."""
     targets = [row for chunk in chunks for row in chunk.targets]
     fields = [row for chunk in chunks for row in chunk.fields]
     warned = (pair for chunk in chunks for pair in zip(chunk.ids, chunk.warnings, strict=True))
@@ -159,7 +160,7 @@ def _table(dataset: Dataset, config: GraphConfig, chunks: Sequence[Chunk]) -> Pr
 
 
 def _shown(chunks: Iterable[Chunk], dataset: Dataset) -> Iterator[Chunk]:
-    """The chunks, with a progress bar on a terminal."""
+    """Yield the chunks with a progress bar on a terminal."""
     with tqdm(total=len(dataset.rows), desc=f"graphs of {dataset.name}", unit="crystals", disable=None) as bar:
         for chunk in chunks:
             yield chunk

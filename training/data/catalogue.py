@@ -1,4 +1,4 @@
-"""Crystals with properties, in every form that the field keeps them in; see `read_dataset`."""
+"""Data sets by name or path, in every supported form; see `read_dataset`."""
 
 import os
 from collections.abc import Callable
@@ -36,12 +36,12 @@ _READERS: Final[tuple[tuple[tuple[str, ...], Callable[[Path, str], Dataset]], ..
     (frames.DATABASE_SUFFIXES, frames.read_ase_database),
 )
 SUFFIXES: Final = tuple(suffix for suffixes, _ in _READERS for suffix in suffixes)
-# What a folder without id_prop.csv may be known by: a .json in it is likelier a structure.
+# Suffixes that make a folder without id_prop.csv a data set; .json is more likely a structure.
 _WHOLE_SETS: Final = tuple(suffix for suffix in SUFFIXES if suffix not in {".json", ".json.gz", ".xyz"})
 
 
 def known_datasets() -> dict[str, Path]:
-    """Data sets that have a name here: the bundled ones and those of the data folder."""
+    """Return the named data sets: bundled, and of the data folder."""
     found = {path.name.removesuffix(".jsonl.gz"): path for path in sorted(BUNDLED.glob("*.jsonl.gz"))}
     if folder := os.environ.get(DATA_VARIABLE):
         for path in sorted(Path(folder).glob("*/*.jsonl.gz")):
@@ -52,12 +52,12 @@ def known_datasets() -> dict[str, Path]:
 
 
 def locate(name: str) -> Path:
-    """Find a data set: a path to a file or a folder, a bundled set, or one of the folder $DEEPERGATGNN_DATA.
+    """Find a data set: a path to a file or a folder, a bundled set, or a set of the folder $DEEPERGATGNN_DATA.
 
-    In that folder a set is NAME/NAME.jsonl.gz, or a folder NAME of structure files with id_prop.csv or targets.csv.
+    There a set is NAME/NAME.jsonl.gz, or a folder NAME of structure files with id_prop.csv or targets.csv.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if it does not exist.
     """
     path = Path(name)
     if path.is_file() or (name and path.is_dir() and _set_in(path)):
@@ -67,7 +67,7 @@ def locate(name: str) -> Path:
         return known[name]
     if name and path.is_dir():
         raise ConfigError(
-            f"folder {name!r} is no data set: it has neither {' nor '.join(folders.TABLES)}, nor exactly one file "
+            f"folder {name!r} is not a data set: it has neither {' nor '.join(folders.TABLES)}, nor exactly one file "
             f"{', '.join(_WHOLE_SETS)}; write a line `id,value` for each structure into id_prop.csv"
         )
     raise ConfigError(
@@ -77,15 +77,15 @@ def locate(name: str) -> Path:
 
 
 def read_dataset(name: str) -> Dataset:
-    """Read a whole data set; rows that cannot be read are listed, never dropped in silence.
+    """Read a data set; rows that cannot be read are listed with their reason.
 
     Args:
-        name: as `locate` takes it, or of a catalogue: `matbench:matbench_dielectric`, `matminer:flla`. Read are JSON
+        name: as in `locate`, or of a catalogue: `matbench:matbench_dielectric`, `matminer:flla`. Supported are JSON
             lines; folders of CIF, POSCAR or JSON files with id_prop.csv or targets.csv; CSV, JSON and Parquet tables
             with a column of structures; extxyz files and ASE databases.
 
     Raises:
-        ConfigError: if it is not such a data set.
+        ConfigError: if it is not a data set.
     """
     if matminer_sets.is_set_name(name):
         return matminer_sets.read_set(name)
@@ -98,11 +98,11 @@ def read_dataset(name: str) -> Dataset:
         for suffix in suffixes:
             if path.name.endswith(suffix):
                 return reader(path, path.name.removesuffix(suffix))
-    raise ConfigError(f"{path} is no data set by its name: it should end with {', '.join(SUFFIXES)}")
+    raise ConfigError(f"{path} has no suffix of a data set: it should end with {', '.join(SUFFIXES)}")
 
 
 def _set_in(folder: Path) -> Path | None:
-    """The file that makes a folder a data set."""
+    """Return the file that makes a folder a data set."""
     if table := folders.table_of(folder):
         return table
     whole = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name.endswith(_WHOLE_SETS)]
@@ -110,17 +110,17 @@ def _set_in(folder: Path) -> Path | None:
 
 
 def fetch(name: str, folder: Path | None = None) -> tuple[Path, Dataset]:
-    """Read a set, of a catalogue for example, and write its readable rows where it will be found by its name.
+    """Read a data set, of a catalogue for example, and write its readable rows into the data folder.
 
     Args:
-        name: as `read_dataset` takes it.
-        folder: of data sets; that of the environment, if not given.
+        name: as in `read_dataset`.
+        folder: data folder. Default: that of the environment.
 
     Returns:
-        The file FOLDER/NAME/NAME.jsonl.gz and what was read.
+        The file FOLDER/NAME/NAME.jsonl.gz and the data set.
 
     Raises:
-        ConfigError: as `read_dataset`, or if there is no folder or the set would replace its own file.
+        ConfigError: as `read_dataset`, or if there is no folder or the file exists.
     """
     root = folder or (Path(found) if (found := os.environ.get(DATA_VARIABLE)) else None)
     if root is None:
@@ -128,13 +128,13 @@ def fetch(name: str, folder: Path | None = None) -> tuple[Path, Dataset]:
     dataset = read_dataset(name)
     path = root / dataset.name / f"{dataset.name}.jsonl.gz"
     if not matminer_sets.is_set_name(name) and path.exists():
-        raise ConfigError(f"{path} is there already: remove it, or give another folder")
+        raise ConfigError(f"{path} exists: remove it, or give another folder")
     json_lines.write_json_lines(dataset, path)
     return path, dataset
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Counts of a data set: rows, elements, spreads of targets, refused rows with their reason, kinds of warnings."""
+    """Summarise a data set: rows, elements, statistics of targets, refused rows with their reason, warnings."""
     dataset = read_dataset(name)
     keys = sorted({key for row in dataset.rows for key in row.targets})
     sizes = [row.crystal.n_atoms for row in dataset.rows]
@@ -154,7 +154,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def _summary(known: NDArray[np.float64]) -> dict[str, Any]:
-    """Number of known values, their mean, standard deviation, least and greatest."""
+    """Number of known values, mean, standard deviation, minimum and maximum."""
     if not len(known):
         return {"known": 0, "mean": None, "std": None, "min": None, "max": None}
     spread = {"mean": known.mean(), "std": known.std(), "min": known.min(), "max": known.max()}

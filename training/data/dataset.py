@@ -1,4 +1,4 @@
-"""A data set ready for training: graphs, targets, formulas; what the loop needs and no more."""
+"""Featurised data set: graphs, targets and formulas."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from deepergatgnn.training.data.graph_arrays import Cell, Subset
 
 @dataclass(frozen=True)
 class Refusal:
-    """A row that has no graph, and why."""
+    """Row without a graph, and the reason."""
 
     id: str
     code: str
@@ -22,20 +22,20 @@ class Refusal:
 
 @dataclass(frozen=True, eq=False)
 class PreparedDataset:
-    """Rows that have a graph, in file order; those that have none are in `refused`.
+    """Rows with graphs, in file order.
 
     Attributes:
-        name: of the data set.
-        sha256: of its content.
-        graph: the featuriser's constants.
-        ids: of the rows.
+        name: name of the data set.
+        sha256: digest of its content.
+        graph: constants of the featuriser.
+        ids: id of each row.
         formulas: reduced formula of each row.
         columns: targets by key [n]; NaN where a row has no finite number.
-        fields: other columns by name, such as official folds; None where a row has no such column.
-        graphs: of the rows; from a cache each is made when it is asked for, of slices of mapped files.
-        cells: of the rows, likewise.
+        fields: other columns by name, such as official folds; None where a row has no value.
+        graphs: graph of each row; from a cache it is made of mapped files on access.
+        cells: crystal of each row; from a cache it is made on access too.
         refused: rows without a graph.
-        warnings: ids of the rows whose structure was not taken literally, by the kind of the warning.
+        warnings: ids of the rows whose structure was not read literally, by the kind of the warning.
     """
 
     name: str
@@ -55,12 +55,12 @@ class PreparedDataset:
         return len(self.ids)
 
     def values(self, keys: Sequence[str]) -> NDArray[np.float64]:
-        """Targets [rows, keys]; NaN where a row has no finite number or the set no such column."""
+        """Return targets [rows, keys]; NaN where a row has no finite number or the column does not exist."""
         nothing = np.full(len(self), np.nan)
         return np.stack([self.columns.get(key, nothing) for key in keys], axis=1)
 
     def take(self, rows: NDArray[np.int64]) -> "PreparedDataset":
-        """Some of the rows, in the given order; all refusals and warnings stay."""
+        """Select rows in the given order; refusals and warnings are kept."""
         return replace(
             self,
             ids=[self.ids[row] for row in rows],

@@ -1,4 +1,4 @@
-"""Crystals → graphs, chunk by chunk, in as many processes as there are processors."""
+"""Crystals → graphs, in chunks and on all processors."""
 
 import multiprocessing
 import os
@@ -16,18 +16,18 @@ from deepergatgnn.training.data.dataset import Refusal
 from deepergatgnn.training.data.graph_arrays import Arrays, pack
 from deepergatgnn.training.data.readers.rows import Row, number
 
-FEATURISER_VERSION = 3  # to be raised when the code makes other rows or graphs of the same data
+FEATURISER_VERSION = 3  # raise it when the code makes different rows or graphs from the same data
 CHUNK = 500
-WORTH_A_PROCESS = 5000  # rows that are featurised in the time that a process needs to start
+WORTH_A_PROCESS = 5000  # rows that are featurised in the start-up time of a process
 
 
 class FeaturisingError(DeeperGATGNNError):
-    """Graphs could not be made, for no fault of the crystals."""
+    """Featurising failed for a reason other than the crystals."""
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Some rows of a data set with their graphs, packed, and those that have none."""
+    """Rows of a data set with their packed graphs, and the refused rows."""
 
     ids: list[str]
     formulas: list[str]
@@ -39,33 +39,33 @@ class Chunk:
 
 
 def featurise(rows: Sequence[Row], config: GraphConfig, processes: int | None = None) -> Iterator[Chunk]:
-    """Chunks of rows with graphs, in the order of the rows, however many processes make them.
+    """Yield chunks of featurised rows, in the order of the rows.
 
     Args:
-        rows: of a data set.
-        config: the featuriser's constants.
-        processes: as many as processors, if None; a small set is not worth more than one.
+        rows: rows of a data set.
+        config: constants of the featuriser.
+        processes: number of processes. Default: all processors, but one process for a small set.
     """
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-    wanted = processes or min(os.cpu_count() or 1, len(rows) // WORTH_A_PROCESS)
-    if wanted <= 1:
+    count = processes or min(os.cpu_count() or 1, len(rows) // WORTH_A_PROCESS)
+    if count <= 1:
         for chunk in chunks:
             yield featurise_chunk(chunk, config)
         return
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    with ProcessPoolExecutor(wanted, multiprocessing.get_context(method)) as pool:
+    with ProcessPoolExecutor(count, multiprocessing.get_context(method)) as pool:
         waiting: deque[Future[Chunk]] = deque()
         try:
             for chunk in chunks:
                 waiting.append(pool.submit(featurise_chunk, chunk, config))
-                if len(waiting) > 2 * wanted:  # so that chunks that nobody has written yet do not pile up
+                if len(waiting) > 2 * count:  # bounds the chunks that are not written yet
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
             raise FeaturisingError(
-                "a process that makes graphs was ended, perhaps for want of memory, or it could not start: a program "
-                "that calls this must be a file and do so below `if __name__ == '__main__'`"
+                "a featurising process was killed, possibly for lack of memory, or could not start: a program that "
+                "calls this must be a file and call it below `if __name__ == '__main__'`"
             ) from None
         finally:
             for future in waiting:
@@ -73,7 +73,7 @@ def featurise(rows: Sequence[Row], config: GraphConfig, processes: int | None = 
 
 
 def featurise_chunk(rows: Sequence[Row], config: GraphConfig) -> Chunk:
-    """The graphs of some rows."""
+    """Featurise rows."""
     kept: list[Row] = []
     graphs: list[CrystalGraph] = []
     refused: list[Refusal] = []
@@ -95,5 +95,5 @@ def featurise_chunk(rows: Sequence[Row], config: GraphConfig) -> Chunk:
 
 
 def _labels(targets: Mapping[str, Any]) -> dict[str, str | bool]:
-    """Targets that are classes: a column of numbers cannot hold them."""
+    """Return the targets that are classes, which a column of numbers cannot hold."""
     return {key: value for key, value in targets.items() if isinstance(value, str | bool)}

@@ -1,7 +1,6 @@
-"""Many graphs in a few long arrays, each graph made of slices when it is asked for.
+"""Many graphs as a few long arrays; each graph is made of slices on access.
 
-A million graphs as objects are gigabytes and minutes; as arrays they are a handful of files that the system maps into
-memory and reads as needed.
+A million graph objects take gigabytes and minutes; as arrays they are a few files that the system maps into memory.
 """
 
 from bisect import bisect_right
@@ -13,35 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepergatgnn.element_features import element_symbol
-from deepergatgnn.graphs.crystal_graph import CrystalGraph
+from deepergatgnn.graphs.crystal_graph import GRAPH_FIELDS, CrystalGraph
 
 T = TypeVar("T")
 Arrays = Mapping[str, NDArray[Any]]
 
-# Every array: type, and the shape of one entry. There is an entry for each crystal, node, edge or atom, in this order.
+# Every array: type, and the shape of an item. A crystal, node, edge or atom has an item, in this order; a field with
+# columns is flat, and its width follows from its length.
 LAYOUT: dict[str, tuple[str, tuple[int, ...]]] = {
     "n_nodes": ("<i8", ()),
     "n_links": ("<i8", ()),
     "n_atoms": ("<i8", ()),
     "volumes": ("<f8", ()),
     "lattices": ("<f8", (3, 3)),
-    "atomic_numbers": ("<i8", ()),
-    "degrees": ("<i4", ()),
-    "multiplicities": ("<i4", ()),
-    "senders": ("<i4", ()),
-    "distances": ("<f4", ()),
-    "counts": ("<i4", ()),
-    "classes": ("<i4", ()),
-    "surroundings": ("<f4", ()),  # of all nodes, as many for each as the featuriser makes
     "frac_coords": ("<f8", (3,)),
+    **{name: (field.dtype, ()) for name, field in GRAPH_FIELDS.items()},
 }
-_OF_NODES = ("atomic_numbers", "degrees", "multiplicities")
-_OF_LINKS = ("senders", "distances", "counts")
+_SIZES = {"node": "n_nodes", "edge": "n_links", "atom": "n_atoms"}  # array of the number of items of each axis
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The arrays of one crystal, as lists: `lattice` in Å, `species`, `frac_coords`."""
+    """Crystal as plain tuples: `lattice` in Å, `species`, `frac_coords`."""
 
     lattice: tuple[tuple[float, float, float], ...]
     species: tuple[str, ...]
@@ -49,7 +41,7 @@ class Cell:
 
 
 class _Lazy(Sequence[T]):
-    """A sequence whose items are made when they are asked for; a slice of it is a list."""
+    """Sequence whose items are made on access; a slice is a list."""
 
     def _item(self, index: int) -> T:
         raise IndexError(index)
@@ -70,37 +62,31 @@ class PackedGraphs(_Lazy[CrystalGraph]):
     """Graphs over the arrays of `LAYOUT`; their arrays are views.
 
     Attributes:
-        n_nodes, n_links: int64 [n], of each graph.
+        n_nodes: int64 [n], number of nodes of each graph.
+        n_links: int64 [n], number of edges of each graph.
     """
 
     def __init__(self, arrays: Arrays) -> None:
         self.n_nodes: NDArray[np.int64] = arrays["n_nodes"]
         self.n_links: NDArray[np.int64] = arrays["n_links"]
-        self._arrays = arrays
-        self._width = len(arrays["surroundings"]) // max(1, len(arrays["atomic_numbers"]))
-        self._nodes, self._links, self._atoms = (_bounds(arrays[key]) for key in ("n_nodes", "n_links", "n_atoms"))
+        self._volumes = arrays["volumes"]
+        n_items = len(arrays["atomic_numbers"])
+        self._columns = [
+            arrays[name].reshape(n_items, len(arrays[name]) // max(1, n_items)) if field.has_columns else arrays[name]
+            for name, field in GRAPH_FIELDS.items()
+        ]
+        self._bounds = {axis: _bounds(arrays[key]) for axis, key in _SIZES.items()}
 
     def __len__(self) -> int:
         return len(self.n_nodes)
 
     def _item(self, index: int) -> CrystalGraph:
-        nodes = slice(self._nodes[index], self._nodes[index + 1])
-        links = slice(self._links[index], self._links[index + 1])
-        atoms = slice(self._atoms[index], self._atoms[index + 1])
-        arrays = self._arrays
-        return CrystalGraph(
-            atomic_numbers=arrays["atomic_numbers"][nodes],
-            senders=arrays["senders"][links],
-            degrees=arrays["degrees"][nodes],
-            distances=arrays["distances"][links],
-            volume=float(arrays["volumes"][index]),
-            multiplicities=arrays["multiplicities"][nodes],
-            counts=arrays["counts"][links],
-            classes=arrays["classes"][atoms],
-            surroundings=arrays["surroundings"][nodes.start * self._width : nodes.stop * self._width].reshape(
-                nodes.stop - nodes.start, self._width
-            ),
-        )
+        slices = {axis: slice(bounds[index], bounds[index + 1]) for axis, bounds in self._bounds.items()}
+        arrays: dict[str, Any] = {
+            name: column[slices[field.axis]]
+            for (name, field), column in zip(GRAPH_FIELDS.items(), self._columns, strict=True)
+        }
+        return CrystalGraph(volume=float(self._volumes[index]), **arrays)
 
 
 class PackedCells(_Lazy[Cell]):
@@ -119,17 +105,17 @@ class PackedCells(_Lazy[Cell]):
         coords = self._arrays["frac_coords"][self._atoms[index] : self._atoms[index + 1]]
         return Cell(
             lattice=tuple(map(tuple, self._arrays["lattices"][index].tolist())),
-            species=tuple(element_symbol(number) for number in graph.atomic_numbers[graph.classes].tolist()),
+            species=tuple(element_symbol(number) for number in graph.atomic_numbers[graph.node_of_atom].tolist()),
             frac_coords=tuple(map(tuple, coords.tolist())),
         )
 
 
 class Subset(_Lazy[T]):
-    """Some items of several sequences, as if these were one after the other.
+    """Selected items of several concatenated sequences.
 
     Args:
         parts: the sequences.
-        rows: int64 [n], numbers of the items, counted through all parts.
+        rows: int64 [n], indices into the concatenation.
     """
 
     def __init__(self, parts: Sequence[Sequence[T]], rows: NDArray[np.int64]) -> None:
@@ -147,7 +133,7 @@ class Subset(_Lazy[T]):
 
 
 def graph_sizes(graphs: Sequence[CrystalGraph]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Nodes and edges of each graph, int64 [n] both; of packed graphs without making any."""
+    """Return the numbers of nodes and of edges of each graph, int64 [n] each, without making packed graphs."""
     if isinstance(graphs, PackedGraphs):
         return graphs.n_nodes, graphs.n_links
     if isinstance(graphs, Subset):
@@ -162,7 +148,7 @@ def graph_sizes(graphs: Sequence[CrystalGraph]) -> tuple[NDArray[np.int64], NDAr
 def pack(
     graphs: Sequence[CrystalGraph], lattices: Sequence[NDArray[np.float64]], frac_coords: Sequence[NDArray[np.float64]]
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of `LAYOUT` of some crystals."""
+    """Pack crystals into the arrays of `LAYOUT`."""
     lists: dict[str, Sequence[Any]] = {
         "n_nodes": [[graph.n_nodes] for graph in graphs],
         "n_links": [[graph.n_links] for graph in graphs],
@@ -170,15 +156,15 @@ def pack(
         "volumes": [[graph.volume] for graph in graphs],
         "lattices": [lattice[None] for lattice in lattices],
         "frac_coords": list(frac_coords),
-        "classes": [graph.classes for graph in graphs],
-        "surroundings": [graph.surroundings.ravel() for graph in graphs],
     }
-    lists |= {key: [getattr(graph, key) for graph in graphs] for key in (*_OF_NODES, *_OF_LINKS)}
+    for name, field in GRAPH_FIELDS.items():
+        arrays = [getattr(graph, name) for graph in graphs]
+        lists[name] = [array.ravel() for array in arrays] if field.has_columns else arrays
     return {key: _joined(key, lists[key]) for key in LAYOUT}
 
 
 def join(chunks: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
-    """The arrays of several packs, one after the other."""
+    """Concatenate packed arrays."""
     return {key: _joined(key, [chunk[key] for chunk in chunks]) for key in LAYOUT}
 
 
@@ -188,5 +174,5 @@ def _joined(key: str, parts: Sequence[Any]) -> NDArray[Any]:
 
 
 def _bounds(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each item begins, and after them where the last one ends: [n + 1]."""
+    """Start of each item, and the end of the last one: [n + 1]."""
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Matbench v0.1: its structure tasks, their official folds, and its record of results, as matbench 0.6 takes it.
+"""Matbench v0.1: structure tasks, official folds, and the record of results in the format of matbench 0.6.
 
 Dunn et al., doi:10.1038/s41524-020-00406-3.
 """
@@ -17,15 +17,15 @@ import numpy as np
 from deepergatgnn.errors import ConfigError
 
 BENCHMARK: Final = "matbench_v0.1"
-VERSION: Final = "0.6"  # of the package whose form of a record this is
+VERSION: Final = "0.6"  # version of the matbench package whose record format this is
 FOLDS: Final = 5
 _FOLD_SEED: Final = 18012019
-_NO_PERCENTAGE: Final = 1e-5  # Matbench leaves smaller values out of its percentage error
+_NO_PERCENTAGE: Final = 1e-5  # Matbench excludes smaller values from its percentage error
 
 
 @dataclass(frozen=True)
 class Task:
-    """A regression task on structures: its column, its unit, its number of rows."""
+    """Regression task on structures: target column, unit, number of rows."""
 
     target: str
     unit: str
@@ -45,7 +45,7 @@ TASKS: Final = {
 
 
 def task_named(name: str) -> Task:
-    """A task by its name.
+    """Return a task by name.
 
     Raises:
         ConfigError: if Matbench has no such regression task on structures.
@@ -56,19 +56,19 @@ def task_named(name: str) -> Task:
 
 
 def official_ids(name: str) -> list[str]:
-    """Matbench's ids of the rows of a task, in its order."""
+    """Return the ids of the rows of a task, in the order of Matbench."""
     rows = task_named(name).rows
     prefix = name.replace("matbench", "mb").replace("_", "-")
     return [f"{prefix}-{number:0{len(str(rows))}d}" for number in range(1, rows + 1)]
 
 
 def official_folds(name: str) -> list[int]:
-    """The fold in which each row is tested, in Matbench's order.
+    """Return the fold in which each row is tested, in the order of Matbench.
 
-    They are scikit-learn's shuffled folds from the seed that Matbench publishes; a test holds them against the ids
-    in its validation file.
+    The folds are shuffled by scikit-learn with the seed that Matbench publishes; a test compares them with the ids of
+    its validation file.
     """
-    from sklearn.model_selection import KFold  # type: ignore[import-untyped] # noqa: PLC0415 - slow, seldom needed
+    from sklearn.model_selection import KFold  # type: ignore[import-untyped] # noqa: PLC0415 - slow import, rarely needed
 
     rows = task_named(name).rows
     folds = np.empty(rows, dtype=np.int64)
@@ -86,15 +86,15 @@ def record(
     notes: Mapping[str, Any] | None = None,
     written: datetime | None = None,
 ) -> dict[str, Any]:
-    """A whole `results.json` of one task, as `MatbenchBenchmark.from_file` takes it up.
+    """Build the `results.json` of one task, as `MatbenchBenchmark.from_file` reads it.
 
     Args:
-        name: of the task.
-        predictions: of every test row by fold number and Matbench id.
-        truth: by id.
-        parameters: of each fold by its number: plain numbers, texts, lists and dictionaries.
-        notes: on the whole, Matbench's user_metadata.
-        written: the date in the record; now, if not given.
+        name: name of the task.
+        predictions: predictions of all test rows by fold number and id.
+        truth: true values by id.
+        parameters: parameters of each fold by its number: numbers, texts, lists and dictionaries.
+        notes: user_metadata of the record.
+        written: date of the record. Default: now.
 
     Raises:
         ConfigError: if the folds or their rows are not the official ones, or a number is not finite.
@@ -102,19 +102,19 @@ def record(
     folds = dict(zip(official_ids(name), official_folds(name), strict=True))
     results = {}
     for fold in range(FOLDS):
-        wanted = [row_id for row_id, of in folds.items() if of == fold]
+        official = [row_id for row_id, of in folds.items() if of == fold]
         found = predictions.get(fold, {})
-        if set(found) != set(wanted):
+        if set(found) != set(official):
             raise ConfigError(
-                f"fold {fold} of {name}: {len(set(wanted) - set(found))} official rows have no prediction and "
-                f"{len(set(found) - set(wanted))} predictions are for other rows; Matbench takes whole folds only"
+                f"fold {fold} of {name}: {len(set(official) - set(found))} official rows have no prediction and "
+                f"{len(set(found) - set(official))} predictions are for other rows; Matbench takes whole folds only"
             )
-        values = [float(found[row_id]) for row_id in wanted]
-        known = [float(truth[row_id]) if row_id in truth else float("nan") for row_id in wanted]
+        values = [float(found[row_id]) for row_id in official]
+        known = [float(truth[row_id]) if row_id in truth else float("nan") for row_id in official]
         if not np.isfinite([*values, *known]).all():
             raise ConfigError(f"fold {fold} of {name}: a prediction or a true value is missing or not finite")
         results[f"fold_{fold}"] = {
-            "data": dict(zip(wanted, values, strict=True)),
+            "data": dict(zip(official, values, strict=True)),
             "uncertainty": None,
             "parameters": dict(parameters.get(fold, {})),
             "scores": _scores(np.array(known), np.array(values)),
@@ -135,19 +135,19 @@ def record(
         "benchmark_name": BENCHMARK,
         "datestamp": (written or datetime.now(UTC)).strftime("%Y.%m.%d %H:%M.%S"),
     }
-    # Rounded through JSON first: the hash is of what a reader will have.
+    # Through JSON first, so that the hash is that of the document as read.
     document = json.loads(json.dumps(document, allow_nan=False))
     return document | {"hash": _hash(document)}
 
 
 def write_record(document: Mapping[str, Any], path: Path) -> None:
-    """Write a record as `results.json.gz`, or without `.gz`; the same record always gives the same bytes."""
+    """Write a record as `results.json.gz`, or without `.gz`; equal records give equal bytes."""
     content = json.dumps(document, allow_nan=False).encode()
     path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _scores(truth: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Matbench's scores of a fold, with its reading of the percentage error."""
+    """Scores of a fold as Matbench defines them."""
     error = np.abs(truth - predicted)
     large = np.abs(truth) > _NO_PERCENTAGE
     return {
@@ -159,19 +159,19 @@ def _scores(truth: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any]) -> dic
 
 
 def _hash(document: Mapping[str, Any]) -> str:
-    """Matbench's digest of a record: of its JSON with every dictionary in order of its keys."""
+    """Digest of a record as Matbench computes it: of its JSON with sorted keys."""
     return hashlib.sha256(json.dumps(_ordered(document)).encode()).hexdigest()
 
 
 def _ordered(value: Any) -> Any:
-    """Dictionaries within lists are left as they are, as Matbench leaves them."""
+    """Sort the keys of dictionaries; those within lists stay unsorted, as in Matbench."""
     if isinstance(value, Mapping):
         return {key: _ordered(value[key]) for key in sorted(value)}
     return value
 
 
 def fold_predictions(ids: Sequence[str], folds: Sequence[int], values: Sequence[float]) -> dict[int, dict[str, float]]:
-    """Predictions by fold and id, as `record` takes them, from columns of equal length."""
+    """Group predictions by fold and id for `record`, from columns of equal length."""
     found: dict[int, dict[str, float]] = {}
     for row_id, fold, value in zip(ids, folds, values, strict=True):
         found.setdefault(int(fold), {})[row_id] = float(value)

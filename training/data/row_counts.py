@@ -1,4 +1,4 @@
-"""What became of the rows of a data set: read, refused and why, without a target, in which part."""
+"""Row counts of a data set: read, refused by reason, without a target, in each part."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Rows of which the same is true.
+    """Group of rows.
 
     Attributes:
-        name: what is true of them, for people.
-        count: of the rows.
-        examples: ids of the first ones.
+        name: description of the group.
+        count: number of rows.
+        examples: ids of the first rows.
     """
 
     name: str
@@ -31,18 +31,18 @@ class RowGroup:
     examples: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """The count, the name and the examples, as part of a sentence."""
+        """Count, name and examples, as part of a sentence."""
         shown = f" ({_shown(self)})" if self.examples else ""
         return f"{self.count} {self.name}{shown}"
 
 
 def row_counts(dataset: PreparedDataset, split: Split, targets: Sequence[TargetConfig]) -> list[RowGroup]:
-    """The table at the start of a training, line by line.
+    """Count the rows that are read, refused, without a target, and in each part, for the table before a training.
 
     Args:
         dataset: all rows.
-        split: its parts.
-        targets: to be learned.
+        split: parts of the rows.
+        targets: targets of the run.
     """
     groups = [RowGroup("read", len(dataset) + len(dataset.refused)), *refusal_groups(dataset.refused)]
     columns = target_values(dataset, targets).T
@@ -58,7 +58,7 @@ def row_counts(dataset: PreparedDataset, split: Split, targets: Sequence[TargetC
 
 
 def refusal_groups(refused: Iterable[Refusal]) -> list[RowGroup]:
-    """Refused rows by the code of their reason, the most frequent first."""
+    """Group refused rows by code, the most frequent first."""
     ids: dict[str, list[str]] = {}
     for refusal in refused:
         ids.setdefault(refusal.code, []).append(refusal.id)
@@ -67,7 +67,7 @@ def refusal_groups(refused: Iterable[Refusal]) -> list[RowGroup]:
 
 
 def missing_groups(dataset: PreparedDataset, target: TargetConfig, column: NDArray[np.float64]) -> list[RowGroup]:
-    """Rows without a number, or a class, for a target, and those whose number its transform cannot take."""
+    """Group the rows without a value for a target, and those outside the domain of its transform."""
     unknown = ~np.isfinite(column)
     if target.kind == "classification":
         group = _group(f"without a class for {target.key}", dataset, unknown)
@@ -81,17 +81,17 @@ def missing_groups(dataset: PreparedDataset, target: TargetConfig, column: NDArr
 
 
 def transformed(column: NDArray[np.float64], target: TargetConfig) -> NDArray[np.float64]:
-    """A column after the transform of its target; NaN where that has no number."""
+    """Apply the transform of a target to its column; NaN where it is undefined."""
     return scale(column, Scaler(transform=target.transform, mean=0, std=1))
 
 
 def sentence(groups: Iterable[RowGroup]) -> str:
-    """Groups as part of an error: "40 refused: disordered (a, b, c, ...)"."""
+    """Join groups for an error message: "40 refused: disordered (a, b, c, ...)"."""
     return "; ".join(map(str, groups))
 
 
 def table(dataset_name: str, groups: Sequence[RowGroup]) -> str:
-    """The groups as lines of text in columns."""
+    """Format groups as a text table."""
     title = f"rows of {dataset_name}"
     width = max(len(title), *(len(group.name) for group in groups)) if groups else len(title)
     lines = [f"{title:<{width}}   count  examples"]

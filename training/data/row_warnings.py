@@ -1,28 +1,28 @@
-"""What was not taken literally in the rows of a data set: the warnings of its structures, by kind."""
+"""Warnings of the structures of a data set, grouped by kind."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-Warned = Mapping[str, Sequence[str]]  # ids of the rows by the kind of their warning, the most frequent kind first
+Warned = Mapping[str, Sequence[str]]  # ids of rows by kind of warning, the most frequent kind first
 EXAMPLES: Final = 3
 _KINDS_SHOWN: Final = 20
-# What is of one file only: quoted words, names in parentheses, words with digits, and lists of them.
+# Parts that differ between files: quoted words, names in parentheses, words with digits, and lists of them.
 _OF_ONE_FILE: Final = re.compile(r"'[^']*'|\"[^\"]*\"|\([^()]*\)|[^\s,;:]*\d[^\s,;:]*")
 _SEVERAL: Final = re.compile(r"…(?:(?:, | and |,| )…)+")
 
 
 def kind_of(warning: str) -> str:
-    """A warning without the words that only one file has: the same for all rows that it holds for."""
+    """Return the kind of a warning: its text without the parts that differ between files."""
     masked = _OF_ONE_FILE.sub(lambda found: "…." if found[0].endswith(".") else "…", warning)
     return _SEVERAL.sub("…", masked)
 
 
 def by_kind(rows: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
-    """Group rows by the kinds of their warnings; a row is once in each.
+    """Group rows by the kinds of their warnings; a row is in a group at most once.
 
     Args:
-        rows: id and warnings of each.
+        rows: id and warnings of each row.
     """
     found: dict[str, list[str]] = {}
     kinds: dict[str, str] = {}
@@ -33,10 +33,10 @@ def by_kind(rows: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
 
 
 def joined(parts: Iterable[tuple[Warned, Iterable[str]]]) -> dict[str, list[str]]:
-    """The kinds of several data sets together.
+    """Merge the groups of several data sets.
 
     Args:
-        parts: the warnings of each, and the ids of the rows that are taken.
+        parts: groups of each set, and the ids of its selected rows.
     """
     found: dict[str, list[str]] = {}
     for warned, ids in parts:
@@ -48,15 +48,15 @@ def joined(parts: Iterable[tuple[Warned, Iterable[str]]]) -> dict[str, list[str]
 
 
 def warning_table(warned: Warned) -> list[dict[str, Any]]:
-    """The kinds for programs: `kind`, number of `rows`, and the `ids` of the first."""
+    """Return the groups as JSON data: `kind`, number of `rows`, and the first `ids`."""
     return [{"kind": kind, "rows": len(ids), "ids": list(ids[:EXAMPLES])} for kind, ids in warned.items()]
 
 
 def warning_lines(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The kinds for people, a line for each: "warning in 40 rows (a, b, c, ...): …".
+    """Format the groups, one line each: "warning in 40 rows (a, b, c, ...): …".
 
     Args:
-        table: of `warning_table`.
+        table: result of `warning_table`.
     """
     lines = []
     for each in table[:_KINDS_SHOWN]:

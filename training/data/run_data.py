@@ -1,4 +1,4 @@
-"""What a run learns from: the main data set, its split, extra rows, standardised targets."""
+"""Data of a run: main data set, split, extra rows, standardised targets."""
 
 import json
 from collections.abc import Sequence
@@ -24,25 +24,25 @@ from deepergatgnn.training.data.row_warnings import joined
 from deepergatgnn.training.data.splits import Split, describe_split, split_rows
 from deepergatgnn.uncertainty.intervals import scale
 
-FEWEST = 20  # crystals that a temperature is fitted to: one fitted to fewer says more of them than of the networks
-LARGEST = 1e30  # magnitude of a target after its transform, whose square still has room in float64
-SAME = 1e-12  # of the largest magnitude: a smaller standard deviation is rounding
+FEWEST = 20  # crystals needed to fit a temperature; with fewer the fit is dominated by noise
+LARGEST = 1e30  # largest magnitude of a transformed target; its square fits into float64
+SAME = 1e-12  # a standard deviation below this share of the largest magnitude is rounding
 
 
 @dataclass(frozen=True, eq=False)
 class RunData:
-    """All that training and publication need of the data.
+    """Data of a run, for training and publication.
 
     Attributes:
-        dataset: rows of the main set, then those of the extra sets that were taken.
+        dataset: rows of the main set, then the accepted rows of the extra sets.
         split: parts of the main set; extra rows are in the training part.
         truth: targets in their own units [n, T]; NaN where missing.
-        scalers: of each target, from the training part.
-        scaled: targets as the network sees them [n, O], a column for a number and one for each class.
-        notes: what the split came to, for the record.
-        folds: for each member the training rows that it does not learn from, whose residuals make its part of CV+
-            intervals; none where a calibration part makes them.
-        classes: of each target, none for a number; its truth is the place among them.
+        scalers: scaler of each target, fitted to the training part.
+        scaled: standardised targets [n, O]: one column for a number, one for each class.
+        notes: counts of the split, for the record.
+        folds: training rows that each member does not learn from; their residuals give CV+ intervals. Empty if a
+            calibration part gives the intervals.
+        classes: classes of each target, empty for a number; the truth of a class is its index.
     """
 
     dataset: PreparedDataset
@@ -56,43 +56,43 @@ class RunData:
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """Outputs of the network for each target: one for a number, else one for each class."""
+        """Number of outputs of each target: one for a number, else one for each class."""
         return tuple(max(1, len(each)) for each in self.classes) or (1,) * len(self.scalers)
 
     def columns(self, index: int) -> slice:
-        """The outputs of a target."""
+        """Return the output columns of a target."""
         start = sum(self.outputs[:index])
         return slice(start, start + self.outputs[index])
 
     def network(self, config: TrainingConfig) -> NetworkConfig:
-        """The network of a run: with as many outputs as the data need, and without a spread where all are classes."""
+        """Return the network of a run, with the outputs that the data need and without σ if all targets are classes."""
         spread = config.network.spread and not all(self.classes or [()])
         return replace(config.network, targets=sum(self.outputs), spread=spread)
 
     def examples(self, rows: NDArray[np.int64]) -> Examples:
-        """Some rows for the loop."""
+        """Return rows for the training loop."""
         return Examples(Subset([self.dataset.graphs], rows), self.scaled[rows])
 
     def fingerprint(self, config: TrainingConfig, member: int) -> str:
-        """Of all that decides the weights of a member: a state is taken up only by the same.
+        """Digest of everything that determines the weights of a member; a state of another digest is not resumed.
 
-        Options at their defaults are left out, so that a new option does not orphan older states.
+        Options at their defaults are left out, so that a new option does not invalidate older states.
         """
         unimportant = {"name", "source", "licence", "version", "members", "targets"}
-        said = config.model_dump(mode="json", exclude=unimportant, exclude_defaults=True)
+        options = config.model_dump(mode="json", exclude=unimportant, exclude_defaults=True)
         learned = [
             [target.key, target.transform, target.weight, *([list(classes)] if classes else [])]
             for target, classes in zip(config.targets, self.classes or [()] * len(config.targets), strict=True)
         ]
-        whole = [said, learned, member, self.dataset.sha256, *(["cv+"] if self.folds else [])]
+        whole = [options, learned, member, self.dataset.sha256, *(["cv+"] if self.folds else [])]
         return digest(json.dumps(whole, sort_keys=True).encode())
 
 
 def assemble_run_data(config: TrainingConfig) -> RunData:
-    """Read, part, join and standardise.
+    """Read, split, join and standardise the data of a run.
 
     Raises:
-        ConfigError: if the data are not there, a part is empty or a target does not vary.
+        ConfigError: if the data are missing, a part is empty or a target does not vary.
     """
     dataset = prepared_dataset(config.data, config.graph)
     for target in config.targets:
@@ -125,7 +125,7 @@ def assemble_run_data(config: TrainingConfig) -> RunData:
     ]
     scaled = np.concatenate(columns, axis=1)
     truth = known_truth(truth, scaled, classes)
-    # What has no number teaches nothing and costs as much as what has one.
+    # Rows without any target cost time and contribute nothing to the loss.
     learned = split.train[np.isfinite(truth[split.train]).any(axis=1)]
     split = Split(learned, split.validation, split.calibration, split.test)
     folds: tuple[NDArray[np.int64], ...] = ()
@@ -142,45 +142,44 @@ def assemble_run_data(config: TrainingConfig) -> RunData:
 def known_truth(
     truth: NDArray[np.float64], scaled: NDArray[Any], classes: Sequence[Sequence[str]]
 ) -> NDArray[np.float64]:
-    """The truth [n, T] without what the network cannot see: scaled [n, O] has no number there."""
+    """Return the truth [n, T] with NaN wherever the standardised target [n, O] has no number."""
     firsts = np.cumsum([0, *(max(1, len(each)) for each in classes)])[:-1]
     return np.where(np.isfinite(scaled[:, firsts]), truth, np.nan)
 
 
-def interval_sentences(assembly: RunData, targets: Sequence[TargetConfig]) -> list[str]:
-    """For each target that cannot be calibrated as it should, why, and what would help; before a training."""
+def interval_sentences(run_data: RunData, targets: Sequence[TargetConfig]) -> list[str]:
+    """Explain for each target with too few calibration rows the consequence and the remedy."""
     found = []
     for index, target in enumerate(targets):
-        rows = np.concatenate(assembly.folds) if assembly.folds else assembly.split.calibration
-        n = int(np.isfinite(assembly.truth[rows, index]).sum())
+        rows = np.concatenate(run_data.folds) if run_data.folds else run_data.split.calibration
+        n = int(np.isfinite(run_data.truth[rows, index]).sum())
         if target.kind == "classification":
             if n < FEWEST:
                 found.append(
-                    f"{target.model}: the probabilities will be the networks' own: it takes {FEWEST} calibration "
-                    f"crystals to calibrate them, there are {n}; give split.calibration_rows: {FEWEST} or more"
+                    f"{target.model}: the probabilities will not be calibrated: this takes {FEWEST} calibration "
+                    f"crystals, there are {n}; give split.calibration_rows: {FEWEST} or more"
                 )
         elif n < (needed := crystals_needed(MAIN_LEVEL)):
             found.append(
                 f"{target.model} will have no 90 % interval: it takes {needed} calibration crystals, there are {n}; "
                 f"give split.calibration_rows: {needed} or more, or more rows"
             )
-        elif assembly.folds:
+        elif run_data.folds:
             found.append(
-                f"{target.model}: too few calibration crystals for a 90 % interval, so the {len(assembly.folds)} "
+                f"{target.model}: too few calibration crystals for a 90 % interval, so the {len(run_data.folds)} "
                 f"members are calibrated on each other's folds (CV+), {n} crystals in all"
             )
     return found
 
 
 def _needs_folds(config: TrainingConfig, split: Split, truth: NDArray[np.float64]) -> bool:
-    """Whether the calibration part is too small for a 90 % interval, and members can be calibrated on each other's.
+    """Return whether members are calibrated on each other's folds, as the calibration part is too small for 90 %.
 
-    Only where rows were drawn one by one, and no network to start with has learned from them: then those to learn from
-    are exchangeable with those to come.
+    This requires exchangeable rows: drawn one by one, and not learned before by a starting network.
     """
     known = np.isfinite(truth[split.calibration]).sum(axis=0).min()
     alone = config.start is None and not config.extra_data and config.split.by == "row"
-    alone = alone and config.split.apart_field is None and not config.split.apart_ids
+    alone = alone and config.split.reserved_field is None and not config.split.reserved_ids
     return bool(known < crystals_needed(MAIN_LEVEL)) and alone and config.members > 1
 
 
@@ -195,7 +194,7 @@ def _formulas(config: TrainingConfig, rows: ExcludedRows) -> set[str]:
 
 
 def _joined(main: PreparedDataset, extras: Sequence[PreparedDataset]) -> PreparedDataset:
-    """The main set and, of each other one, the rows whose formulas no set before it has."""
+    """Join the main set and, of each other set, the rows whose formulas no earlier set has."""
     taken = set(main.formulas)
     parts: list[tuple[PreparedDataset, list[int]]] = [(main, list(range(len(main))))]
     for extra in extras:
@@ -229,7 +228,7 @@ def _cell(part: PreparedDataset, name: str, row: int) -> Any:
 
 
 def _require_numbers(target: TargetConfig, dataset: PreparedDataset) -> None:
-    """Refuse a main set without a row, or without a number for a target, before it is parted."""
+    """Refuse a main set without rows, or without a number for a target."""
     if not len(dataset):
         refused = refusal_groups(dataset.refused)
         detail = (
@@ -254,7 +253,7 @@ def _require_numbers(target: TargetConfig, dataset: PreparedDataset) -> None:
 
 
 def _split(config: TrainingConfig, dataset: PreparedDataset) -> Split:
-    """Part the main set; where that fails, the rows that are missing from it are part of the reason."""
+    """Split the main set; an error also names the refused rows."""
     try:
         return split_rows(dataset, config.split, config.seed)
     except ConfigError as error:
@@ -270,7 +269,7 @@ def _scaler(
     split: Split,
     classes: Sequence[str],
 ) -> Scaler:
-    """Refuse a target that a part knows nothing of: better now than after the training."""
+    """Fit the scaler of a target; refuse a target without values in some part."""
     numbers = transformed(column, target)
     if empty := [part for part in split.sizes() if not np.isfinite(numbers[getattr(split, part)]).any()]:
         detail = sentence(missing_groups(dataset, target, column))

@@ -1,4 +1,4 @@
-"""Parting a data set into training, validation, calibration and test rows."""
+"""Split of a data set into training, validation, calibration and test rows."""
 
 import json
 import re
@@ -20,13 +20,13 @@ from deepergatgnn.training.data.dataset import PreparedDataset
 
 PARTS = ("train", "validation", "calibration", "test")
 SHOWN = 3  # ids in a message
-CALIBRATION_FRACTION, LARGEST_SHARE = 0.05, 5  # of the rows that are not test rows; at most a fifth of them
+CALIBRATION_FRACTION, LARGEST_SHARE = 0.05, 5  # of the rows outside the test part; at most a fifth of them
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Row indices of each part; the parts are disjoint."""
+    """Row indices of the disjoint parts."""
 
     train: Indices
     validation: Indices
@@ -39,17 +39,17 @@ class Split:
 
 
 def split_rows(dataset: PreparedDataset, config: SplitConfig, seed: int) -> Split:
-    """Part the rows.
+    """Split the rows.
 
     Args:
         dataset: rows in file order.
-        config: what to draw.
-        seed: of the draw; with the same rows it always gives the same parts.
+        config: options of the split.
+        seed: seed of the draws; equal rows and seeds give equal parts.
 
     Raises:
-        ConfigError: if a part would be empty, the fold column is not there, or lists do not fit the rows.
+        ConfigError: if a part is empty, the fold column is missing, or the lists do not fit the rows.
     """
-    rng, apart = np.random.default_rng(seed), np.empty(0, dtype=np.int64)
+    rng, reserved = np.random.default_rng(seed), np.empty(0, dtype=np.int64)
     groups = _groups(dataset, config)
     given: Mapping[str, Indices] = {}
     if config.lists is not None:
@@ -57,8 +57,8 @@ def split_rows(dataset: PreparedDataset, config: SplitConfig, seed: int) -> Spli
         test, rest = given["test"], np.sort(np.concatenate([given["train"], given["validation"], given["calibration"]]))
     elif config.test_field is not None:
         test, rest = _official(dataset, config, fold_fields(config))
-        apart = np.intersect1d(_apart(dataset, config), rest)
-        rest = np.setdiff1d(rest, apart)
+        reserved = np.intersect1d(_reserved(dataset, config), rest)
+        rest = np.setdiff1d(rest, reserved)
     elif config.folds is not None:
         test, rest = _fold(groups, config.folds, config.fold, rng)
     else:
@@ -70,7 +70,7 @@ def split_rows(dataset: PreparedDataset, config: SplitConfig, seed: int) -> Spli
             parts[part] = given[part]
         else:
             parts[part], left = _draw(groups, left, _size(config, part, len(rest)), rng)
-    split = Split(np.sort(np.concatenate([left, apart])), parts["validation"], parts["calibration"], test)
+    split = Split(np.sort(np.concatenate([left, reserved])), parts["validation"], parts["calibration"], test)
     if empty := [name for name, size in split.sizes().items() if size == 0]:
         raise ConfigError(
             f"split leaves no rows for {', '.join(empty)}: {dataset.name} has {len(groups)} rows; give more, or other "
@@ -80,7 +80,7 @@ def split_rows(dataset: PreparedDataset, config: SplitConfig, seed: int) -> Spli
 
 
 def _size(config: SplitConfig, part: str, rows: int) -> int:
-    """Number of validation or calibration rows to draw, of all that are not test rows."""
+    """Number of validation or calibration rows to draw from `rows` rows outside the test part."""
     if number := getattr(config, f"{part}_rows"):
         return int(number)
     fraction: float | None = getattr(config, f"{part}_fraction")
@@ -90,7 +90,7 @@ def _size(config: SplitConfig, part: str, rows: int) -> int:
 
 
 def describe_split(dataset: PreparedDataset, split: Split) -> dict[str, int]:
-    """What a split came to, for the record: the reduced formulas that each pair of parts shares, the rows left out."""
+    """Count the reduced formulas that each pair of parts shares, and the rows left out."""
     formulas = {part: {dataset.formulas[row] for row in getattr(split, part)} for part in PARTS}
     pairs = [("train", "test"), *(pair for pair in combinations(PARTS, 2) if pair != ("train", "test"))]
     found = {f"formulas_shared_by_{one}_and_{other}": len(formulas[one] & formulas[other]) for one, other in pairs}
@@ -99,11 +99,11 @@ def describe_split(dataset: PreparedDataset, split: Split) -> dict[str, int]:
 
 
 def split_sentence(sizes: Mapping[str, int], notes: Mapping[str, object]) -> str:
-    """Sizes of the parts and the formulas that they share, for people.
+    """Describe the sizes of the parts and their shared formulas in one sentence.
 
     Args:
-        sizes: of the parts.
-        notes: what `describe_split` found, and others.
+        sizes: number of rows of each part.
+        notes: result of `describe_split`, possibly with other notes.
     """
     rows = ", ".join(f"{part} {count}" for part, count in sizes.items())
     begin = "formulas_shared_by_"
@@ -112,12 +112,12 @@ def split_sentence(sizes: Mapping[str, int], notes: Mapping[str, object]) -> str
 
 
 def chemical_system(formula: str) -> str:
-    """The elements of a formula, sorted: Ba(MgPb)2 → Ba-Mg-Pb."""
+    """Return the sorted elements of a formula: Ba(MgPb)2 → Ba-Mg-Pb."""
     return "-".join(sorted(set(re.findall(r"[A-Z][a-z]?", formula))))
 
 
 def _groups(dataset: PreparedDataset, config: SplitConfig) -> Indices:
-    """A number for each row; rows of one number stay together."""
+    """Return the group of each row; rows of a group stay in one part."""
     if config.by == "row":
         return np.arange(len(dataset))
     names = list(dataset.formulas)
@@ -127,7 +127,7 @@ def _groups(dataset: PreparedDataset, config: SplitConfig) -> Indices:
 
 
 def _official(dataset: PreparedDataset, config: SplitConfig, columns: Sequence[str]) -> tuple[Indices, Indices]:
-    """Rows of an official fold in any of some columns, and all others."""
+    """Return the rows of an official fold in any of the columns, and all other rows."""
     is_test = np.zeros(len(dataset), dtype=bool)
     for field in columns:
         folds = dataset.fields.get(field, ())
@@ -139,23 +139,27 @@ def _official(dataset: PreparedDataset, config: SplitConfig, columns: Sequence[s
     return np.flatnonzero(is_test), np.flatnonzero(~is_test)
 
 
-def _apart(dataset: PreparedDataset, config: SplitConfig) -> Indices:
-    """Rows that go to the training part without being drawn, unless they are test rows."""
-    if unknown := set(config.apart_ids) - set(dataset.ids):
-        raise ConfigError(f"apart_ids: {dataset.name} has no row {_some(sorted(unknown))}")
-    named = np.flatnonzero(np.isin(dataset.ids, config.apart_ids)) if config.apart_ids else np.empty(0, dtype=np.int64)
-    if config.apart_field is None:
+def _reserved(dataset: PreparedDataset, config: SplitConfig) -> Indices:
+    """Return the rows that are reserved for the training part, unless they are test rows."""
+    if unknown := set(config.reserved_ids) - set(dataset.ids):
+        raise ConfigError(f"reserved_ids: {dataset.name} has no row {_some(sorted(unknown))}")
+    named = (
+        np.flatnonzero(np.isin(dataset.ids, config.reserved_ids))
+        if config.reserved_ids
+        else np.empty(0, dtype=np.int64)
+    )
+    if config.reserved_field is None:
         return named
-    return np.union1d(named, _official(dataset, config, (config.apart_field,))[0])
+    return np.union1d(named, _official(dataset, config, (config.reserved_field,))[0])
 
 
 def fold_fields(config: SplitConfig) -> tuple[str, ...]:
-    """Names of the columns of official folds."""
+    """Return the names of the columns of official folds."""
     return (config.test_field,) if isinstance(config.test_field, str) else config.test_field or ()
 
 
 def _fold(groups: Indices, folds: int, fold: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
-    """One of `folds` parts of about equal size that together are all rows, and the rest."""
+    """Return one of `folds` parts of about equal size, and the other rows."""
     members, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(members) < folds:
         raise ConfigError(f"{len(members)} rows or groups of rows cannot be {folds} folds: take fewer")
@@ -168,7 +172,7 @@ def _fold(groups: Indices, folds: int, fold: int, rng: np.random.Generator) -> t
 
 
 def _listed(dataset: PreparedDataset, config: SplitConfig) -> dict[str, Indices]:
-    """Rows of the parts of given lists, in file order; an id whose row has no graph is passed over."""
+    """Return the rows of the listed parts in file order; ids of refused rows are ignored."""
     lists = _read_lists(config)
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(dataset.ids):
@@ -178,9 +182,9 @@ def _listed(dataset: PreparedDataset, config: SplitConfig) -> dict[str, Indices]
     for part in PARTS:
         for name in getattr(lists, part):
             if (other := part_of.setdefault(name, part)) != part:
-                raise ConfigError(f"lists: {name!r} is in the parts {other} and {part}: a row can be in one only")
+                raise ConfigError(f"lists: {name!r} is in the parts {other} and {part}: list a row once")
     if unknown := [name for name in part_of if name not in rows and name not in refused]:
-        raise ConfigError(f"lists: {dataset.name} has no row {_some(unknown)}: leave what it does not have out")
+        raise ConfigError(f"lists: {dataset.name} has no row {_some(unknown)}: remove the ids that it does not have")
     return {
         part: np.array(sorted({row for name in getattr(lists, part) for row in rows.get(name, ())}), dtype=np.int64)
         for part in PARTS
@@ -201,9 +205,7 @@ def _read_lists(config: SplitConfig) -> Lists:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"lists: {path} is not JSON: {error}") from None
     if sha256(content).hexdigest() != config.lists_sha256:
-        raise ConfigError(
-            f"lists: {path} is not the file it was (lists_sha256): give it back or leave lists_sha256 out"
-        )
+        raise ConfigError(f"lists: {path} has changed (lists_sha256 differs): restore it or remove lists_sha256")
     return lists
 
 
@@ -213,7 +215,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _draw(groups: Indices, rows: Indices, count: int, rng: np.random.Generator) -> tuple[Indices, Indices]:
-    """Draw whole groups until `count` rows are reached: (drawn, left), both in file order."""
+    """Draw whole groups until `count` rows are reached; return the drawn and the other rows in file order."""
     members, sizes = np.unique(groups[rows], return_counts=True)
     order = rng.permutation(len(members))
     before = np.cumsum(sizes[order]) - sizes[order]

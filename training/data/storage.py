@@ -1,7 +1,7 @@
-"""A prepared data set as a folder: flat files of numbers that are mapped into memory, and JSON. No pickle, no code.
+"""Featurised data set as a folder: flat binary files that are mapped into memory, and JSON. No pickle, no code.
 
-`index.json` lists every other file with its sha256, and has one of itself: what a copy or a crash has
-damaged is refused. Read and written with numpy alone, so that a bare machine can train from it.
+`index.json` lists the sha256 of every other file and of itself, so that damaged folders are refused. Needs numpy only,
+for training on bare machines.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ from deepergatgnn.training.data.dataset import PreparedDataset, Refusal
 from deepergatgnn.training.data.graph_arrays import LAYOUT, Arrays, PackedCells, PackedGraphs, pack
 
 INDEX, ROWS, COLUMNS = "index.json", "rows.json", "columns.bin"
-FORMAT = 3
+FORMAT = 4
 _CHUNK = 1000
 
 
 class DamagedFolderError(DeeperGATGNNError):
-    """A folder of prepared data is not whole, or not such a folder."""
+    """Folder of featurised data that is incomplete, damaged or of another kind."""
 
 
 class FolderWriter:
-    """Writes a folder file by file and chunk by chunk; `close` makes it whole.
+    """Writes a folder file by file and chunk by chunk; `close` completes it.
 
     Args:
         folder: an empty folder.
@@ -43,17 +43,17 @@ class FolderWriter:
             self._open(f"{key}.bin")
 
     def append(self, arrays: Arrays) -> None:
-        """Add crystals."""
+        """Append crystals."""
         for key in LAYOUT:
             self._write(f"{key}.bin", np.ascontiguousarray(arrays[key]).tobytes())
 
     def add(self, name: str, content: bytes) -> None:
-        """Add a whole file."""
+        """Add a file."""
         self._open(name)
         self._write(name, content)
 
     def close(self, dataset: PreparedDataset) -> None:
-        """Write what is known of the rows besides graphs and cells, and the index."""
+        """Write the columns of the rows and the index."""
         keys = sorted(dataset.columns)
         self.add(COLUMNS, np.array([dataset.columns[key] for key in keys], dtype="<f8").tobytes())
         rows = {"ids": list(dataset.ids), "formulas": list(dataset.formulas)}
@@ -74,7 +74,7 @@ class FolderWriter:
         (self._folder / INDEX).write_text(json.dumps(index), "utf-8")
 
     def discard(self) -> None:
-        """Close the files."""
+        """Close the files without an index."""
         for file in self._files.values():
             file.close()
 
@@ -88,7 +88,7 @@ class FolderWriter:
 
 
 def write_prepared(folder: Path, dataset: PreparedDataset, others: Mapping[str, bytes]) -> None:
-    """Write a whole data set, and other files beside it, into an empty folder."""
+    """Write a data set and other files into an empty folder."""
     writer = FolderWriter(folder)
     try:
         for start in range(0, len(dataset), _CHUNK):
@@ -104,21 +104,21 @@ def write_prepared(folder: Path, dataset: PreparedDataset, others: Mapping[str, 
 
 
 def read_prepared(folder: Path) -> PreparedDataset:
-    """Read and check a folder; graphs and cells stay on disk until they are asked for.
+    """Read and check a folder; graphs and cells are read on access.
 
     Raises:
-        DamagedFolderError: if it is not there or not whole.
+        DamagedFolderError: if it is missing, incomplete or damaged.
     """
     try:
         return _read(folder)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedFolderError(f"{folder} holds no whole prepared data ({error})") from None
+        raise DamagedFolderError(f"{folder} is not a complete folder of prepared data ({error})") from None
 
 
 def map_file(folder: Path, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """A file of numbers, mapped into memory, read-only; `shape` may begin with -1."""
+    """Map a binary file into memory, read-only; `shape` may begin with -1."""
     path = folder / name
-    if path.stat().st_size == 0:  # nothing can be mapped
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.empty([max(size, 0) for size in shape], dtype)
     return np.asarray(np.memmap(path, dtype, mode="r")).reshape(shape)
 
@@ -131,7 +131,7 @@ def _read(folder: Path) -> PreparedDataset:
     for name, expected in content["files"].items():
         with (folder / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                raise ValueError(f"{name} does not have its sha256")
+                raise ValueError(f"{name} does not match its sha256")
     rows = json.loads((folder / ROWS).read_bytes())
     arrays = {key: map_file(folder, f"{key}.bin", dtype, (-1, *shape)) for key, (dtype, shape) in LAYOUT.items()}
     keys = content["columns"]

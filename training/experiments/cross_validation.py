@@ -1,4 +1,4 @@
-"""One configuration trained several times, each with another test part: mean ± standard deviation of its errors."""
+"""Cross-validation: one configuration trained with several test parts, mean ± standard deviation of its errors."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ from deepergatgnn.training.experiments.fold_results import (
 )
 from deepergatgnn.training.experiments.folds import Fold, plan_folds
 from deepergatgnn.training.experiments.run import Announce, train_members
-from deepergatgnn.training.files import held, require_writable, write_whole
+from deepergatgnn.training.files import locked, require_writable, write_whole
 from deepergatgnn.training.fit.distributed import rank
 from deepergatgnn.training.fit.ensemble_member import Track
 from deepergatgnn.training.fit.loop import Epoch
@@ -35,7 +35,7 @@ from deepergatgnn.training.publication.publish import build_version
 RESULT, MATBENCH = "result.json", "matbench.json.gz"
 FIGURES = ("mae", "rmse", "r2", "coverage_90", "mean_width_90")
 log = logging.getLogger(__name__)
-UNPUBLISHED = "0.0.0"  # the version that a fold's networks would have
+UNPUBLISHED = "0.0.0"  # version of the networks of a fold
 
 
 def cross_validate(
@@ -45,27 +45,26 @@ def cross_validate(
     *,
     device: torch.device,
     report: Callable[[Epoch], None],
-    announce: Announce = lambda _config, _assembly: None,
+    announce: Announce = lambda _config, _run_data: None,
     track: Track = lambda batches, _epoch, _total: batches,
 ) -> dict[str, Any]:
     """Train, calibrate and score every fold; nothing is published.
 
-    A finished fold is never trained again: its result is in `runs/NAME/FOLD/result.json`, its test rows in
-    `predictions-MODEL.csv.gz` beside it, and all of them together in `runs/NAME/cross-validation.json`. A fold that
-    was interrupted goes on from its last epoch. For a whole task of Matbench there is its record of results too,
-    `matbench.json.gz`.
+    A finished fold is not trained again: its result is in `runs/NAME/FOLD/result.json`, its test rows in
+    `predictions-MODEL.csv.gz` beside it, and the summary in `runs/NAME/cross-validation.json`. An interrupted fold is
+    resumed after its last epoch. A complete task of Matbench also gets its record of results, `matbench.json.gz`.
 
     Args:
-        config: of the whole.
-        store: where the version is that `config.start` names.
+        config: configuration of the cross-validation.
+        store: store of the version that `config.start` names.
         runs: folder of run states.
-        device: where to compute.
+        device: device of the training.
         report: called after every epoch.
-        announce: called before a fold with its configuration and its data.
+        announce: called before each fold with its configuration and data.
         track: wraps the batches of an epoch, for a progress bar.
 
     Returns:
-        What `cross-validation.json` holds; nothing from a process that only helps another one.
+        The content of `cross-validation.json`; empty in the other processes of a distributed run.
 
     Raises:
         ConfigError: if the data or the split do not fit.
@@ -79,17 +78,17 @@ def cross_validate(
         first[:] = first or [assemble_run_data(config)]
         return first[0]
 
-    # Of several processes that train together the first one writes; the others find what it wrote.
-    with held(folder) if rank() == 0 else nullcontext():
+    # In a distributed run the first process writes, and the others read the result.
+    with locked(folder) if rank() == 0 else nullcontext():
         results = []
         for fold in plan_folds(config, assembled):
-            assembly = first.pop() if first and fold.config.split == config.split else assemble_run_data(fold.config)
-            fingerprint = _fingerprint(fold.config, assembly)
+            run_data = first.pop() if first and fold.config.split == config.split else assemble_run_data(fold.config)
+            fingerprint = _fingerprint(fold.config, run_data)
             if rank() == 0:
-                announce(fold.config, assembly)
+                announce(fold.config, run_data)
             result = _finished(folder / fold.name, fingerprint)
             if result is None:
-                result = _train_fold(fold, assembly, store, folder, fingerprint, device, report, track)
+                result = _train_fold(fold, run_data, store, folder, fingerprint, device, report, track)
             results.append(result)
         if rank():
             return {}
@@ -100,7 +99,7 @@ def cross_validate(
 
 
 def summarise_folds(config: TrainingConfig, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation over folds (n - 1 in the denominator) of each target's figures."""
+    """Compute mean and sample standard deviation (n - 1) over folds of the figures of each target."""
     targets = []
     for index, target in enumerate(config.targets):
         folds = [{"fold": result["fold"], **result["targets"][index]} for result in results]
@@ -127,14 +126,14 @@ def summarise_folds(config: TrainingConfig, results: Sequence[dict[str, Any]]) -
     }
 
 
-def _fingerprint(config: TrainingConfig, assembly: RunData) -> str:
+def _fingerprint(config: TrainingConfig, run_data: RunData) -> str:
     targets = [target.model_dump(mode="json") for target in config.targets]
-    members = [assembly.fingerprint(config, member) for member in range(config.members)]
+    members = [run_data.fingerprint(config, member) for member in range(config.members)]
     return digest(json.dumps([members, targets], sort_keys=True).encode())
 
 
 def _finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The result of a fold that was trained to its end with this configuration on these data."""
+    """Return the result of a finished fold of this configuration and data, or None."""
     try:
         result: dict[str, Any] = json.loads((folder / RESULT).read_bytes())
     except (FileNotFoundError, ValueError):
@@ -147,7 +146,7 @@ def _finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 
 def _train_fold(
     fold: Fold,
-    assembly: RunData,
+    run_data: RunData,
     store: ModelStore,
     folder: Path,
     fingerprint: str,
@@ -155,24 +154,24 @@ def _train_fold(
     report: Callable[[Epoch], None],
     track: Track,
 ) -> dict[str, Any]:
-    trained = train_members(fold.config, assembly, store, folder, device=device, report=report, track=track)
+    trained = train_members(fold.config, run_data, store, folder, device=device, report=report, track=track)
     if rank():
         return {}
     networks, progress = [network for network, _ in trained], [where for _, where in trained]
-    start, figures = start_record(fold.config, assembly, store), []
+    start, figures = start_record(fold.config, run_data, store), []
     for index, target in enumerate(fold.config.targets):
-        version = build_version(fold.config, assembly, networks, progress, index, UNPUBLISHED, device, start=start)
+        version = build_version(fold.config, run_data, networks, progress, index, UNPUBLISHED, device, start=start)
         name = f"predictions-{target.model}.csv.gz"
-        write_whole(folder / fold.name / name, prediction_table(version, assembly.dataset.ids))
+        write_whole(folder / fold.name / name, prediction_table(version, run_data.dataset.ids))
         figures.append(version.manifest.metrics["test"] | {"predictions": f"{fold.name}/{name}"})
     result = {
         "fold": fold.name,
         "fingerprint": fingerprint,
-        "dataset": assembly.dataset.name,
-        "dataset_sha256": assembly.dataset.sha256,
+        "dataset": run_data.dataset.name,
+        "dataset_sha256": run_data.dataset.sha256,
         "seed": fold.config.seed,
-        "rows": assembly.split.sizes(),
-        "split": fold.config.split.record() | assembly.notes,
+        "rows": run_data.split.sizes(),
+        "split": fold.config.split.record() | run_data.notes,
         "epochs": [each.epoch for each in progress],
         "best_epochs": [each.best_epoch for each in progress],
         "seconds": round(sum(each.seconds for each in progress), 1),
@@ -185,12 +184,12 @@ def _train_fold(
 def matbench_record(
     config: TrainingConfig, results: Sequence[Mapping[str, Any]], folder: Path
 ) -> dict[str, Any] | None:
-    """Matbench's record of results, if this was one of its tasks in its official folds; else None.
+    """Build the record of Matbench, if this is one of its tasks in the official folds; else return None.
 
     Args:
-        config: of the cross-validation.
-        results: of its folds.
-        folder: where their tables of predictions are.
+        config: configuration of the cross-validation.
+        results: results of its folds.
+        folder: folder of the tables of predictions.
 
     Raises:
         ConfigError: if rows of the task are missing.
@@ -207,12 +206,12 @@ def matbench_record(
     ]
     folds, tested = [fold for fold, _ in rows], [row for _, row in rows]
     ids = [row["id"] for row in tested]
-    said = config.model_dump(mode="json", include={"network", "graph", "optimization", "members", "seed"})
+    parameters = config.model_dump(mode="json", include={"network", "graph", "optimization", "members", "seed"})
     return record(
         name,
         fold_predictions(ids, folds, [row["value"] for row in tested]),
         {row["id"]: row["truth"] for row in tested},
-        dict.fromkeys(folds, said),
+        dict.fromkeys(folds, parameters),
         {"algorithm": config.network.title},
     )
 

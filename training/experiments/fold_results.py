@@ -1,4 +1,4 @@
-"""What a cross-validation came to: tables of predictions, and figures that a later `train` puts on its card."""
+"""Results of a cross-validation: tables of predictions, and figures for the card of a later `train`."""
 
 import csv
 import gzip
@@ -13,28 +13,29 @@ from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.publication.publish import Version
 
 SUMMARY = "cross-validation.json"
-OF_A_FOLD = {"fold", "folds", "seeds", "test_fold"}  # options of the split
+OF_A_FOLD = {"fold", "folds", "seeds", "test_fold"}  # options of the split that differ between folds
 COLUMNS = ("id", "truth", "value", "low", "high")
 
 
 def configuration_digest(config: TrainingConfig) -> str:
-    """Of all of a configuration that is the same in every fold: not names, the seed, or which fold is left out."""
+    """Digest of the part of a configuration that is the same in every fold, without names."""
     unimportant = {"name", "version", "seed", "source", "licence"}
-    said = config.model_dump(mode="json", exclude=unimportant, exclude_defaults=True)
-    split = {key: value for key, value in said.pop("split", {}).items() if key not in OF_A_FOLD}
-    return digest(json.dumps([said, split], sort_keys=True).encode())
+    options = config.model_dump(mode="json", exclude=unimportant, exclude_defaults=True)
+    split = {key: value for key, value in options.pop("split", {}).items() if key not in OF_A_FOLD}
+    return digest(json.dumps([options, split], sort_keys=True).encode())
 
 
 def cross_validated_figures(config: TrainingConfig, dataset_sha256: str, folder: Path) -> list[dict[str, float]]:
-    """Mean and standard deviation of each target, if this configuration was cross-validated on these data.
+    """Read mean and standard deviation of each target, if this configuration was cross-validated on these data.
 
     Args:
-        config: of a run.
-        dataset_sha256: of its data.
-        folder: of the run.
+        config: configuration of a run.
+        dataset_sha256: digest of its data.
+        folder: folder of the run.
 
     Returns:
-        For each target "folds" and, for every figure, its name and its name with "_std"; nothing if there was none.
+        For each target "folds" and, for every figure, its name and its name with "_std"; empty without a
+        cross-validation.
     """
     try:
         summary: dict[str, Any] = json.loads((folder / SUMMARY).read_bytes())
@@ -50,9 +51,9 @@ def cross_validated_figures(config: TrainingConfig, dataset_sha256: str, folder:
 
 
 def prediction_table(version: Version, ids: Sequence[str]) -> bytes:
-    """The test rows of a fold, CSV, compressed: id, truth, value, ends of the 90 % interval, in the target's unit.
+    """Write the test rows of a fold as compressed CSV: id, truth, value, ends of the 90 % interval, in target units.
 
-    Of classes the truth is the place of the class, from 0, and the probability of each class follows.
+    For classes the truth is the index of the class, and the probability of each class follows.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -66,7 +67,7 @@ def prediction_table(version: Version, ids: Sequence[str]) -> bytes:
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table of predictions, numbers as numbers; NaN for the ends of an interval that there is not."""
+    """Read a table of predictions with numbers as floats; NaN for the ends of a missing interval."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [{"id": row["id"]} | {name: float(row[name] or "nan") for name in COLUMNS[1:]} for row in rows]

@@ -1,4 +1,4 @@
-"""The trainings that a cross-validation is made of."""
+"""Trainings of a cross-validation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Fold:
-    """One of the trainings: the name of its folder and its whole configuration."""
+    """Training of one fold: name of its folder, and its configuration."""
 
     name: str
     config: TrainingConfig
 
 
 def plan_folds(config: TrainingConfig, assembled: Callable[[], RunData]) -> list[Fold]:
-    """The trainings of a cross-validation.
+    """Plan the trainings of a cross-validation.
 
-    With official folds one for each value of their columns; with `split.seeds` one for each seed; else one for each
-    of `split.folds`, or of five.
+    One for each value of the columns of official folds, for each of `split.seeds`, or for each of `split.folds`
+    (default 5).
 
     Args:
-        config: of the whole.
-        assembled: gives its data; asked only where there are official folds.
+        config: configuration of the cross-validation.
+        assembled: returns the data; called only for official folds.
 
     Raises:
-        ConfigError: if the split is a given one, or its column has a single value.
+        ConfigError: if the split has lists, or the column of folds has a single value.
     """
     split = config.split
     if split.lists is not None:
@@ -43,7 +43,7 @@ def plan_folds(config: TrainingConfig, assembled: Callable[[], RunData]) -> list
     if fields := fold_fields(split):
         values = _fold_values(assembled(), fields)
         parts = [split.model_copy(update={"test_fold": value}) for value in values]
-        # A value that is text may be anything; a folder's name may not.
+        # Text values may contain characters that a folder name must not.
         names = [value if isinstance(value, int) else number for number, value in enumerate(values)]
         return [_fold(config, f"fold-{name}", part, config.seed) for name, part in zip(names, parts, strict=True)]
     count = split.folds or FOLDS
@@ -55,13 +55,13 @@ def _fold(config: TrainingConfig, name: str, split: SplitConfig, seed: int) -> F
     return Fold(name, config.model_copy(update={"name": name, "split": split, "seed": seed}))
 
 
-def _fold_values(assembly: RunData, fields: Sequence[str]) -> list[int | str]:
-    """The values of the columns of official folds, in order."""
-    found = [value for field in fields for value in assembly.dataset.fields[field] if value is not None]
+def _fold_values(run_data: RunData, fields: Sequence[str]) -> list[int | str]:
+    """Return the sorted values of the columns of official folds."""
+    found = [value for field in fields for value in run_data.dataset.fields[field] if value is not None]
     place = f"split.test_field {', '.join(fields)}"
     if other := [value for value in found if not isinstance(value, int | str)]:
         raise ConfigError(f"{place} has the value {other[0]!r}: folds are integers or text")
     values = sorted(set(found), key=lambda value: (isinstance(value, str), value))
-    if len(values) < 2:  # noqa: PLR2004 - without one of them some must be left
+    if len(values) < 2:  # noqa: PLR2004 - a test fold and at least one other
         raise ConfigError(f"{place} has only the value {values[0]!r}: nothing is left to learn")
     return values

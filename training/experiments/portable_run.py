@@ -1,13 +1,13 @@
-"""A run in a folder: everything that training needs, so that a bare machine can train.
+"""Run in a folder, for training on a bare machine.
 
-`deepergatgnn datasets prepare CONFIG.yaml --out FOLDER` writes the folder. Where there are only torch, torch-geometric,
-numpy and safetensors, and these sources,
+`deepergatgnn datasets prepare CONFIG.yaml --out FOLDER` writes the folder. On a machine with only torch,
+torch-geometric, numpy, safetensors and these sources,
 
     python -m deepergatgnn.training FOLDER --runs RUNS --device cuda
 
 trains its members, on several GPUs with `torchrun --nproc-per-node N -m deepergatgnn.training FOLDER --runs RUNS`;
-`deepergatgnn train CONFIG.yaml --runs RUNS` then takes their states up and publishes. (`deepergatgnn train` with
-`--cache FOLDER` trains from the folder as well, but only where the whole package is installed.)
+`deepergatgnn train CONFIG.yaml --runs RUNS` then reads their states and publishes. (`deepergatgnn train --cache FOLDER`
+also trains from the folder, but requires the complete package.)
 """
 
 import argparse
@@ -39,15 +39,15 @@ TASK, SCALED = "task.json", "scaled.bin"
 
 
 @dataclass(frozen=True, eq=False)
-class CachedRun:
-    """What the folder of a run holds.
+class PortableRun:
+    """Content of the folder of a run.
 
     Attributes:
-        task: what training needs.
+        task: input of the training.
         dataset: all rows.
-        parts: rows of each part of the split; "train" and "validation" are the task's examples.
-        scaled: targets as the network sees them [n, T].
-        record: what else is kept, as JSON.
+        parts: rows of each part of the split; "train" and "validation" are the examples of the task.
+        scaled: standardised targets [n, T].
+        record: other data, as JSON.
     """
 
     task: TrainingTask
@@ -57,7 +57,7 @@ class CachedRun:
     record: dict[str, Any]
 
 
-def write_run(folder: Path, run: CachedRun) -> None:
+def write_run(folder: Path, run: PortableRun) -> None:
     """Write a run into an empty folder."""
     task = run.task
     document = {
@@ -79,11 +79,11 @@ def write_run(folder: Path, run: CachedRun) -> None:
     write_prepared(folder, run.dataset, files)
 
 
-def read_run(folder: Path) -> CachedRun:
-    """Read and check what `write_run` wrote.
+def read_run(folder: Path) -> PortableRun:
+    """Read and check the folder of `write_run`.
 
     Raises:
-        ConfigError: if the folder is not whole.
+        ConfigError: if the folder is incomplete or damaged.
     """
     try:
         dataset = read_prepared(folder)
@@ -112,13 +112,13 @@ def read_run(folder: Path) -> CachedRun:
         raise ConfigError(f"{error}: write it with `deepergatgnn datasets prepare`") from None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ConfigError(
-            f"{folder} holds no whole run ({error}): write it with `deepergatgnn datasets prepare`"
+            f"{folder} is not a complete folder of a run ({error}): write it with `deepergatgnn datasets prepare`"
         ) from None
-    return CachedRun(task, dataset, parts, scaled, document["record"])
+    return PortableRun(task, dataset, parts, scaled, document["record"])
 
 
 def chosen(task: TrainingTask, member: int | None) -> range:
-    """Numbers, from 0, of the members to train; `member` counts from 1, and None stands for all.
+    """Return the indices of the members to train: all, or `member`, which counts from 1.
 
     Raises:
         ConfigError: if the run has no such member.
@@ -131,7 +131,7 @@ def chosen(task: TrainingTask, member: int | None) -> range:
 
 
 def report_epoch(epoch: Epoch) -> None:
-    """Say on stderr how an epoch went."""
+    """Print the result of an epoch on stderr."""
     print(  # noqa: T201 - this module is a program
         f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, validation {epoch.validation}"
         f"{' (best)' if epoch.best else ''}, {epoch.seconds:.1f} s",
@@ -143,10 +143,10 @@ def report_epoch(epoch: Epoch) -> None:
 def main() -> None:
     """Train the members of a run in a folder."""
     parser = argparse.ArgumentParser(prog="python -m deepergatgnn.training", description="Train a prepared run.")
-    parser.add_argument("folder", type=Path, help="what `deepergatgnn datasets prepare` wrote")
+    parser.add_argument("folder", type=Path, help="folder of `deepergatgnn datasets prepare`")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run states")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--member", type=int, help="train this member only, from 1")
+    parser.add_argument("--member", type=int, help="train only this member, counted from 1")
     arguments = parser.parse_args()
     try:
         task = read_run(arguments.folder).task
@@ -156,7 +156,7 @@ def main() -> None:
     except DeeperGATGNNError as error:
         _stop(str(error), 2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on from the last finished epoch", 130)
+        _stop("interrupted; the same command resumes after the last finished epoch", 130)
 
 
 def _stop(message: str, code: int) -> None:

@@ -1,4 +1,4 @@
-"""A whole run: data → split → training → calibration → test → published versions."""
+"""Training run: data → split → training → calibration → test → published versions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,31 +34,30 @@ def run(
     device: torch.device,
     report: Callable[[Epoch], None],
     track: Track = lambda batches, _epoch, _total: batches,
-    announce: Announce = lambda _config, _assembly: None,
+    announce: Announce = lambda _config, _run_data: None,
     plots: bool = True,
     prepared: Path | None = None,
     member: int | None = None,
 ) -> list[Manifest]:
-    """Train every member, publish a version for each target, and write what it says of the test part.
+    """Train every member, publish a version for each target, and write its predictions of the test part.
 
-    The latter is `runs/NAME/predictions.csv`, or `predictions-MODEL.csv` for each of several targets.
+    The predictions are in `runs/NAME/predictions.csv`, or `predictions-MODEL.csv` for each of several targets.
 
     Args:
-        config: the whole run.
-        store: where the versions go.
-        runs: folder of run states; an interrupted run of the same name, configuration and data goes on.
-        device: where to compute.
+        config: configuration of the run.
+        store: store of the published versions.
+        runs: folder of run states; an interrupted run of the same name, configuration and data is resumed.
+        device: device of the training.
         report: called after every epoch.
         track: wraps the batches of an epoch, for a progress bar.
         announce: called before training with the configuration and its data.
-        plots: whether to draw the images that lie beside the cards.
-        prepared: a folder that `tasks.save_run` wrote for this configuration, instead of the data.
-        member: train this one only, counted from 1, and publish nothing; another run does, when all are trained.
+        plots: draw the images of the cards.
+        prepared: folder that `tasks.save_run` wrote for this configuration, instead of the data.
+        member: train only this member, counted from 1, and publish nothing.
 
     Returns:
-        The manifests, in the order of the targets, of a version published before where that has the same
-        configuration, data and weights; none from a process that only helps another one or
-        trains one member.
+        The manifests in the order of the targets; that of an earlier version if it has the same configuration, data
+        and weights. Empty in the other processes of a distributed run, and with `member`.
 
     Raises:
         ConfigError: if a part of the data has no number for a target.
@@ -67,22 +66,22 @@ def run(
     require_writable(runs, "the folder of runs")
     if member is None:
         require_writable(store.root, "the store")
-    assembly = assemble_run_data(config) if prepared is None else load_run(config, prepared)
-    announce(config, assembly)
-    trained = train_members(config, assembly, store, runs, device=device, report=report, track=track, member=member)
+    run_data = assemble_run_data(config) if prepared is None else load_run(config, prepared)
+    announce(config, run_data)
+    trained = train_members(config, run_data, store, runs, device=device, report=report, track=track, member=member)
     if rank() or member is not None:
         return []
     networks, progress = [network for network, _ in trained], [where for _, where in trained]
-    found = cross_validated_figures(config, assembly.dataset.sha256, runs / config.name)
-    start = start_record(config, assembly, store)
+    found = cross_validated_figures(config, run_data.dataset.sha256, runs / config.name)
+    start = start_record(config, run_data, store)
     manifests = []
     for index, figures in enumerate(found):
         file = predictions_file(runs / config.name, config.targets[index].model, len(config.targets))
-        manifest = published_before(config, assembly, networks, index, store, figures)
+        manifest = published_before(config, run_data, networks, index, store, figures)
         if manifest is None:
             version = publish(
                 config,
-                assembly,
+                run_data,
                 networks,
                 progress,
                 index,
@@ -95,16 +94,16 @@ def run(
             manifest, rows, scored = version.manifest, version.rows, version.scored
         else:
             rows, scored = score_test_part(
-                config, assembly, index, Predictor.load(store.folder(manifest.reference), device)
+                config, run_data, index, Predictor.load(store.folder(manifest.reference), device)
             )
-        write_predictions(file, [assembly.dataset.ids[row] for row in rows], scored)
+        write_predictions(file, [run_data.dataset.ids[row] for row in rows], scored)
         manifests.append(manifest)
     return manifests
 
 
 def train_members(
     config: TrainingConfig,
-    assembly: RunData,
+    run_data: RunData,
     store: ModelStore,
     runs: Path,
     *,
@@ -116,14 +115,14 @@ def train_members(
     """Train the networks of the ensemble, or take up their states; or only one, `member`, counted from 1.
 
     Raises:
-        ConfigError: if there is no such member, `config.start` does not fit, or there are states of another run.
+        ConfigError: if the member does not exist, `config.start` does not fit, or the states are of another run.
         TrainingError: as `train_member`.
     """
-    task = training_task(config, assembly, store)
+    task = training_task(config, run_data, store)
     folder = runs / config.name
     for each in chosen(task, member):
         place = member_folder(runs, config.name, each)
-        check_state(place, task.fingerprints[each], differences(folder, config, assembly))
+        check_state(place, task.fingerprints[each], differences(folder, config, run_data))
     if rank() == 0:
-        write_record(folder, config, assembly)
+        write_record(folder, config, run_data)
     return [train_member(task, each, runs, device=device, report=report, track=track) for each in chosen(task, member)]

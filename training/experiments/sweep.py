@@ -1,4 +1,4 @@
-"""Search for numbers of the loop and sizes of the network by the validation error; the test part is never asked."""
+"""Search for options of the loop and the network by the validation error, without the test part."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.config.sweep import Choices, Range, SweepConfig, with_parameters
 from deepergatgnn.training.data.run_data import RunData, assemble_run_data
 from deepergatgnn.training.experiments.run import train_members
-from deepergatgnn.training.files import held, write_whole
+from deepergatgnn.training.files import locked, write_whole
 from deepergatgnn.training.fit.checkpoint import TrainingError
 from deepergatgnn.training.fit.ensemble_member import Track
 from deepergatgnn.training.fit.loop import Epoch
@@ -29,7 +29,7 @@ CONTINUES = "continues"
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial; `error` is its lowest validation error, in standard deviations of the targets."""
+    """Finished trial; `error` is its lowest validation error, in standard deviations of the targets."""
 
     number: int
     parameters: dict[str, Any]
@@ -48,48 +48,48 @@ def sweep(
     finished: Callable[[Trial], None] = lambda _: None,
     track: Track = lambda batches, _epoch, _total: batches,
 ) -> dict[str, Any]:
-    """Try configurations until there are `trials` of them; an interrupted search goes on where it stopped.
+    """Run trials until there are `trials` of them; an interrupted search is resumed.
 
-    A tree-structured Parzen estimator proposes (Bergstra et al., NeurIPS 24, 2546 (2011)). Each trial trains one
-    network, also where the base asks for several. Trials are kept in `runs/NAME/sweep.db` (SQLite), the best
-    configuration in `best.yaml` and all of them in `sweep.json` beside it.
+    A tree-structured Parzen estimator proposes the parameters (Bergstra et al., NeurIPS 24, 2546 (2011)). Each trial
+    trains one network, even if the base has several members. `runs/NAME/sweep.db` (SQLite) holds the trials,
+    `best.yaml` the best configuration and `sweep.json` the results.
 
     Args:
-        config: of the search.
-        base: document of the run.
-        store: where the version is that the base's `start` names.
+        config: configuration of the search.
+        base: document of the base run.
+        store: store of the version that `start` of the base names.
         runs: folder of run states.
-        device: where to compute.
+        device: device of the training.
         report: called after every epoch.
         finished: called after every trial.
         track: wraps the batches of an epoch, for a progress bar.
 
     Returns:
-        What `sweep.json` holds.
+        The content of `sweep.json`.
 
     Raises:
-        ConfigError: if the folder has another search, or the data do not fit.
+        ConfigError: if the folder holds another search, or the data do not fit.
         TrainingError: if no trial had a finite validation error, or a state cannot be written.
     """
     training = TrainingConfig.model_validate(base)
     name = config.name or f"{training.name}-sweep"
     folder = runs / name
-    with held(folder):
-        assembly = assemble_run_data(training)
-        study = _open_study(config, training, assembly, folder)
+    with locked(folder):
+        run_data = assemble_run_data(training)
+        study = _open_study(config, training, run_data, folder)
         while (number := len(study.get_trials(states=FINISHED))) < config.trials:
-            # A sampler of its own for each trial: a search that was interrupted proposes what an undisturbed one does.
+            # One sampler for each trial, so that a resumed search proposes the same parameters as an undisturbed one.
             study.sampler = optuna.samplers.TPESampler(seed=config.seed * 1_000_003 + number)
             trial = _next_trial(study)
             parameters = {place: _suggest(trial, place, values) for place, values in config.parameters.items()}
             trial.set_user_attr("parameters", parameters)
             document = with_parameters(base, parameters)
-            error = _try(trial, document, assembly, store, folder, device, report, track)
+            error = _try(trial, document, run_data, store, folder, device, report, track)
             finished(Trial(number, parameters, error, error is None))
         return _conclude(study, base, name, folder)
 
 
-def _open_study(config: SweepConfig, training: TrainingConfig, assembly: RunData, folder: Path) -> optuna.Study:
+def _open_study(config: SweepConfig, training: TrainingConfig, run_data: RunData, folder: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if config.pruner == "median":
@@ -97,16 +97,16 @@ def _open_study(config: SweepConfig, training: TrainingConfig, assembly: RunData
     study = optuna.create_study(
         study_name="sweep", storage=f"sqlite:///{folder / STORAGE}", pruner=pruner, load_if_exists=True
     )
-    said = config.model_dump(mode="json", exclude={"base", "name", "trials"})
-    fingerprint = digest(json.dumps([said, assembly.fingerprint(training, 0)], sort_keys=True).encode())
+    options = config.model_dump(mode="json", exclude={"base", "name", "trials"})
+    fingerprint = digest(json.dumps([options, run_data.fingerprint(training, 0)], sort_keys=True).encode())
     if study.user_attrs.get("fingerprint", fingerprint) != fingerprint:
-        raise ConfigError(f"{folder} has a search of other parameters, base or data: give this one another name")
+        raise ConfigError(f"{folder} holds a search of other parameters, base or data: give this one another name")
     study.set_user_attr("fingerprint", fingerprint)
     return study
 
 
 def _next_trial(study: optuna.Study) -> optuna.Trial:
-    """A new trial, or the one that was cut off: with its parameters, and what it had reported."""
+    """Start a new trial, or repeat an interrupted one with its parameters and reported errors."""
     unfinished = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
     for old in unfinished:
         study.enqueue_trial(old.params, user_attrs={CONTINUES: old.number})
@@ -129,32 +129,34 @@ def _suggest(trial: optuna.Trial, place: str, values: Range | Choices) -> Any:
 def _try(
     trial: optuna.Trial,
     document: Mapping[str, Any],
-    assembly: RunData,
+    run_data: RunData,
     store: ModelStore,
     folder: Path,
     device: torch.device,
     report: Callable[[Epoch], None],
     track: Track,
 ) -> float | None:
-    """Train one network; its lowest validation error, or None if it was stopped."""
+    """Train one network; return its lowest validation error, or None if it was pruned."""
     study = trial.study
-    # The state is found by what it was trained with, whatever the number of the trial that goes on with it.
+    # The name derives from the parameters, so that a repeated trial finds its state under another number.
     name = f"trial-{digest(json.dumps(trial.params, sort_keys=True).encode())[:12]}"
     config = TrainingConfig.model_validate({**document, "name": name, "members": 1})
 
-    def judge(epoch: Epoch) -> None:
+    def report_to_study(epoch: Epoch) -> None:
         trial.report(epoch.validation_mae, epoch.number)
         report(epoch)
         if trial.should_prune():
             raise optuna.TrialPruned
 
     try:
-        [(_, progress)] = train_members(config, assembly, store, folder, device=device, report=judge, track=track)
+        [(_, progress)] = train_members(
+            config, run_data, store, folder, device=device, report=report_to_study, track=track
+        )
     except optuna.TrialPruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         return None
     except TrainingError as error:
-        if isinstance(error.__context__, OSError):  # the disk's fault, not the parameters'
+        if isinstance(error.__context__, OSError):  # an error of the disk, not of the parameters
             raise
         trial.set_user_attr("failed", str(error))
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
@@ -166,7 +168,7 @@ def _try(
 def _conclude(study: optuna.Study, base: Mapping[str, Any], name: str, folder: Path) -> dict[str, Any]:
     complete = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     if not complete:
-        raise TrainingError("no trial was trained to its end: lower the learning rates of the sweep")
+        raise TrainingError("no trial finished: lower the learning rates of the sweep")
     best = min(complete, key=lambda trial: (trial.value, trial.number))
     document = with_parameters(base, best.params) | {"name": f"{name}-best"}
     write_whole(folder / BEST, yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode())

@@ -14,7 +14,7 @@ from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.classes import target_values
 from deepergatgnn.training.data.run_data import RunData, known_truth
 from deepergatgnn.training.data.splits import PARTS, Split
-from deepergatgnn.training.experiments.portable_run import TASK, CachedRun, read_run, write_run
+from deepergatgnn.training.experiments.portable_run import TASK, PortableRun, read_run, write_run
 from deepergatgnn.training.fit.ensemble_member import TrainingTask
 from deepergatgnn.training.fit.start import starting_weights
 
@@ -65,7 +65,7 @@ def save_run(config: TrainingConfig, assembly: RunData, store: ModelStore, folde
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(".part", f".{folder.name}.", folder.parent))
     try:
-        write_run(temporary, CachedRun(task, assembly.dataset, parts, assembly.scaled, record))
+        write_run(temporary, PortableRun(task, assembly.dataset, parts, assembly.scaled, record))
         temporary.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)

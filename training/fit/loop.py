@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from deepergatgnn.errors import ConfigError
 from deepergatgnn.graphs.crystal_graph import CrystalGraph
-from deepergatgnn.nn.batch import GraphBatch, collate, cut, edges_at_once
+from deepergatgnn.nn.batch import GraphBatch, collate, edges_at_once, split_by_edges
 from deepergatgnn.nn.crystal_model import CrystalModel, NetworkOutput
 from deepergatgnn.nn.normalization import DifferentiableGroupNorm, WeightedBatchNorm
 from deepergatgnn.training.config.optimization import OptimizationConfig, one_cycle, plateau
@@ -196,7 +196,7 @@ class _Loop:
 def outputs(network: torch.nn.Module, graphs: Sequence[CrystalGraph], device: torch.device) -> NetworkOutput:
     """Compute the outputs for any number of graphs, batch by batch; the result is on the CPU."""
     network.eval()
-    parts = [network(collate(part).to(device)) for part in cut(graphs, edges_at_once(device))]
+    parts = [network(collate(part).to(device)) for part in split_by_edges(graphs, edges_at_once(device))]
     values, attention, vectors, log_scales = zip(*parts, strict=True)
     return NetworkOutput(
         torch.cat(values).cpu(),

@@ -10,7 +10,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from scipy.spatial.transform import Rotation
 from scipy.special import eval_legendre
 
-from deepergatgnn.graphs.angular_features import REACHES, angular_surroundings, surroundings_size
+from deepergatgnn.graphs.angular_features import SHELLS, compute_angular_features, n_angular_features
 from deepergatgnn.graphs.build import build_graph
 from deepergatgnn.graphs.crystal_graph import GraphConfig
 from deepergatgnn.graphs.symmetry_reduction import reduce_graph
@@ -28,13 +28,13 @@ def drawn(counts: list[int], seed: int = 0) -> tuple[NDArray[np.float64], NDArra
 
 def test_they_are_the_double_sums_of_their_definition() -> None:
     vectors, distances, degrees = drawn([1, 5, 12, 3])
-    found = angular_surroundings(vectors, distances, degrees, 6, 12)
-    assert found.shape == (4, surroundings_size(6))
+    found = compute_angular_features(vectors, distances, degrees, 6, 12)
+    assert found.shape == (4, n_angular_features(6))
     end = 0
     for atom, degree in enumerate(degrees):
         edges = slice(end, end := end + degree)
         u, d = vectors[edges] / distances[edges, None], distances[edges]
-        for number, reach in enumerate(REACHES):
+        for number, reach in enumerate(SHELLS):
             far = d / d.min() - 1
             w = np.ones(degree) if reach is None else np.where(far < reach, (1 + np.cos(np.pi * far / reach)) / 2, 0)
             expected = [w.sum() / 12]
@@ -46,25 +46,25 @@ def test_they_are_the_double_sums_of_their_definition() -> None:
 
 def test_they_are_orders_of_bonds_squared_and_do_not_rotate() -> None:
     vectors, distances, degrees = drawn([9, 14])
-    found = angular_surroundings(vectors, distances, degrees, 8, 12)
+    found = compute_angular_features(vectors, distances, degrees, 8, 12)
     assert (found >= -1e-12).all()  # squares of sums of spherical harmonics
     turned = Rotation.random(random_state=1).apply(vectors)
-    np.testing.assert_allclose(angular_surroundings(turned, distances, degrees, 8, 12), found, atol=1e-12)
+    np.testing.assert_allclose(compute_angular_features(turned, distances, degrees, 8, 12), found, atol=1e-12)
 
 
 def test_many_atoms_at_once_are_those_one_by_one() -> None:
     vectors, distances, degrees = drawn([30] * 2500)
-    whole = angular_surroundings(vectors, distances, degrees, 2, 12)
+    whole = compute_angular_features(vectors, distances, degrees, 2, 12)
     for atom in (0, 1110, 1111, 2499):
         edges = slice(30 * atom, 30 * atom + 30)
-        alone = angular_surroundings(vectors[edges], distances[edges], degrees[:1], 2, 12)
+        alone = compute_angular_features(vectors[edges], distances[edges], degrees[:1], 2, 12)
         np.testing.assert_allclose(whole[atom], alone[0], atol=1e-12)
 
 
 def test_cubes_are_known() -> None:
     """Body-centred: eight neighbours along the diagonals have Steinhardt's Q4 = 0.509 and Q6 = 0.629."""
     graph = build_graph(SODIUM, GraphConfig(angles=6, neighbours=8))
-    orders = graph.surroundings[0, :7]
+    orders = graph.angular_features[0, :7]
     assert orders[0] == pytest.approx(1)
     assert np.sqrt(orders[[4, 6]]) == pytest.approx([0.509, 0.629], abs=1e-3)
     assert orders[[1, 2, 3, 5]] == pytest.approx(0, abs=1e-6)
@@ -102,7 +102,7 @@ def test_angles_hardly_keep_atoms_from_merging() -> None:
 def test_the_network_sees_them() -> None:
     network = seeded_network(0, CONFIG, layers=1, channels=16, heads=2, groups=4)
     graph = build_graph(some_crystals(3)[1], CONFIG)
-    other = dataclasses.replace(graph, surroundings=graph.surroundings + np.float32(0.1))
+    other = dataclasses.replace(graph, angular_features=graph.angular_features + np.float32(0.1))
     with torch.inference_mode():
         assert float(network(collate([graph])).values) != float(network(collate([other])).values)
         filled = network(collate([graph], filled=True)).values[0]

@@ -132,8 +132,8 @@ def random_graph(n_nodes: int, degree: int, seed: int) -> CrystalGraph:
         volume=1.0,
         multiplicities=np.ones(n_nodes, dtype=np.int32),
         counts=np.ones(n_links, dtype=np.int32),
-        classes=np.arange(n_nodes, dtype=np.int32),
-        surroundings=np.empty((n_nodes, 0), dtype=np.float32),
+        node_of_atom=np.arange(n_nodes, dtype=np.int32),
+        angular_features=np.empty((n_nodes, 0), dtype=np.float32),
     )
 
 

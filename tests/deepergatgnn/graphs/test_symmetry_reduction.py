@@ -31,7 +31,7 @@ def run(network: CrystalModel, graphs: list[CrystalGraph]) -> dict[str, Tensor]:
     )
     found = {f"gradient of {name}": p.grad for name, p in network.named_parameters() if p.grad is not None}
     found |= {name: tensor.clone() for name, tensor in network.state_dict().items() if "running" in name}
-    attention = np.concatenate([share[graph.classes] for share, graph in zip(shares, graphs, strict=True)])
+    attention = np.concatenate([share[graph.node_of_atom] for share, graph in zip(shares, graphs, strict=True)])
     return found | {"values": output.values.detach(), "attention": torch.from_numpy(attention)}
 
 
@@ -52,8 +52,8 @@ def test_the_crystal_keeps_its_atoms_and_edges_and_the_graph_gets_smaller() -> N
     merged = [reduce_graph(graph) for graph in whole]
     for small, large in zip(merged, whole, strict=True):
         assert (small.n_atoms, small.n_edges, small.volume) == (large.n_atoms, large.n_edges, large.volume)
-        np.testing.assert_array_equal(small.atomic_numbers[small.classes], large.atomic_numbers)
-        np.testing.assert_array_equal(np.bincount(small.classes), small.multiplicities)
+        np.testing.assert_array_equal(small.atomic_numbers[small.node_of_atom], large.atomic_numbers)
+        np.testing.assert_array_equal(np.bincount(small.node_of_atom), small.multiplicities)
     assert sum(graph.n_links for graph in merged) < sum(graph.n_links for graph in whole) / 5
 
 
@@ -67,8 +67,8 @@ def test_every_atom_of_a_class_has_the_neighbourhood_of_its_class() -> None:
             of_class[receiver][int(sender), float(distance)] += int(count)
         of_atom: list[Counter[tuple[int, float]]] = [Counter() for _ in range(whole.n_nodes)]
         for receiver, sender, distance in zip(whole.receivers, whole.senders, whole.distances, strict=True):
-            of_atom[receiver][int(merged.classes[sender]), float(distance)] += 1
-        assert [of_class[c] for c in merged.classes] == of_atom
+            of_atom[receiver][int(merged.node_of_atom[sender]), float(distance)] += 1
+        assert [of_class[c] for c in merged.node_of_atom] == of_atom
 
 
 def test_atoms_of_one_symmetry_orbit_are_merged() -> None:
@@ -76,7 +76,7 @@ def test_atoms_of_one_symmetry_orbit_are_merged() -> None:
         refined = SpacegroupAnalyzer(crystal_to_pymatgen(crystal), 1e-3).get_refined_structure()
         orbits = SpacegroupAnalyzer(refined, 1e-3).get_symmetry_dataset().crystallographic_orbits
         merged = reduce_graph(build_graph(crystal_from_pymatgen(refined), GraphConfig()))
-        assert len(set(zip(orbits, merged.classes, strict=True))) == len(set(orbits))
+        assert len(set(zip(orbits, merged.node_of_atom, strict=True))) == len(set(orbits))
 
 
 def test_a_supercell_becomes_the_graph_of_its_cell() -> None:

@@ -56,7 +56,7 @@ def test_shapes_and_types() -> None:
         "multiplicities": torch.float32,
         "counts": torch.float32,
         "n_atoms": torch.float32,
-        "surroundings": torch.float32,
+        "angular_features": torch.float32,
     }
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import read_structure
-from fuzz.believed import BELIEVED
-from fuzz.hostile import HOSTILE
-from fuzz.hostile_cifs import CIFS
-from fuzz.hostile_others import OTHERS
-from fuzz.makers import distinct_operators
+from fuzz.corpus import HOSTILE
+from fuzz.corpus.builders import distinct_operators
+from fuzz.corpus.cif import CIFS
+from fuzz.corpus.plausible import PLAUSIBLE
+from fuzz.corpus.poscar_extxyz_json import OTHERS
 
 PROMISED_S = 2.0
 
@@ -31,7 +31,7 @@ def test_hostile_files_end_as_they_should(name: str) -> None:
 
 
 def test_no_file_has_the_name_of_another() -> None:
-    assert len(HOSTILE) == len(BELIEVED) + len(CIFS) + len(OTHERS)
+    assert len(HOSTILE) == len(PLAUSIBLE) + len(CIFS) + len(OTHERS)
 
 
 def test_many_operators_are_all_different() -> None:

@@ -16,7 +16,7 @@ from pymatgen.io.vasp.inputs import Poscar
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import Crystal, crystal_from_arrays, crystal_to_pymatgen, read_structure
-from fuzz.makers import cif, operators, poscar
+from fuzz.corpus.builders import cif, operators, poscar
 
 ROWS = Path(__file__).parents[3] / "training" / "examples" / "elastic_tensor_2015.jsonl.gz"
 # A folder of real files to read as well, whatever their format.

@@ -18,7 +18,7 @@ from pymatgen.io.vasp.inputs import Poscar
 
 from deepergatgnn.structures import crystal_from_arrays, crystal_to_pymatgen
 from fuzz.mutations import TOKENS, mutate
-from fuzz.promises import broken_promise
+from fuzz.properties import violated_property
 
 ROOT = Path(__file__).parents[3]
 ROWS = ROOT / "training" / "examples" / "elastic_tensor_2015.jsonl.gz"
@@ -60,7 +60,7 @@ FILES = load_files()
 @given(file=st.sampled_from(FILES), other=st.sampled_from(FILES), seed=st.integers(0, 2**64))
 def test_damaged_files_raise_nothing_else(file: bytes, other: bytes, seed: int) -> None:
     damaged = mutate(file, other, random.Random(seed))  # noqa: S311 - no secret
-    assert broken_promise(damaged) is None
+    assert violated_property(damaged) is None
 
 
 @pytest.mark.parametrize("token", TOKENS, ids=lambda token: repr(token[:20]))
@@ -68,11 +68,11 @@ def test_a_hostile_word_anywhere_raises_nothing_else(token: bytes) -> None:
     for file in FILES[:16]:
         words = file.split(b" ")
         for index in range(0, len(words), max(1, len(words) // 8)):
-            assert broken_promise(b" ".join([*words[:index], token, *words[index + 1 :]])) is None
+            assert violated_property(b" ".join([*words[:index], token, *words[index + 1 :]])) is None
 
 
-def test_whole_files_keep_the_promises() -> None:
-    assert [broken for file in FILES if (broken := broken_promise(file))] == []
+def test_whole_files_violate_no_property() -> None:
+    assert [broken for file in FILES if (broken := violated_property(file))] == []
 
 
 def test_damage_depends_on_the_seed_alone() -> None:

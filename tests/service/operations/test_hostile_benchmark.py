@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 
 from benchmarks.hostile import ENDINGS, Seen, files, post_all
-from fuzz.hostile import HOSTILE
+from fuzz.corpus import HOSTILE
 
 
 def post(waiting: Iterator[tuple[str, bytes]], code: str) -> Seen:

@@ -91,7 +91,7 @@ def test_entries_and_answers_survive_packing(entries: list[InferenceRequest]) ->
         back = InferenceRequest.unpack(entry.pack())
         assert asdict(back) == asdict(entry)
         assert back.graph.volume == entry.graph.volume
-        for part in ("atomic_numbers", "senders", "degrees", "distances", "counts", "classes", "surroundings"):
+        for part in ("atomic_numbers", "senders", "degrees", "distances", "counts", "node_of_atom", "angular_features"):
             np.testing.assert_array_equal(getattr(back.graph, part), getattr(entry.graph, part))
         assert InferenceReply.unpack(answer_for(entry).pack()) == answer_for(entry)
     error = InferenceReply("x", error=("prediction_failed", "no"))

@@ -156,7 +156,7 @@ def test_an_index_that_leads_outside_is_no_graph(place: int, word: bytes) -> Non
         graph = unpack_graph(altered(ENTRY.packed, 4 * place, word))
     except ValueError:
         return
-    for indices in (graph.senders, graph.classes):
+    for indices in (graph.senders, graph.node_of_atom):
         assert indices.min() >= 0
         assert indices.max() < graph.n_nodes
     assert graph.degrees.sum() == graph.n_links

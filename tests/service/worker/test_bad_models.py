@@ -33,7 +33,7 @@ GOOD = "good"
 
 
 def put(store: Path, name: str, files: dict[str, bytes]) -> Path:
-    """A version as a careless hand puts it there, without any check and without a seal."""
+    """A version as a careless hand puts it there, without any check and without a manifest digest."""
     folder = store / name / "1.0.0"
     folder.mkdir(parents=True)
     document = json.loads(files[MANIFEST]) | {"name": name, "version": "1.0.0"}

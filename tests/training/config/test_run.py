@@ -140,15 +140,27 @@ def test_it_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"optimisation": {}}, "optimisation is no key: did you mean 'optimization'? the file may have name, data, "),
-        ({"optimization": {"epoch": 2}}, "optimization.epoch is no key: did you mean 'epochs'? optimization may have "),
-        ({"network": {"layer": 2}}, "network.layer is no key: did you mean 'layers'? network may have layers, "),
-        ({"graph": {"cut_off": 2}}, "graph.cut_off is no key: did you mean 'cutoff'? graph may have cutoff, "),
+        (
+            {"optimisation": {}},
+            "optimisation is not a known key: did you mean 'optimization'? the file may have name, data, ",
+        ),
+        (
+            {"optimization": {"epoch": 2}},
+            "optimization.epoch is not a known key: did you mean 'epochs'? optimization may have ",
+        ),
+        (
+            {"network": {"layer": 2}},
+            "network.layer is not a known key: did you mean 'layers'? network may have layers, ",
+        ),
+        ({"graph": {"cut_off": 2}}, "graph.cut_off is not a known key: did you mean 'cutoff'? graph may have cutoff, "),
         ({"split": {"train_fraction": 0.8}}, "'calibration_fraction'? split may have test_field, test_fold, "),
         ({"split": {"lists": {"train": ["a"], "test": ["b"], "val": []}}}, "validation, calibration, test"),
-        ({"targets": [SMALLEST["targets"][0] | {"units": "eV"}]}, "targets.0.units is no key: did you mean 'unit'? "),
+        (
+            {"targets": [SMALLEST["targets"][0] | {"units": "eV"}]},
+            "targets.0.units is not a known key: did you mean 'unit'? ",
+        ),
         ({"targets": [{"model": "bulk", "unit": "eV"}]}, "targets.0.key is missing (Field required): targets.0 may "),
-        ({"exclude": [{"dataset": "x"}]}, "exclude.0.dataset is no key: did you mean 'data'? "),
+        ({"exclude": [{"dataset": "x"}]}, "exclude.0.dataset is not a known key: did you mean 'data'? "),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
         ({"seed": 2**40}, "seed: Input should be less than or equal to"),
         ({"seed": "first"}, "seed: Input should be a valid integer"),

@@ -185,7 +185,7 @@ def test_a_hopeless_trial_is_stopped_early_and_counts(searched: Searched, tmp_pa
 def test_a_trial_that_diverges_counts_and_another_may_be_the_best(searched: Searched, tmp_path: Path) -> None:
     rates = {"optimization.learning_rate": {"choices": [1e30]}}
     base = searched.base | {"optimization": {"epochs": 2, "batch_size": 8, "schedule": "plateau"}}
-    with pytest.raises(TrainingError, match="no trial was trained to its end"):
+    with pytest.raises(TrainingError, match="no trial finished"):
         search(base, tmp_path, parameters=rates, trials=2)
     rates = {"optimization.learning_rate": {"choices": [1e30, 1e-3]}}
     _, result, trials = search(base, tmp_path, parameters=rates, trials=6, name="mixed")

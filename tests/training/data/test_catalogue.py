@@ -95,7 +95,7 @@ def test_rows_without_a_graph_join_the_refused() -> None:
     assert {refusal.code for refusal in prepared.refused} == {"too_many_edges"}
     crystals = {row.id: row.crystal for row in bundled().rows}
     for row_id, graph in zip(prepared.ids, prepared.graphs, strict=True):
-        np.testing.assert_array_equal(crystals[row_id].atomic_numbers, graph.atomic_numbers[graph.classes])
+        np.testing.assert_array_equal(crystals[row_id].atomic_numbers, graph.atomic_numbers[graph.node_of_atom])
 
 
 def test_a_row_without_an_id_is_known_by_its_number(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_set_is_written_where_its_name_finds_it_and_comes_back_equal(
         assert_same(found.crystal, expected.crystal, turned=False)
         assert (found.targets, found.fields) == (expected.targets, expected.fields)
     content = path.read_bytes()
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="exists: remove it"):
         fetch("mine")
     path.unlink()
     fetch(str(folder))

@@ -90,7 +90,7 @@ class Trained:
     """Two members that learned classes, found and listed, and a number at once."""
 
     config: TrainingConfig
-    assembly: RunData
+    run_data: RunData
     store: ModelStore
     runs: Path
     manifests: list[Manifest]
@@ -107,19 +107,19 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def test_classes_are_those_of_the_data_or_of_the_configuration(trained: Trained, data: Path) -> None:
-    assembly = trained.assembly
-    assert assembly.classes == (("false", "true"), SYSTEMS, ())
-    assert assembly.outputs == (2, 3, 1)
+    run_data = trained.run_data
+    assert run_data.classes == (("false", "true"), SYSTEMS, ())
+    assert run_data.outputs == (2, 3, 1)
     rows = {row.id: row for row in map(labelled, bundled().rows)}
-    for place, row_id in enumerate(assembly.dataset.ids):
-        row, truth = rows[row_id], assembly.truth[place]
+    for place, row_id in enumerate(run_data.dataset.ids):
+        row, truth = rows[row_id], run_data.truth[place]
         assert truth[0] == row.targets["cubic"]
         system = row.targets["system"]
         assert truth[1] == SYSTEMS.index(system) if system in SYSTEMS else math.isnan(truth[1])
         assert truth[2] == row.targets["log10_K_VRH"]
-    groups = row_counts(assembly.dataset, assembly.split, trained.config.targets)
+    groups = row_counts(run_data.dataset, run_data.split, trained.config.targets)
     [without] = [group for group in groups if group.name == "without a class for system"]
-    assert without.count == int(np.isnan(assembly.truth[:, 1]).sum()) > 0
+    assert without.count == int(np.isnan(run_data.truth[:, 1]).sum()) > 0
     whole = TrainingConfig.model_validate(configuration(data, CUBIC | {"key": "of_seven", "classes": [6, 5]}))
     assert assemble_run_data(whole).classes == (("6", "5"),)
 
@@ -163,7 +163,7 @@ def test_a_version_gives_calibrated_probabilities(trained: Trained) -> None:
 def test_an_ensemble_averages_probabilities(trained: Trained) -> None:
     predictor = Predictor.load(trained.store.folder("crystal-system"))
     crystal = some_crystals(2)[1]
-    graphs = [trained.assembly.dataset.graphs[row] for row in trained.assembly.split.test[:5]]
+    graphs = [trained.run_data.dataset.graphs[row] for row in trained.run_data.split.test[:5]]
     temperature = predictor.manifest.calibration.temperature
     with torch.inference_mode():
         members = [(net(collate(graphs)).values.double() / temperature).softmax(dim=1) for net in predictor.networks]
@@ -194,7 +194,7 @@ def test_figures_of_the_test_part_are_those_of_sklearn(trained: Trained) -> None
         codes = np.array([classes.index(row["true"]) for row in rows])
         test = manifest.metrics["test"]
         assert test["n"] == len(rows) > 0
-        known = trained.assembly.truth[trained.assembly.split.test, index]
+        known = trained.run_data.truth[trained.run_data.split.test, index]
         assert codes.tolist() == known[np.isfinite(known)].tolist()
         assert test["accuracy"] == np.mean([row["true"] == row["predicted"] for row in rows])
         assert test["log_loss"] == pytest.approx(sklearn_log_loss(codes, probabilities, labels=range(len(classes))))
@@ -311,11 +311,11 @@ def test_a_second_run_publishes_nothing_new_and_a_prepared_folder_trains_the_sam
 ) -> None:
     again = run(trained.config, trained.store, trained.runs, device=CPU, report=lambda _: None, plots=False)
     assert again == trained.manifests
-    save_run(trained.config, trained.assembly, trained.store, tmp_path / "prepared")
+    save_run(trained.config, trained.run_data, trained.store, tmp_path / "prepared")
     loaded = load_run(trained.config, tmp_path / "prepared")
-    assert loaded.classes == trained.assembly.classes
-    np.testing.assert_array_equal(loaded.truth, trained.assembly.truth)
-    np.testing.assert_array_equal(loaded.scaled, trained.assembly.scaled)
+    assert loaded.classes == trained.run_data.classes
+    np.testing.assert_array_equal(loaded.truth, trained.run_data.truth)
+    np.testing.assert_array_equal(loaded.scaled, trained.run_data.scaled)
 
 
 def test_commands_train_evaluate_and_predict_classes(data: Path, tmp_path: Path) -> None:

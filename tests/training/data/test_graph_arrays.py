@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepergatgnn.graphs.crystal_graph import GraphConfig
-from deepergatgnn.nn.batch import cut
+from deepergatgnn.nn.batch import split_by_edges
 from deepergatgnn.training.data.cache import prepare
 from deepergatgnn.training.data.catalogue import Dataset
 from deepergatgnn.training.data.graph_arrays import PackedGraphs, Subset, graph_sizes
@@ -28,7 +28,9 @@ def test_a_selection_is_the_list_of_what_it_selects(parts: list[list[int]], data
     nodes, links = graph_sizes(selected)
     assert nodes.tolist() == [flat[row].n_nodes for row in rows]
     assert links.tolist() == [flat[row].n_links for row in rows]
-    assert [len(part) for part in cut(selected, 100)] == [len(part) for part in cut([flat[row] for row in rows], 100)]
+    assert [len(part) for part in split_by_edges(selected, 100)] == [
+        len(part) for part in split_by_edges([flat[row] for row in rows], 100)
+    ]
 
 
 def test_graphs_are_indexed_as_a_list_is() -> None:

@@ -40,15 +40,15 @@ def configured(folder: Path, rows: Documents, **changes: Any) -> TrainingConfig:
 def test_each_row_is_counted_with_its_reason(tmp_path: Path) -> None:
     rows = documents(80, refused=10, empty=7, negative=20)
     config = configured(tmp_path, rows, targets=LOG)
-    assembly = assemble_run_data(config)
-    groups = {group.name: group for group in row_counts(assembly.dataset, assembly.split, config.targets)}
+    run_data = assemble_run_data(config)
+    groups = {group.name: group for group in row_counts(run_data.dataset, run_data.split, config.targets)}
     ids = [row["id"] for row in rows]
     assert groups["read"].count == 80
     assert groups["refused: unknown_element"] == RowGroup("refused: unknown_element", 10, tuple(ids[:3]))
     assert groups[f"without a number for {KEY}"].count == 7
     assert groups[f"not above zero, so without a log10 of {KEY}"].count == 20
     assert groups[f"not above zero, so without a log10 of {KEY}"].examples == tuple(ids[17:20])
-    for part, size in assembly.split.sizes().items():
+    for part, size in run_data.split.sizes().items():
         assert groups[part].count == size
     assert groups[f"test, with {KEY}"].count < groups["test"].count
 

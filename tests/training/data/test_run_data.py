@@ -32,7 +32,7 @@ def test_extra_rows_join_the_training_part_unless_a_set_before_has_their_formula
         written(tmp_path, part, name)
         for name, part in (("a.jsonl", rows[:90]), ("b.jsonl", rows[80:120]), ("c.jsonl", rows[100:]))
     )
-    alone, assembly = (
+    alone, run_data = (
         assemble_run_data(changed(data=main)),
         assemble_run_data(changed(data=main, extra_data=[more, last])),
     )
@@ -40,21 +40,21 @@ def test_extra_rows_join_the_training_part_unless_a_set_before_has_their_formula
     first, second = set(names[:90]), set(names[80:120])
     expected = [index for index in range(80, 120) if names[index] not in first]
     expected += [index for index in range(100, 140) if names[index] not in first | second]
-    assert [rows[index]["id"] for index in expected] == list(assembly.dataset.ids[90:])
-    assert assembly.notes["extra_rows"] == len(expected)
+    assert [rows[index]["id"] for index in expected] == list(run_data.dataset.ids[90:])
+    assert run_data.notes["extra_rows"] == len(expected)
     for part in PARTS[1:]:
-        np.testing.assert_array_equal(getattr(assembly.split, part), getattr(alone.split, part))
+        np.testing.assert_array_equal(getattr(run_data.split, part), getattr(alone.split, part))
     np.testing.assert_array_equal(
-        assembly.split.train, [*alone.split.train, *range(90, 90 + len(expected))], strict=False
+        run_data.split.train, [*alone.split.train, *range(90, 90 + len(expected))], strict=False
     )
     whole = prepared_dataset(written(tmp_path, rows, "whole.jsonl"), TINY.graph)
     for row, index in enumerate([*range(90), *expected]):
-        assert_same_graph(assembly.dataset.graphs[row], whole.graphs[index])
-        assert assembly.dataset.cells[row] == whole.cells[index]
-        assert assembly.truth[row, 0] == whole.columns["log10_K_VRH"][index]
-    examples = assembly.examples(assembly.split.train)
+        assert_same_graph(run_data.dataset.graphs[row], whole.graphs[index])
+        assert run_data.dataset.cells[row] == whole.cells[index]
+        assert run_data.truth[row, 0] == whole.columns["log10_K_VRH"][index]
+    examples = run_data.examples(run_data.split.train)
     for place in (0, len(examples.graphs) - 1):
-        assert_same_graph(examples.graphs[place], assembly.dataset.graphs[assembly.split.train[place]])
+        assert_same_graph(examples.graphs[place], run_data.dataset.graphs[run_data.split.train[place]])
 
 
 def test_formulas_of_excluded_rows_are_in_no_training_row(tmp_path: Path) -> None:
@@ -65,11 +65,11 @@ def test_formulas_of_excluded_rows_are_in_no_training_row(tmp_path: Path) -> Non
     names = formulas(rows, tmp_path)
     for field, kept_out in ((None, set(names)), ("fold", {name for i, name in enumerate(names) if i % 3 == 1})):
         exclude = [{"data": other} if field is None else {"data": other, "field": field, "value": 1}]
-        assembly = assemble_run_data(changed(exclude=exclude))
-        assert kept_out.isdisjoint({assembly.dataset.formulas[row] for row in assembly.split.train})
+        run_data = assemble_run_data(changed(exclude=exclude))
+        assert kept_out.isdisjoint({run_data.dataset.formulas[row] for row in run_data.split.train})
         before = assemble_run_data(changed()).split
-        assert assembly.notes["excluded_from_train"] == len(before.train) - len(assembly.split.train) > 0
-        np.testing.assert_array_equal(assembly.split.test, before.test)
+        assert run_data.notes["excluded_from_train"] == len(before.train) - len(run_data.split.train) > 0
+        np.testing.assert_array_equal(run_data.split.test, before.test)
     with pytest.raises(ConfigError, match="has no field 'nothing'"):
         assemble_run_data(changed(exclude=[{"data": other, "field": "nothing", "value": 1}]))
 
@@ -84,16 +84,16 @@ def test_targets_are_standardised_by_the_training_part(tmp_path: Path) -> None:
         {"model": "k", "key": "log10_K_VRH", "unit": "log10(GPa)"},
         {"model": "decades", "key": "decades", "unit": "GPa", "transform": "log10"},
     ]
-    assembly = assemble_run_data(changed(data=written(tmp_path, rows), targets=targets))
-    train = assembly.scaled[assembly.split.train].astype(np.float64)
+    run_data = assemble_run_data(changed(data=written(tmp_path, rows), targets=targets))
+    train = run_data.scaled[run_data.split.train].astype(np.float64)
     np.testing.assert_allclose(np.nanmean(train, axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(np.nanstd(train, axis=0), 1, atol=1e-6)
-    np.testing.assert_array_equal(np.isnan(assembly.scaled), np.isnan(assembly.truth))
-    assert np.isnan(assembly.truth[:, 0]).sum() == len(rows[::7])
-    assert np.isnan(assembly.truth[:, 1]).sum() == len(rows[::9])
-    for index, scaler in enumerate(assembly.scalers):
-        back = unscale(assembly.scaled[:, index], scaler)
-        np.testing.assert_allclose(back, assembly.truth[:, index], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(np.isnan(run_data.scaled), np.isnan(run_data.truth))
+    assert np.isnan(run_data.truth[:, 0]).sum() == len(rows[::7])
+    assert np.isnan(run_data.truth[:, 1]).sum() == len(rows[::9])
+    for index, scaler in enumerate(run_data.scalers):
+        back = unscale(run_data.scaled[:, index], scaler)
+        np.testing.assert_allclose(back, run_data.truth[:, index], rtol=1e-5, atol=1e-5)
 
 
 def test_rows_without_any_target_are_not_learned(tmp_path: Path) -> None:
@@ -116,25 +116,25 @@ def test_rows_without_any_target_are_not_learned(tmp_path: Path) -> None:
 
 
 def test_what_the_split_shares_is_counted_for_every_pair_of_parts() -> None:
-    assembly = assemble_run_data(changed())
-    parts = {part: {assembly.dataset.formulas[row] for row in getattr(assembly.split, part)} for part in PARTS}
+    run_data = assemble_run_data(changed())
+    parts = {part: {run_data.dataset.formulas[row] for row in getattr(run_data.split, part)} for part in PARTS}
     for index, one in enumerate(PARTS):
         for other in PARTS[index + 1 :]:
-            assert assembly.notes[f"formulas_shared_by_{one}_and_{other}"] == len(parts[one] & parts[other])
+            assert run_data.notes[f"formulas_shared_by_{one}_and_{other}"] == len(parts[one] & parts[other])
 
 
 def test_only_what_decides_the_weights_is_in_the_fingerprint() -> None:
-    assembly = assemble_run_data(changed())
-    own = assembly.fingerprint(TINY, 0)
+    run_data = assemble_run_data(changed())
+    own = run_data.fingerprint(TINY, 0)
     said = {"name": "other", "source": "elsewhere", "licence": "none", "version": "3.0.0", "members": 4}
-    assert assembly.fingerprint(TINY.model_copy(update=said), 0) == own
+    assert run_data.fingerprint(TINY.model_copy(update=said), 0) == own
     described = changed(targets=[{"model": "new-name", "key": "log10_K_VRH", "unit": "GPa", "description": "words"}])
-    assert assembly.fingerprint(described, 0) == own
+    assert run_data.fingerprint(described, 0) == own
     others = [
-        assembly.fingerprint(TINY, 1),
-        assembly.fingerprint(changed(seed=1), 0),
-        assembly.fingerprint(changed(optimization={"epochs": 2}), 0),
-        assembly.fingerprint(changed(targets=[{"model": "k", "key": "log10_G_VRH", "unit": "GPa"}]), 0),
+        run_data.fingerprint(TINY, 1),
+        run_data.fingerprint(changed(seed=1), 0),
+        run_data.fingerprint(changed(optimization={"epochs": 2}), 0),
+        run_data.fingerprint(changed(targets=[{"model": "k", "key": "log10_G_VRH", "unit": "GPa"}]), 0),
         assemble_run_data(changed(extra_data=["elastic_tensor_2015"])).fingerprint(TINY, 0),
     ]
     assert len({own, *others}) == 6

@@ -81,19 +81,19 @@ def test_a_finished_small_run_is_scored_and_predicts_on_the_command_line(tmp_pat
 
 def test_an_ensemble_of_a_small_set_is_calibrated_on_each_others_folds(tmp_path: Path) -> None:
     config = small(tmp_path, members=3)
-    assembly = assemble_run_data(config)
-    assert len(assembly.split.calibration) == 0
-    assert sorted(np.concatenate(assembly.folds)) == assembly.split.train.tolist()
+    run_data = assemble_run_data(config)
+    assert len(run_data.split.calibration) == 0
+    assert sorted(np.concatenate(run_data.folds)) == run_data.split.train.tolist()
     manifest, store = published(config, tmp_path)
     assert manifest.calibration.method == "cv+"
-    assert manifest.calibration.n == len(assembly.split.train)
-    assert [len(fold) for fold in manifest.calibration.residuals] == [len(fold) for fold in assembly.folds]
+    assert manifest.calibration.n == len(run_data.split.train)
+    assert [len(fold) for fold in manifest.calibration.residuals] == [len(fold) for fold in run_data.folds]
     predictor = Predictor.load(store.folder(manifest.name))
     # The residuals are those of the member that did not learn from the crystal.
-    for member, fold in enumerate(assembly.folds):
-        graphs = [assembly.dataset.graphs[row] for row in fold]
+    for member, fold in enumerate(run_data.folds):
+        graphs = [run_data.dataset.graphs[row] for row in fold]
         said = outputs(predictor.networks[member], graphs, CPU).values[:, 0].numpy()
-        off = np.abs(said - assembly.scaled[fold, 0])
+        off = np.abs(said - run_data.scaled[fold, 0])
         np.testing.assert_allclose(off, manifest.calibration.residuals[member], atol=1e-5)
     for answer in predictor.predict_structures(some_crystals(3)):
         assert list(answer.intervals) == list(manifest.calibration.levels) == list(LEVELS)
@@ -107,10 +107,10 @@ def test_an_ensemble_of_a_small_set_is_calibrated_on_each_others_folds(tmp_path:
 
 def test_a_prepared_folder_trains_the_same_folds(tmp_path: Path) -> None:
     config = small(tmp_path, members=2)
-    assembly, store = assemble_run_data(config), ModelStore(tmp_path / "store")
-    save_run(config, assembly, store, tmp_path / "prepared")
+    run_data, store = assemble_run_data(config), ModelStore(tmp_path / "store")
+    save_run(config, run_data, store, tmp_path / "prepared")
     loaded = load_run(config, tmp_path / "prepared")
-    assert [fold.tolist() for fold in loaded.folds] == [fold.tolist() for fold in assembly.folds]
+    assert [fold.tolist() for fold in loaded.folds] == [fold.tolist() for fold in run_data.folds]
     one, _ = published(config, tmp_path / "one", plots=False, prepared=tmp_path / "prepared")
     other, _ = published(config, tmp_path / "other", plots=False)
     assert one.files["model.safetensors"] == other.files["model.safetensors"]

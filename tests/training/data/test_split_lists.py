@@ -55,7 +55,7 @@ def test_lists_may_be_a_file_whose_digest_is_kept(tmp_path: Path) -> None:
     assert parts(split_rows(dataset(), config, 0)) == parts(split_rows(dataset(), listed(given_lists()), 0))
     assert SplitConfig.model_validate(config.model_dump(mode="json")) == config
     path.write_text(json.dumps(given_lists(test=list(dataset().ids[80:99]))), "utf-8")
-    with pytest.raises(ConfigError, match="is not the file it was"):
+    with pytest.raises(ConfigError, match="has changed"):
         split_rows(dataset(), config, 0)
 
 

@@ -186,7 +186,7 @@ def test_an_official_fold_is_the_test_part_whatever_the_seed() -> None:
         assert split_rows(dataset(), CONFIGS["official"], seed=seed).test.tolist() == wanted
 
 
-def test_rows_set_apart_are_learned_and_change_no_other_draw() -> None:
+def test_reserved_rows_are_learned_and_change_no_other_draw() -> None:
     """A run that starts from a network with two targets is validated on the rows that this one was validated on."""
     rows = range(len(dataset()))
     fields = {"one": [row % 5 for row in rows], "two": [row % 7 for row in rows]}
@@ -198,16 +198,27 @@ def test_rows_set_apart_are_learned_and_change_no_other_draw() -> None:
         fields={name: [column[row] for row in kept] for name, column in fields.items()},
     )
     both = split_rows(before, SplitConfig(test_field=("one", "two"), test_fold=0), seed=3)
-    config = SplitConfig(test_field="one", test_fold=0, apart_field="two", apart_ids=tuple(late))
+    config = SplitConfig(test_field="one", test_fold=0, reserved_field="two", reserved_ids=tuple(late))
     split = split_rows(replace(dataset(), fields=fields), config, seed=3)
     for part in ("validation", "calibration"):
         assert getattr(split, part).tolist() == [kept[row] for row in getattr(both, part)]
     assert split.test.tolist() == [row for row in rows if row % 5 == 0]
     assert {11, 12} <= set(split.train.tolist())
     assert sum(split.sizes().values()) == len(dataset())
-    assert config.record().items() >= {"apart_field": "two", "apart_ids": late}.items()
-    with pytest.raises(ConfigError, match=r"apart_ids: .* has no row 'nobody'"):
-        split_rows(replace(dataset(), fields=fields), config.model_copy(update={"apart_ids": ("nobody",)}), seed=3)
+    assert config.record().items() >= {"reserved_field": "two", "reserved_ids": late}.items()
+    with pytest.raises(ConfigError, match=r"reserved_ids: .* has no row 'nobody'"):
+        split_rows(replace(dataset(), fields=fields), config.model_copy(update={"reserved_ids": ("nobody",)}), seed=3)
+
+
+@pytest.mark.parametrize(("old", "new"), [("apart_field", "reserved_field"), ("apart_ids", "reserved_ids")])
+def test_former_names_of_options_are_deprecated(old: str, new: str) -> None:
+    value: Any = "fold" if new == "reserved_field" else ["a", "b"]
+    document: dict[str, Any] = {"test_field": "one", "test_fold": 0}
+    with pytest.warns(FutureWarning, match=f"split.{old} is deprecated: write {new}"):
+        config = SplitConfig.model_validate(document | {old: value})
+    assert config == SplitConfig.model_validate(document | {new: value})
+    with pytest.raises(ValueError, match=f"give {new} alone"):
+        SplitConfig.model_validate(document | {old: value, new: value})
 
 
 def test_an_official_fold_may_be_text() -> None:
@@ -246,14 +257,14 @@ def test_no_part_depends_on_the_values() -> None:
         ({"test_field": "fold"}, "both test_field and test_fold"),
         ({"test_fold": 0}, "both test_field and test_fold"),
         ({"folds": 1}, "folds"),
-        ({"folds": 5, "fold": 5}, "fold 5 is not there"),
-        ({"fold": 1}, "fold 1 is not there"),
+        ({"folds": 5, "fold": 5}, "fold 5 does not exist"),
+        ({"fold": 1}, "fold 1 does not exist"),
         ({"folds": 5, "seeds": 5}, "only one of folds and seeds"),
         ({"test_field": "fold", "test_fold": 0, "folds": 5}, "only one of test_field and folds"),
         ({"lists": "missing.json"}, "missing.json: No such file"),
         ({"lists": {"train": ["a"]}}, "lists"),
         ({"by": "luck"}, "by"),
-        ({"apart_field": "fold"}, "no meaning without test_field"),
+        ({"reserved_field": "fold"}, "require test_field"),
         ({"test_rows": 0}, "test_rows"),
         ({"calibration_fraction": 0}, "calibration_fraction"),
     ],

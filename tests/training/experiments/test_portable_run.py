@@ -64,7 +64,7 @@ class Prepared:
     """A run of two members in a folder."""
 
     config: TrainingConfig
-    assembly: RunData
+    run_data: RunData
     folder: Path
 
 
@@ -72,9 +72,9 @@ class Prepared:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("prepared") / "new" / "run"
     config = changed(name="pair", members=2, optimization={"epochs": 2})
-    assembly = assemble_run_data(config)
-    save_run(config, assembly, ModelStore(folder.parent / "store"), folder)
-    return Prepared(config, assembly, folder)
+    run_data = assemble_run_data(config)
+    save_run(config, run_data, ModelStore(folder.parent / "store"), folder)
+    return Prepared(config, run_data, folder)
 
 
 def quietly(_: object) -> None:
@@ -107,7 +107,7 @@ def test_a_bare_machine_trains_the_very_weights_and_the_full_one_publishes_them(
     assert run(config, store, home, device=CPU, report=quietly, member=2) == []
     assert not member_folder(home, config.name, 0).exists()
     assert store.names() == []
-    train_members(config, prepared.assembly, store, home, device=CPU, report=quietly)
+    train_members(config, prepared.run_data, store, home, device=CPU, report=quietly)
     for member in range(2):
         assert_same_state(state(away, config, member), state(home, config, member))
 
@@ -125,9 +125,9 @@ def test_a_bare_machine_trains_the_very_weights_and_the_full_one_publishes_them(
     assert epochs == []
     assert store.verify(manifest.name) == manifest
     assert manifest.members == 2
-    [(announced_config, assembly)] = announced
-    assert (announced_config, assembly.split.sizes()) == (config, manifest.provenance.rows)
-    assert sum(key.startswith("formulas_shared_by_") for key in assembly.notes) == 6
+    [(announced_config, run_data)] = announced
+    assert (announced_config, run_data.split.sizes()) == (config, manifest.provenance.rows)
+    assert sum(key.startswith("formulas_shared_by_") for key in run_data.notes) == 6
 
 
 def test_the_readme_says_which_command_a_bare_machine_has() -> None:
@@ -162,13 +162,13 @@ def test_a_device_that_does_not_exist_is_refused(prepared: Prepared, tmp_path: P
 
 
 def test_a_folder_gives_back_all_that_was_assembled(prepared: Prepared) -> None:
-    loaded, assembly = load_run(prepared.config, prepared.folder), prepared.assembly
-    assert_same(loaded.dataset, assembly.dataset)
+    loaded, run_data = load_run(prepared.config, prepared.folder), prepared.run_data
+    assert_same(loaded.dataset, run_data.dataset)
     for part in PARTS:
-        np.testing.assert_array_equal(getattr(loaded.split, part), getattr(assembly.split, part))
-    np.testing.assert_array_equal(loaded.truth, assembly.truth)
-    np.testing.assert_array_equal(loaded.scaled, assembly.scaled)
-    assert (loaded.scalers, loaded.notes) == (assembly.scalers, assembly.notes)
+        np.testing.assert_array_equal(getattr(loaded.split, part), getattr(run_data.split, part))
+    np.testing.assert_array_equal(loaded.truth, run_data.truth)
+    np.testing.assert_array_equal(loaded.scaled, run_data.scaled)
+    assert (loaded.scalers, loaded.notes) == (run_data.scalers, run_data.notes)
 
 
 def test_rows_of_other_sets_and_missing_targets_travel_too(tmp_path: Path) -> None:
@@ -182,26 +182,26 @@ def test_rows_of_other_sets_and_missing_targets_travel_too(tmp_path: Path) -> No
     config = changed(
         data=written(tmp_path, rows[:80]), extra_data=[written(tmp_path, rows[60:], "more.jsonl")], targets=targets
     )
-    assembly = assemble_run_data(config)
-    assert assembly.notes["extra_rows"] > 20
-    save_run(config, assembly, ModelStore(tmp_path / "store"), tmp_path / "run")
+    run_data = assemble_run_data(config)
+    assert run_data.notes["extra_rows"] > 20
+    save_run(config, run_data, ModelStore(tmp_path / "store"), tmp_path / "run")
     loaded = load_run(config, tmp_path / "run")
-    assert_same(loaded.dataset, assembly.dataset)
+    assert_same(loaded.dataset, run_data.dataset)
     assert np.isnan(loaded.truth[:, 1]).mean() == pytest.approx(0.5, abs=0.05)
-    np.testing.assert_array_equal(loaded.truth, assembly.truth)
-    assert loaded.scalers == assembly.scalers
+    np.testing.assert_array_equal(loaded.truth, run_data.truth)
+    assert loaded.scalers == run_data.scalers
     task = read_run(tmp_path / "run").task
     assert task.weights == (0.25, 1.0)
-    np.testing.assert_array_equal(task.training.targets, assembly.examples(assembly.split.train).targets)
+    np.testing.assert_array_equal(task.training.targets, run_data.examples(run_data.split.train).targets)
 
 
 @pytest.mark.usefixtures("_one_thread")
 def test_weights_to_begin_with_travel_too(tiny: Published, tmp_path: Path) -> None:
     config = changed(name="tuned", start="tiny-bulk-modulus", optimization={"epochs": 1, "frozen_layers": 1})
-    assembly = assemble_run_data(config)
-    save_run(config, assembly, tiny.store, tmp_path / "run")
+    run_data = assemble_run_data(config)
+    save_run(config, run_data, tiny.store, tmp_path / "run")
     train_member(read_run(tmp_path / "run").task, 0, tmp_path / "away", device=CPU, report=quietly)
-    train_members(config, assembly, tiny.store, tmp_path / "home", device=CPU, report=quietly)
+    train_members(config, run_data, tiny.store, tmp_path / "home", device=CPU, report=quietly)
     found = state(tmp_path / "away", config, 0)
     assert_same_state(found, state(tmp_path / "home", config, 0))
     shipped = load_file(tiny.folder / "model.safetensors")
@@ -226,23 +226,23 @@ def test_a_folder_that_is_written_again_is_replaced_and_anything_else_is_kept(
     prepared: Prepared, tmp_path: Path
 ) -> None:
     store, folder = ModelStore(tmp_path / "store"), tmp_path / "run"
-    save_run(prepared.config, prepared.assembly, store, folder)
+    save_run(prepared.config, prepared.run_data, store, folder)
     other = prepared.config.model_copy(update={"seed": 5})
-    save_run(other, prepared.assembly, store, folder)
+    save_run(other, prepared.run_data, store, folder)
     assert read_run(folder).task.seed == 5
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     for taken in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
         with pytest.raises(ConfigError, match="neither empty nor a prepared folder"):
-            save_run(prepared.config, prepared.assembly, store, taken)
+            save_run(prepared.config, prepared.run_data, store, taken)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 
 
 @pytest.mark.parametrize("name", ["task.json", "scaled.bin", "train.rows.bin", "senders.bin", "index.json"])
 def test_a_folder_that_was_damaged_on_its_way_is_refused(prepared: Prepared, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "run"
-    save_run(prepared.config, prepared.assembly, ModelStore(tmp_path / "store"), folder)
+    save_run(prepared.config, prepared.run_data, ModelStore(tmp_path / "store"), folder)
     flip(folder / name)
     with pytest.raises(ConfigError, match="datasets prepare"):
         load_run(prepared.config, folder)

@@ -1,17 +1,17 @@
-"""The folder of a run: held by one process, its files written whole."""
+"""The folder of a run: locked by one process, its files written atomically."""
 
 from pathlib import Path
 
 import pytest
 
 from deepergatgnn.errors import ConfigError
-from deepergatgnn.training.files import held, write_whole
+from deepergatgnn.training.files import locked, write_whole
 
 
 def test_a_folder_is_held_by_one_process_and_let_go(tmp_path: Path) -> None:
-    with held(tmp_path), pytest.raises(ConfigError, match="another process works in"), held(tmp_path):
+    with locked(tmp_path), pytest.raises(ConfigError, match="another process uses"), locked(tmp_path):
         pass
-    with held(tmp_path):
+    with locked(tmp_path):
         pass
 
 

@@ -245,7 +245,7 @@ def test_whatever_ends_a_run_the_same_command_goes_on_to_the_same_bits(tmp_path:
     code, messages = run.stopped(signal.SIGINT, 2)
     assert code == 130
     assert messages.splitlines()[-1] == (
-        "deepergatgnn: interrupted; the same command goes on from the last finished epoch"
+        "deepergatgnn: interrupted; the same command resumes after the last finished epoch"
     )
     assert "Traceback" not in messages
     assert run.epoch() >= first + 2

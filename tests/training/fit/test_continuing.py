@@ -210,7 +210,7 @@ def test_evaluate_writes_its_predictions_row_by_row(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_refused_before_training(tmp_path: Path, place: str) -> None:
     config = configured(tmp_path / "data")
     (tmp_path / place).write_text("a file", "utf-8")
-    with pytest.raises(ConfigError, match=f"{place} cannot be written: .*{place} is no folder; name another one"):
+    with pytest.raises(ConfigError, match=f"{place} cannot be written: .*{place} is not a folder; name another one"):
         trained(config, tmp_path)
 
 

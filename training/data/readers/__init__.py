@@ -1,1 +1,1 @@
-"""Data sets in the forms that the field keeps them in; `data.catalogue.read_dataset` picks the reader."""
+"""Readers of data sets, one module for each form; `data.catalogue.read_dataset` selects the reader."""

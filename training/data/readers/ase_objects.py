@@ -1,4 +1,4 @@
-"""Structures in the objects and the JSON of ASE."""
+"""Structures in objects and JSON of ASE."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _PERIODIC: Final = 3  # directions
 
 
 def crystal_of_ase_json(document: Mapping[str, Any]) -> Crystal:
-    """Read the first structure of what `ase.io.write("name.json", atoms)` writes.
+    """Read the first structure of a file that `ase.io.write("name.json", atoms)` wrote.
 
     Raises:
         StructureError: as `read_structure`.
@@ -27,7 +27,7 @@ def crystal_of_ase_json(document: Mapping[str, Any]) -> Crystal:
         atoms = decoded[decoded["ids"][0]]
         cell, numbers, positions, pbc = (atoms[key] for key in ("cell", "numbers", "positions", "pbc"))
     except Exception as error:
-        raise StructureError("unreadable", "The JSON is of ASE and not whole: write it anew.") from error
+        raise StructureError("unreadable", "The JSON of ASE is incomplete: write it again with ASE.") from error
     return crystal_of_ase(cell, numbers, positions, pbc)
 
 

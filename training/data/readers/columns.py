@@ -1,4 +1,4 @@
-"""Columns of any table to ids, targets and fields."""
+"""Columns of a table → ids, targets and fields."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ ID_NAMES: Final = (
     "identifier",
     "name",
 )
-FOLD: Final = "fold"  # numbers in a column of such a name part the rows and are nothing to learn
+FOLD: Final = "fold"  # a column with this in its name numbers folds and is not a target
 _EMPTY: Final = {"", "nan", "na", "n/a", "#n/a", "null", "none", "-"}
 
 
@@ -37,10 +37,10 @@ class Record:
     """One line of a table before its structure is read.
 
     Attributes:
-        id: of the row.
-        place: where it stands, for people: `line 3`.
-        source: of the structure, for `read`; or why there is none.
-        cells: its other columns.
+        id: id of the row.
+        place: place in the file for messages, such as `line 3`.
+        source: structure for `read`, or the reason why there is none.
+        cells: other columns.
     """
 
     id: str
@@ -52,18 +52,18 @@ class Record:
 def dataset_of(
     name: str, sha256: str, records: Sequence[Record], read: Callable[[Any], Crystal], required: Sequence[str] = ()
 ) -> Dataset:
-    """Type the columns and read the structures.
+    """Determine the types of the columns and read the structures.
 
-    A column of numbers is a target; one of whole numbers is a field too; one whose name has `fold` in it, or that is
-    mostly text, is a field only. In a column of numbers, a cell that is none is a missing value.
+    A column of numbers is a target; a column of integers is a field too; a column with `fold` in its name, or mostly
+    text, is a field only. In a column of numbers any other cell is a missing value.
 
     Args:
-        name: of the data set.
-        sha256: of its content.
-        records: in file order.
-        read: gives the crystal of a `source`, or raises StructureError.
-        required: columns that are targets whatever they hold; a row is refused where all of them are empty, or where
-            one of them is no number and other rows have one there: without any it is a column of classes.
+        name: name of the data set.
+        sha256: digest of its content.
+        records: lines in file order.
+        read: returns the crystal of a `source`, or raises StructureError.
+        required: columns that are targets. A row is refused if all of them are empty, or if one of them is not a number
+            although other rows have numbers there; a column without any number is one of classes.
     """
     required = [key for key in required if not _holds_classes([record.cells.get(key) for record in records])]
     names = list(dict.fromkeys(key for record in records for key in record.cells))
@@ -87,23 +87,23 @@ def dataset_of(
 
 
 def id_column(names: Sequence[str]) -> str | None:
-    """The column that names the rows, if there is one."""
+    """Return the column of ids, if there is one."""
     known = {name.strip().lower(): name for name in reversed(names)}
     return next((known[name] for name in ID_NAMES if name in known), None)
 
 
 def is_empty(cell: Any) -> bool:
-    """Whether a cell says nothing."""
+    """Return whether a cell is empty."""
     if isinstance(cell, str):
         return cell.strip().lower() in _EMPTY
     return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
 def as_number(cell: Any) -> float | None:
-    """A cell as a finite number; a truth value is none."""
+    """Return a cell as a finite number; a boolean is not a number."""
     cell = plain(cell)
     if isinstance(cell, bool) or not isinstance(cell, int | float | str) or "_" in str(cell):
-        return None  # Python takes 1_2 for a number
+        return None  # Python reads 1_2 as a number
     try:
         value = float(cell)
     except (ValueError, OverflowError):
@@ -112,7 +112,7 @@ def as_number(cell: Any) -> float | None:
 
 
 def no_row(record: Record, places: Mapping[str, str]) -> Refusal | None:
-    """Why a record is no row: it was refused already, or its id is that of another, of those in `places`."""
+    """Return the refusal of a record that is refused already, or whose id is in `places`."""
     if isinstance(record.source, Refusal):
         return record.source
     if record.id in places:
@@ -122,12 +122,12 @@ def no_row(record: Record, places: Mapping[str, str]) -> Refusal | None:
 
 
 def bad_target(record: Record, key: str, cell: Any) -> Refusal:
-    """The refusal of a row whose target is no number."""
+    """Return the refusal of a row whose target is not a number."""
     return Refusal(record.id, "bad_target", f"{key} in {record.place} is {str(cell)[:40]!r}: give a number.")
 
 
 def plain(cell: Any) -> Any:
-    """A scalar of numpy as Python's own."""
+    """Convert a NumPy scalar to a Python scalar."""
     return cell.item() if hasattr(cell, "item") and getattr(cell, "ndim", 0) == 0 else cell
 
 
@@ -147,7 +147,7 @@ def _kind(cells: Sequence[Any]) -> _Kind:
 
 
 def _holds_classes(cells: Sequence[Any]) -> bool:
-    """Whether cells say something, but none of them a number."""
+    """Return whether cells are filled and none is a number."""
     filled = [cell for cell in cells if not is_empty(cell)]
     return bool(filled) and all(as_number(cell) is None for cell in filled)
 
@@ -172,7 +172,7 @@ def _typed(
 
 
 def _nested(cells: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
-    """Targets that a row keeps together, as our own lines do."""
+    """Yield the targets of a nested mapping `targets`, as in JSON lines."""
     found = cells.get("targets")
     if isinstance(found, Mapping):
         yield from ((str(key), as_number(value)) for key, value in found.items())

@@ -16,11 +16,11 @@ from deepergatgnn.training.data.readers.tables import csv_rows
 
 TABLES: Final = ("id_prop.csv", "targets.csv")
 TARGET: Final = "target"  # without a header: target, target_2, target_3, ...
-_OTHERS: Final = {*TABLES, "atom_init.json", "atom_dict.json"}  # the latter are CGCNN's and MatDeepLearn's elements
+_OTHERS: Final = {*TABLES, "atom_init.json", "atom_dict.json"}  # element tables of CGCNN and MatDeepLearn
 
 
 def table_of(folder: Path) -> Path | None:
-    """The table of a folder; None if it has none.
+    """Return the table of a folder; None if it has none.
 
     Raises:
         ConfigError: if it has both.
@@ -35,12 +35,12 @@ def read_folder(table: Path, name: str) -> Dataset:
     """Read the files that a table names.
 
     The first column is the id: the name of a file beside the table or in a folder below it, with or without the suffix
-    of a structure, or what follows `POSCAR_` in it; its path from the table too, which tells files of the same name
-    apart. The others are targets. Listed are an id without a file and, where its name promises a structure, a file
-    without an id, in folders that have others with one.
+    of a structure, or the part after `POSCAR_`; or its path relative to the table, which distinguishes files of the
+    same name. The other columns are targets. Refused are an id without a file and a structure file without an id, in
+    folders with other files that have one.
 
     Raises:
-        ConfigError: if the table is no CSV or has no column of values.
+        ConfigError: if the table is not a CSV file or has no column of values.
     """
     content = table.read_bytes()
     beside = [path.relative_to(table.parent).as_posix() for path in structure_files(table)]
@@ -71,7 +71,7 @@ def read_folder(table: Path, name: str) -> Dataset:
 
 
 def structure_files(table: Path) -> list[Path]:
-    """Files that a table may name: all beside it, and those below whose name promises a structure."""
+    """Return the files that a table may name: all beside it, and structure files in folders below."""
     beside = [path for path in table.parent.iterdir() if path.is_file() and path.name not in _OTHERS]
     below = [
         path
@@ -84,7 +84,7 @@ def structure_files(table: Path) -> list[Path]:
 def _columns(
     table: Path, content: bytes, files: Sequence[str]
 ) -> tuple[list[str], list[str], list[tuple[int, list[str]]]]:
-    """Names of the columns after the id, those that must be targets, and the numbered lines of the table."""
+    """Return the columns after the id, those that must be targets, and the numbered lines of the table."""
     try:
         found = csv_rows(content)
     except (csv.Error, ValueError) as error:
@@ -102,7 +102,7 @@ def _columns(
         names = first[1:]
         if len(set(names)) < len(names):
             raise ConfigError(f"{table}: two columns have the same name")
-        # With a header there may be columns of text; a single column is what is to be learned.
+        # With a header there may be columns of text; a single column must be the target.
         return names, names if len(names) == 1 else [], lines
     names = [TARGET, *(f"{TARGET}_{number}" for number in range(2, width))]
     return names, names, lines
@@ -111,7 +111,7 @@ def _columns(
 def _row(
     cells: Sequence[str], width: int, place: str, index: Mapping[str, Sequence[str]], used: dict[str, str]
 ) -> tuple[str, str | Refusal]:
-    """Id of a line and its file, or why it has none."""
+    """Return the id of a line and its file, or its refusal."""
     named = cells[0]
     row_id = _stem(named) if named in index else named
     found = index.get(named, ())
@@ -133,7 +133,7 @@ def _row(
 
 
 def _index(files: Sequence[str]) -> dict[str, list[str]]:
-    """Files by each name that a table may give them; a path from the table means that file alone."""
+    """Index files by each name that a table may use; a path relative to the table is unique."""
     found: dict[str, list[str]] = {}
     for file in files:
         for name in _names(file):
@@ -142,7 +142,7 @@ def _index(files: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _names(file: str) -> list[str]:
-    """Names of a file: with and without its folders, its suffix, and the POSCAR_ in front."""
+    """Return the names of a file: with and without folders, suffix, and the prefix POSCAR_."""
     path = PurePath(file)
     stem = _stem(path.name)
     short = re.sub(rf"^(?:{'|'.join(VASP_NAMES)})[-_.]", "", stem, flags=re.IGNORECASE)
@@ -155,5 +155,5 @@ def _names(file: str) -> list[str]:
 
 
 def _stem(file: str) -> str:
-    """A file name without the suffix of a structure; other dots are part of it."""
+    """Return a file name without the suffix of a structure; other dots are kept."""
     return file[: -len(Path(file).suffix)] if file.lower().endswith(SUFFIXES) else file

@@ -1,4 +1,4 @@
-"""extxyz files and ASE databases, through ASE. Its old formats, which are pickles, are never read."""
+"""extxyz files and ASE databases, through ASE. Its old pickle formats are never read."""
 
 import hashlib
 import itertools
@@ -21,10 +21,10 @@ DATABASE_SUFFIXES: Final = (".db",)
 
 
 def read_extxyz_frames(path: Path, name: str) -> Dataset:
-    """Read a file of frames; what its comment lines say of a frame are its columns.
+    """Read a file of frames; the comment line of a frame gives its columns.
 
     Raises:
-        ConfigError: without ASE, or if the file is no text.
+        ConfigError: without ASE, or if the file is not text.
     """
     parse = optional("ase.io.extxyz", REMEDY).key_val_str_to_dict
     content = path.read_bytes()
@@ -38,9 +38,9 @@ def read_extxyz_frames(path: Path, name: str) -> Dataset:
         try:
             # The structure has its own reader, which reads more spellings of the cell.
             info = parse(without_structure(frame[1])) if frame[0].strip().isdecimal() and len(frame) > 1 else {}
-        except Exception as error:  # noqa: BLE001 - ASE's parser raises what its authors did not foresee
-            said = f"The comment line of frame {count} cannot be read ({error}): write key=value pairs."
-            sources.append(Refusal(str(count), "unreadable", said))
+        except Exception as error:  # noqa: BLE001 - the parser of ASE raises errors of many types
+            detail = f"The comment line of frame {count} cannot be read ({error}): write key=value pairs."
+            sources.append(Refusal(str(count), "unreadable", detail))
             infos.append({})
         else:
             sources.append("\n".join(frame))
@@ -53,7 +53,7 @@ def read_ase_database(path: Path, name: str) -> Dataset:
     """Read an ASE database of SQLite; its key-value pairs and its energy are the columns.
 
     Raises:
-        ConfigError: without ASE, or if the file is no such database.
+        ConfigError: without ASE, or if the file is not such a database.
     """
     connect = optional("ase.db.core", REMEDY).connect
     content = path.read_bytes()
@@ -67,14 +67,14 @@ def read_ase_database(path: Path, name: str) -> Dataset:
                     info.setdefault("energy", energy)
                 sources.append((row.cell, row.numbers, row.positions, row.pbc))
                 infos.append(info)
-    except Exception as error:  # noqa: BLE001 - so does its database
-        raise ConfigError(f"{path} is a damaged or too old ASE database ({error}): write it anew with ASE") from None
+    except Exception as error:  # noqa: BLE001 - the database raises errors of many types
+        raise ConfigError(f"{path} is a damaged or too old ASE database ({error}): write it again with ASE") from None
     made = _records("row", sources, infos)
     return dataset_of(name, hashlib.sha256(content).hexdigest(), made, lambda source: crystal_of_ase(*source))
 
 
 def _frames(lines: Sequence[str]) -> Iterator[list[str]]:
-    """Part a file by the counts of its frames; what follows a line that is no count is one last, unreadable frame."""
+    """Split a file by the counts of its frames; the rest after an invalid count is one last, unreadable frame."""
     start = 0
     while start < len(lines):
         if not (word := lines[start].strip()):
@@ -86,9 +86,9 @@ def _frames(lines: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _ids(infos: Sequence[dict[str, Any]]) -> list[str]:
-    """Ids that the frames name, taken out of their columns, if no two share one; else their numbers.
+    """Return the ids of the frames, removed from their columns, if they are unique; else their numbers.
 
-    Frames of one trajectory are often named after their crystal alone.
+    Frames of a trajectory often share the name of their crystal.
     """
     names = list(dict.fromkeys(itertools.chain.from_iterable(infos)))
     column = id_column(names)
@@ -107,7 +107,7 @@ def _records(what: str, sources: Sequence[Any], infos: Sequence[dict[str, Any]])
 
 
 def _check_database(path: Path) -> None:
-    """ASE would lay its tables into any other database; and into a file that is none."""
+    """Refuse any other file, since ASE would create its tables in it."""
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
             known = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone()

@@ -1,4 +1,4 @@
-"""Our own form: one JSON object a line, as `{"id", "structure", "targets", ...}`, compressed or not."""
+"""JSON lines of this project: one object `{"id", "structure", "targets", ...}` a line, compressed or not."""
 
 import gzip
 import hashlib
@@ -19,10 +19,10 @@ _OWN = {"id", "structure", "targets"}
 
 
 def read_json_lines(path: Path, name: str) -> Dataset:
-    """Read a whole file; a line that is no row is refused alone.
+    """Read a file; an invalid line is refused alone.
 
-    A target of which some row has a number is one of numbers: text is read as a number there, and a row with anything
-    else is refused. Missing are null, NaN, infinity and words for nothing, such as `n/a`.
+    A target with a number in some row is numeric: text is read as a number there, and rows with other values are
+    refused. Null, NaN, infinity and words such as `n/a` are missing values.
 
     Raises:
         ConfigError: if no line is an object with a structure.
@@ -52,7 +52,7 @@ def read_json_lines(path: Path, name: str) -> Dataset:
 
 
 def lines_of(rows: Iterable[Row]) -> Iterator[bytes]:
-    """Rows as lines that `read_json_lines` gives back equal."""
+    """Yield rows as lines that `read_json_lines` reads back unchanged."""
     for row in rows:
         structure = {
             "lattice": row.crystal.lattice.tolist(),
@@ -65,7 +65,7 @@ def lines_of(rows: Iterable[Row]) -> Iterator[bytes]:
 
 
 def write_json_lines(dataset: Dataset, path: Path) -> None:
-    """Write the readable rows; the same rows always give the same bytes. A half-written file is never left."""
+    """Write the readable rows atomically; equal rows give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_bytes(gzip.compress(b"".join(lines_of(dataset.rows)), mtime=0))

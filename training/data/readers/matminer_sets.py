@@ -1,4 +1,4 @@
-"""Sets of matminer and Matbench by name, through matminer's own loader."""
+"""Data sets of matminer and Matbench by name, through the loader of matminer."""
 
 import sys
 from collections.abc import Callable
@@ -18,15 +18,15 @@ _REMEDY: Final = "pip install matminer"
 
 
 def is_set_name(name: str) -> bool:
-    """Whether a name is one of a catalogue, such as `matbench:matbench_dielectric`."""
+    """Return whether a name belongs to a catalogue, such as `matbench:matbench_dielectric`."""
     return name.startswith((MATBENCH, MATMINER))
 
 
 def read_set(name: str) -> Dataset:
-    """Read a set of a catalogue; those of Matbench get their official ids and folds.
+    """Read a data set of a catalogue; those of Matbench get their official ids and folds.
 
     Raises:
-        ConfigError: without matminer, without network for a set that it has not kept, or for an unknown name.
+        ConfigError: without matminer, without network for a set that is not downloaded, or for an unknown name.
     """
     short = name.split(":", 1)[1]
     if name.startswith(MATBENCH):
@@ -39,14 +39,14 @@ def read_set(name: str) -> Dataset:
 
 
 def matbench_dataset(name: str, table: Table) -> Dataset:
-    """Rows of a Matbench task, with its ids, its target and its official folds.
+    """Build the data set of a Matbench task, with official ids and folds.
 
     Args:
-        name: of the task.
-        table: columns `structure` and the target, in Matbench's order.
+        name: name of the task.
+        table: columns `structure` and the target, in the order of Matbench.
 
     Raises:
-        ConfigError: if the table is not that of the task.
+        ConfigError: if the table does not fit the task.
     """
     task = task_named(name)
     if len(table) != task.rows or task.target not in table[0]:
@@ -64,12 +64,12 @@ def matbench_dataset(name: str, table: Table) -> Dataset:
 
 def _table(load: Callable[..., Any], name: str) -> Table:
     try:
-        with redirect_stdout(sys.stderr):  # the loader tells of its download
+        with redirect_stdout(sys.stderr):  # the loader prints messages about its download
             frame = load(name)
     except (OSError, ValueError, UserWarning) as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"matminer cannot load {name!r} ({said}): check the name and the network, or put its file into the "
+            f"matminer cannot load {name!r} ({reason}): check the name and the network, or put its file into the "
             "folder that the variable MATMINER_DATA names"
         ) from None
     table: Table = frame.to_dict(orient="records")
@@ -77,5 +77,5 @@ def _table(load: Callable[..., Any], name: str) -> Table:
 
 
 def _signed(dataset: Dataset) -> Dataset:
-    """With the digest of its rows: a loader gives no file to take one of."""
+    """Add the digest of the rows, since a loader provides no file."""
     return Dataset(dataset.name, sha256(lines_of(dataset.rows)), dataset.rows, dataset.refused)

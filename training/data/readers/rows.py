@@ -1,4 +1,4 @@
-"""What every reader gives back: readable rows in file order, refused rows with their reason."""
+"""Result of every reader: readable rows in file order, refused rows with their reason."""
 
 import hashlib
 import math
@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory: readable rows in file order, refused rows listed."""
+    """Data set in memory: readable rows in file order, and refused rows."""
 
     name: str
     sha256: str
@@ -37,26 +37,26 @@ class Dataset:
 
     @property
     def warnings(self) -> dict[str, list[str]]:
-        """Ids of the rows whose structure was not taken literally, by the kind of the warning."""
+        """Ids of the rows whose structure was not read literally, by the kind of the warning."""
         return by_kind((row.id, row.crystal.warnings) for row in self.rows)
 
     def values(self, keys: Sequence[str]) -> NDArray[np.float64]:
-        """Targets [rows, keys]; NaN where a row has no finite number."""
+        """Return targets [rows, keys]; NaN where a row has no finite number."""
         numbers = [[number(row.targets.get(key)) for key in keys] for row in self.rows]
         return np.array(numbers, dtype=np.float64).reshape(len(self.rows), len(keys))
 
 
 def number(value: Any) -> float:
-    """A target as a number; NaN where there is no finite one."""
+    """Return a target as a number; NaN if it is not finite."""
     try:
         found = float(value) if isinstance(value, int | float) else math.nan
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer of hundreds of digits
         return math.nan
     return found if math.isfinite(found) else math.nan
 
 
 def sha256(parts: Iterable[bytes]) -> str:
-    """Digest of several byte strings; where one ends and the next begins counts too."""
+    """Digest of several byte strings and of their lengths."""
     whole = hashlib.sha256()
     for part in parts:
         whole.update(len(part).to_bytes(8, "big") + part)
@@ -64,7 +64,7 @@ def sha256(parts: Iterable[bytes]) -> str:
 
 
 def optional(module: str, remedy: str) -> Any:
-    """Import a package that only one kind of data needs.
+    """Import an optional package.
 
     Raises:
         ConfigError: with the remedy, if it is not installed.

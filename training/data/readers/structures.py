@@ -1,4 +1,4 @@
-"""One cell of a table, or one file of a folder, to a crystal."""
+"""Cell of a table, or file of a folder → crystal."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ VASP_NAMES: Final = ("POSCAR", "CONTCAR")
 
 
 def format_of(name: str) -> StructureFormat | None:
-    """The format that a file name promises, with or without folders; None if it promises no structure."""
+    """Return the format that a file name indicates; None if it indicates no structure."""
     path = PurePath(name)
     if found := _FORMATS.get(path.suffix.lower()):
         return found
@@ -35,10 +35,10 @@ def crystal_of(source: Any, format: StructureFormat = "auto") -> Crystal:  # noq
     Args:
         source: text of a CIF, POSCAR, extxyz or JSON file; an object of pymatgen, its `as_dict()`, an OPTIMADE
             structure, plain arrays, JARVIS `atoms`; or JSON text of those or of a database of ASE.
-        format: of a text.
+        format: format of a text.
 
     Raises:
-        StructureError: for whatever is not an ordered, finite crystal of known elements.
+        StructureError: if it is not an ordered, finite crystal of known elements.
     """
     if hasattr(source, "as_dict"):
         source = source.as_dict()
@@ -56,12 +56,12 @@ def crystal_of(source: Any, format: StructureFormat = "auto") -> Crystal:  # noq
 
 
 def _may_be_of_ase(text: str | bytes) -> bool:
-    """Whether a text can be a JSON database of ASE, which is a JSON object with this key."""
+    """Return whether a text may be a JSON database of ASE, an object with the key `nextid`."""
     return "nextid" in text if isinstance(text, str) else b"nextid" in text
 
 
 def _object(text: str | bytes) -> Any:
-    """The object that a JSON text holds; the text itself where it is something else."""
+    """Return the object of a JSON text, or the text if it is not an object."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -49,18 +49,18 @@ PATH_NAMES: Final = (
 ARRAYS: Final = ("lattice", "species", "frac_coords")
 _LONGEST_CELL: Final = 64 * 1024 * 1024
 _LONGEST_PATH: Final = 1024
-_LOOKED_AT: Final = 5  # filled cells of a column that tell whether it holds structures
-_LABEL: Final = object()  # key of the index of a pandas table, beside its columns
-_BROKEN: Final = object()  # key of why a line is no row, beside what it has
+_SAMPLE: Final = 5  # filled cells of a column that decide whether it holds structures
+_LABEL: Final = object()  # key of the index of a pandas table
+_BROKEN: Final = object()  # key of the reason why a line is not a row
 
 Table = list[dict[Any, Any]]
 
 
 def read_table(path: Path, name: str) -> Dataset:
-    """Read a whole table; the column of structures of a CSV may hold paths of files, from the folder of the table.
+    """Read a table; the structure column of a CSV file may hold paths of files, relative to the folder of the table.
 
     Raises:
-        ConfigError: if it is no table, or none or several of its columns hold structures.
+        ConfigError: if it is not a table, or not exactly one column holds structures.
     """
     content = path.read_bytes()
     table = _table_of(path, content)
@@ -69,18 +69,18 @@ def read_table(path: Path, name: str) -> Dataset:
 
 
 def named_files(path: Path) -> list[Path]:
-    """Files of structures that the cells of a CSV name; none if it is another file, or names none in its first rows."""
+    """Return the structure files that the cells of a CSV file name; empty if its first rows name none."""
     if not path.name.endswith(CSV_SUFFIXES):
         return []
     content = path.read_bytes()
     try:
         text = gzip.decompress(content) if path.suffix == ".gz" else content
-        first = csv_rows(b"\n".join(text.split(b"\n", _LOOKED_AT + 1)[: _LOOKED_AT + 1]))
+        first = csv_rows(b"\n".join(text.split(b"\n", _SAMPLE + 1)[: _SAMPLE + 1]))
         if not any(_file_of(cell, path.parent) for _, cells in first for cell in cells):
-            return []  # without reading a long table of texts
+            return []  # avoids reading a long table of texts
         named = {_file_of(cell, path.parent) for _, cells in csv_rows(text) for cell in cells}
     except (OSError, EOFError, zlib.error, csv.Error, ValueError):
-        return []  # the caller reports what is wrong
+        return []  # the caller reports the error
     return sorted(file for file in named if file is not None and file.is_file())
 
 
@@ -94,7 +94,7 @@ def _table_of(path: Path, content: bytes) -> Table:
 
 
 def _file_of(cell: Any, folder: Path | None) -> Path | None:
-    """The file that a cell names by its path from a folder; None if the cell is no path of a structure."""
+    """Return the file that a cell names, relative to a folder; None if the cell is not the path of a structure."""
     if folder is None or not isinstance(cell, str) or len(cell) > _LONGEST_PATH or "\n" in cell or "\0" in cell:
         return None
     return folder / cell.strip() if format_of(cell.strip()) else None
@@ -104,11 +104,11 @@ def dataset_of_table(table: Table, name: str, sha256: str, place: str, folder: P
     """Find the columns of structures and ids, and read the rows; see `read_table`.
 
     Args:
-        table: its rows.
-        name: of the data set.
-        sha256: of its content, without that of files it names.
-        place: of the table, for people.
-        folder: from which cells may name files; None if they may not.
+        table: rows of the table.
+        name: name of the data set.
+        sha256: digest of the table, without the files that it names.
+        place: name of the table in messages.
+        folder: folder of the files that cells may name; None if cells are not paths.
     """
     contents: dict[Path, bytes] = {}
 
@@ -145,23 +145,23 @@ def dataset_of_table(table: Table, name: str, sha256: str, place: str, folder: P
 
 
 def _path_id(source: Any, folder: Path | None) -> str | None:
-    """The id of a row that has none but the path of its file: that without the suffix."""
+    """Return the path of the file of a row without its suffix, as the id of a row without one."""
     if (file := _file_of(source, folder)) is None or folder is None:
         return None
     return file.relative_to(folder).with_suffix("").as_posix() if file.is_relative_to(folder) else str(source).strip()
 
 
 def csv_rows(text: bytes) -> list[tuple[int, list[str]]]:
-    """Rows of a CSV that are not blank: the line on which each ends, and its cells.
+    """Return the rows of a CSV file that are not blank: the line on which each ends, and its cells.
 
-    They are separated by whichever of comma, semicolon and tab comes first in the text.
+    The separator is the first comma, semicolon or tab of the first line.
 
     Raises:
-        ValueError, csv.Error: if it is no such text.
+        ValueError, csv.Error: if it is not CSV.
     """
     decoded = text.decode("utf-8-sig")
     separators = [character for character in decoded.split("\n", 1)[0] if character in ",;\t"]
-    before = csv.field_size_limit(_LONGEST_CELL)  # a CIF in a cell is longer than Python's limit
+    before = csv.field_size_limit(_LONGEST_CELL)  # a CIF in a cell exceeds the default limit
     try:
         reader = csv.reader(io.StringIO(decoded, newline=""), delimiter=(separators or [","])[0], strict=True)
         found = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
@@ -193,7 +193,7 @@ def _parquet_table(content: bytes) -> Table:
 
 
 def _json_table(text: bytes) -> Table:
-    """Records, or a pandas table in the orient `records`, `columns`, `list`, `index` or `split`."""
+    """Read records, or a pandas table in the orient `records`, `columns`, `list`, `index` or `split`."""
     document = json.loads(text.decode("utf-8-sig"))
     if isinstance(document, list) and all(isinstance(row, dict) for row in document):
         return document
@@ -216,7 +216,7 @@ def _json_table(text: bytes) -> Table:
 
 
 def _labelled(labels: Sequence[Any], rows: Table) -> Table:
-    """Rows with the index of pandas, where that is more than a count."""
+    """Add the index of pandas to the rows, unless it is a count."""
     if all(label is None or str(label).isdecimal() for label in labels):
         return rows
     return [{_LABEL: label} | row for label, row in zip(labels, rows, strict=True)]
@@ -225,7 +225,7 @@ def _labelled(labels: Sequence[Any], rows: Table) -> Table:
 def _structure_columns(
     names: Sequence[str], table: Table, place: str, read: Callable[[Any], Crystal]
 ) -> tuple[str, ...]:
-    """The column that holds structures; or the three that hold their arrays."""
+    """Return the column of structures, or the three columns of their arrays."""
     known = {name.strip().lower(): name for name in reversed(names)}
     for name in STRUCTURE_NAMES:
         if name in known:
@@ -236,17 +236,17 @@ def _structure_columns(
     if len(found) == 1:
         return (found[0],)
     paths = [known[name] for name in PATH_NAMES if name in known]
-    if not found and paths:  # its rows then say which files are not there
+    if not found and paths:  # its rows then report the missing files
         return (paths[0],)
-    said = f"columns {', '.join(found)} all hold structures" if found else "no column holds structures"
+    reason = f"columns {', '.join(found)} all hold structures" if found else "no column holds structures"
     shown = ", ".join(names[:12]) or "none"
     raise ConfigError(
-        f"{place}: {said}; call one of its columns `structure`, or `path` where it names files (it has: {shown})"
+        f"{place}: {reason}; call one of its columns `structure`, or `path` where it names files (it has: {shown})"
     )
 
 
 def _holds_structures(cells: Sequence[Any], read: Callable[[Any], Crystal]) -> bool:
-    for cell in [cell for cell in cells if isinstance(cell, str | Mapping) and not is_empty(cell)][:_LOOKED_AT]:
+    for cell in [cell for cell in cells if isinstance(cell, str | Mapping) and not is_empty(cell)][:_SAMPLE]:
         try:
             read(cell)
         except StructureError:
@@ -256,7 +256,7 @@ def _holds_structures(cells: Sequence[Any], read: Callable[[Any], Crystal]) -> b
 
 
 def _decoded(cell: Any) -> Any:
-    """An array that a CSV has as JSON text."""
+    """Decode an array that a CSV file holds as JSON text."""
     if isinstance(cell, str):
         try:
             return json.loads(cell)

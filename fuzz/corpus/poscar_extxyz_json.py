@@ -1,8 +1,8 @@
-"""POSCAR, extxyz and JSON files that are meant to stall or to exhaust memory."""
+"""POSCAR, extxyz and JSON files that try to stall the reader or to exhaust memory."""
 
 from typing import Final
 
-from fuzz.makers import Rows, poscar
+from fuzz.corpus.builders import Rows, poscar
 
 OTHERS: Final[Rows] = {
     "POSCAR: 1e9": ("too_many_atoms", lambda: poscar(count="1000000000")),

@@ -1,18 +1,18 @@
-"""How well it holds: too much load, a bulk stream beside single requests, a lone request."""
+"""Measures of behaviour under pressure: overload, a bulk stream beside single requests, and a lone request."""
 
 from typing import Any
 
-from benchmarks.load.bench import Bench, Model, UnavailableError, interleaved, median, ratio
-from benchmarks.load.driver import Result, quantile
-from benchmarks.load.servers import Server
+from benchmarks.serving.harness import Bench, Model, UnavailableError, interleaved, median, ratio
+from benchmarks.serving.processes import Result, quantile
+from benchmarks.serving.servers import Server
 
 LEVELS = {"0.8": 0.8, "1": 1.0, "5": 5.0}
-LOW = 0.05  # of the capacity: single requests beside a bulk stream
+LOW = 0.05  # rate of single requests beside a bulk stream, as a share of the capacity
 LONE = 150  # requests
 
 
 def overload(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
-    """`overload_goodput` and how those that cannot be served are told."""
+    """Measure `overload_goodput`, and whether refusals are 429 with Retry-After."""
     bodies = bench.singles([model.name])
     capacity = bench.single(server, model).rate
     seed = 0
@@ -27,11 +27,11 @@ def overload(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
     goodput = {name: [result.rate for result in each] for name, each in results.items()}
     p99 = {name: [result.quantile_ms(0.99) or float("inf") for result in each] for name, each in results.items()}
     refused = [result.refused for result in results["5"]]
-    told = sum(result.refusals_with_retry_after for result in results["5"])
+    with_retry_after = sum(result.refusals_with_retry_after for result in results["5"])
     refusals = sum(sum(each.values()) for each in refused)
     return {
         "overload_goodput": ratio(goodput["5"], goodput["1"]),
-        "overload_told": round(told / refusals, 4) if refusals else None,
+        "overload_told": round(with_retry_after / refusals, 4) if refusals else None,
         "overload_p99_ratio": ratio(p99["5"], p99["0.8"]),
         "overload": {
             "capacity_per_s": round(capacity, 1),
@@ -46,7 +46,7 @@ def overload(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
 
 
 def beside_bulk(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
-    """`bulk_interference`: p99 of single requests at a low rate, with a bulk stream over without."""
+    """Measure `bulk_interference`: p99 of single requests at a low rate, with a bulk stream over without one."""
     capacity = bench.single(server, model).rate
     bodies, batches = bench.singles([model.name]), bench.batches([model.name])
     seconds = 2 * bench.seconds
@@ -83,7 +83,7 @@ def beside_bulk(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
 
 
 def lone(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
-    """`idle_overhead_ms`: what a lone request waits for beside its parsing, its graph and its inference."""
+    """Measure `idle_overhead_ms`: latency of a lone request minus parsing, graph and inference."""
     plan: dict[str, Any] = {"clients": 1, "seconds": 3 * bench.seconds, "kept": LONE}
     result = bench.load.run(server.address, "/predict", bench.singles([model.name]), **plan)
     if not result.answers:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.load.inprocess`: the pipeline in one process, and the values that every server must give.
+"""`python -m benchmarks.serving.pipeline_process`: the pipeline in one process; its values are the reference.
 
 One JSON plan a line on standard input: `texts` (a JSON file), `store`, `model`, `device`, and `seconds` with `batch`
 for the speed; one JSON object a line on standard output.
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.load.servers import THREADS
+from benchmarks.serving.servers import THREADS
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.structures import read_structure
@@ -23,24 +23,24 @@ from deepergatgnn.structures import read_structure
 
 @cache
 def predictor(store: str | None, model: str, device: str) -> Predictor:
-    """A checkpoint."""
+    """Load a checkpoint."""
     return Predictor.load(ModelStore(store).folder(model), device)
 
 
 @cache
 def crystals(path: str) -> list[str]:
-    """The texts."""
+    """Read the texts."""
     found: list[str] = json.loads(Path(path).read_text(encoding="utf-8"))
     return found
 
 
 def values(loaded: Predictor, some: Sequence[str]) -> list[float]:
-    """Text → graph → number."""
+    """Predict: text → graph → number."""
     return [prediction.value for prediction in loaded.predict_structures([read_structure(text) for text in some])]
 
 
-def carry_out(plan: dict[str, Any]) -> dict[str, Any]:
-    """Run one plan."""
+def run_plan(plan: dict[str, Any]) -> dict[str, Any]:
+    """Compute the values or the rate of one plan."""
     loaded = predictor(plan["store"], plan["model"], plan["device"])
     some = crystals(plan["texts"])
     if "seconds" not in plan:
@@ -54,10 +54,10 @@ def carry_out(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Until standard input ends."""
+    """Run plans until standard input ends."""
     torch.set_num_threads(THREADS)
     for line in sys.stdin:
-        print(json.dumps(carry_out(json.loads(line))), flush=True)
+        print(json.dumps(run_plan(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The servers under load, each started as its users start it, on a free port, with one thread for torch."""
+"""Servers under load, each started as its users start it, on a free port, with one torch thread."""
 
 import http.client
 import os
@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-c", "from deepergatgnn.commands.main import main; m
 THREADS = 1
 START_S = 180.0
 TICKS = os.sysconf("SC_CLK_TCK")
-# Eager networks on every side: compiling would take the cores that are measured.
+# Eager networks on every side: compilation would use the cores that are measured.
 ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "OMP_NUM_THREADS": str(THREADS),
@@ -31,18 +31,18 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers.
+    """Running server.
 
     Attributes:
-        address: where.
-        process: its first process.
+        address: its URL.
+        process: its main process.
     """
 
     address: str
     process: "subprocess.Popen[str]"
 
     def cpu_s(self) -> Counter[str]:
-        """CPU seconds used so far by its processes, by what they are for."""
+        """Return the CPU seconds used so far by each kind of process."""
         used: Counter[str] = Counter()
         for pid in _tree(self.process.pid):
             try:
@@ -50,12 +50,12 @@ class Server:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
-            # Its own, and that of its children that ended: a fork server's parse processes are replaced now and then.
+            # Including children that ended: parse processes are replaced from time to time.
             used[_role(pid == self.process.pid, command)] += sum(map(int, numbers[11:15])) / TICKS  # type: ignore[assignment]
         return used
 
     def answers(self) -> bool:
-        """Whether it is ready for requests."""
+        """Return whether the server is ready for requests."""
         return _healthy(self.address, "/readyz") or _healthy(self.address, "/health")
 
     def signal(self, number: int) -> None:
@@ -67,9 +67,9 @@ class Server:
 
 @contextmanager
 def resting(servers: Sequence[Server]) -> Iterator[None]:
-    """Servers that are stopped while another one is measured: what they do when idle would count as its slowness.
+    """Stop servers while another one is measured, because idle servers use processor time.
 
-    LitServe's processes, for one, ask their queues all the time, which takes an eighth of a core.
+    LitServe's processes poll their queues, which takes an eighth of a core.
     """
     for server in servers:
         server.signal(signal.SIGSTOP)
@@ -105,7 +105,7 @@ def _tree(pid: int) -> list[int]:
 
 @contextmanager
 def started(command: Sequence[str], **environment: str) -> Iterator["subprocess.Popen[str]"]:
-    """A process and all that it starts, until the block ends."""
+    """Run a process with its children until the block ends."""
     process = subprocess.Popen(  # noqa: S603 - our own commands
         command,
         stdout=subprocess.PIPE,
@@ -125,7 +125,7 @@ def started(command: Sequence[str], **environment: str) -> Iterator["subprocess.
             pass
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what a server left behind
+                os.killpg(process.pid, signal.SIGKILL)  # children that the server left
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
@@ -133,7 +133,7 @@ def started(command: Sequence[str], **environment: str) -> Iterator["subprocess.
 
 @contextmanager
 def service(workers: int = 1, **environment: str) -> Iterator[Server]:
-    """`deepergatgnn serve` with an embedded broker."""
+    """Run `deepergatgnn serve` with an embedded broker."""
     with started([*COMMAND, "serve", "--port", "0", "--workers", str(workers)], **environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -146,16 +146,16 @@ def service(workers: int = 1, **environment: str) -> Iterator[Server]:
 
 @contextmanager
 def rival(module: str, *arguments: str, **environment: str) -> Iterator[Server]:
-    """Another server, `python -m benchmarks.load.MODULE PORT ...`, once its /health is good."""
+    """Run another server, `python -m benchmarks.serving.rivals.MODULE PORT ...`, and wait until /health answers."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", f"benchmarks.load.{module}", str(port), *arguments]
+    command = [sys.executable, "-m", f"benchmarks.serving.rivals.{module}", str(port), *arguments]
     with started(command, **environment) as process:
         address = f"http://127.0.0.1:{port}"
         end = time.monotonic() + START_S
         while not _healthy(address, "/health"):
             if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"{module} did not start; `{' '.join(command[1:])}` tells why")
+                raise RuntimeError(f"{module} did not start; run `{' '.join(command[1:])}` to see the reason")
             time.sleep(0.1)
         yield Server(address, process)
 

@@ -1,11 +1,11 @@
-"""Small files that a reader in good faith believes: it stalls, or fills the memory later, or a model answers.
+"""Small, well-formed files without a sound crystal: a naive reader accepts them, and a later stage fails.
 
-The magnetic key is refused by its name: its value here is harmless, and so would any other be.
+The magnetic key is refused by its name; its value is irrelevant.
 """
 
 from typing import Final
 
-from fuzz.makers import Rows, cif, distinct_operators, poscar
+from fuzz.corpus.builders import Rows, cif, distinct_operators, poscar
 
 
 def _with_occupancy(sites: str) -> str:
@@ -20,7 +20,7 @@ def _sites(count: int) -> str:
     return "".join(f"Fe{index} 0.{index:03d} 0 0\n" for index in range(count))
 
 
-BELIEVED: Final[Rows] = {
+PLAUSIBLE: Final[Rows] = {
     "a magnetic key": ("magnetic_cif", lambda: cif(extra="_space_group_magn.transform_BNS_Pp_abc 'a,b,c;0,0,0'\n")),
     "a magnetic moment": ("magnetic_cif", lambda: cif(extra="loop_\n_atom_site_moment.label\nFe1\n")),
     "977 operators x 20 sites": ("unreadable", lambda: cif(extra=distinct_operators(977), atoms=_sites(20))),

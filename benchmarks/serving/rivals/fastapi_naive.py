@@ -1,6 +1,6 @@
-"""FastAPI that calls the predictor for one crystal after the other.
+"""FastAPI that predicts one crystal after the other.
 
-python -m benchmarks.load.naive PORT STORE MODEL DEVICE
+python -m benchmarks.serving.rivals.fastapi_naive PORT STORE MODEL DEVICE
 """
 
 import sys
@@ -9,11 +9,11 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from benchmarks.load.answers import Model
+from benchmarks.serving.rivals.model import Model
 
 
 def main() -> None:
-    """Until killed."""
+    """Serve until killed."""
     port, store, name, device = sys.argv[1:]
     model = Model(store, name, device)
     app = FastAPI()
@@ -24,8 +24,8 @@ def main() -> None:
 
     @app.post("/predict")
     async def predict(request: dict[str, Any]) -> dict[str, Any]:
-        asked = model.read(request)
-        return model.answer(asked, model.predict([asked])[0])
+        decoded = model.read(request)
+        return model.answer(decoded, model.predict([decoded])[0])
 
     uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
 

@@ -1,4 +1,4 @@
-"""Texts for the hostile table: a small file, and what is put into it."""
+"""Builders of the files of the corpus."""
 
 from collections.abc import Callable
 from itertools import islice, permutations, product
@@ -7,14 +7,14 @@ from typing import Literal
 from deepergatgnn.errors import StructureErrorCode
 
 Ending = Literal["answered"] | StructureErrorCode
-# How a file ends, and what makes it: some are megabytes.
+# Expected ending, and a function that builds the file: some have megabytes.
 Rows = dict[str, tuple[Ending, Callable[[], str | bytes]]]
 
 
 def cif(
     a: str = "5", al: str = "90", be: str = "90", ga: str = "90", extra: str = "", atoms: str = "Fe1 0 0 0\n"
 ) -> str:
-    """A CIF of one atom, and what is put into it."""
+    """Build a CIF of one atom with the given parts."""
     return (
         f"data_x\n_cell_length_a {a}\n_cell_length_b 5\n_cell_length_c 5\n_cell_angle_alpha {al}\n"
         f"_cell_angle_beta {be}\n_cell_angle_gamma {ga}\n{extra}loop_\n_atom_site_label\n_atom_site_fract_x\n"
@@ -36,12 +36,12 @@ def poscar(
     coords: str = "0 0 0\n",
     c: str = "x",
 ) -> str:
-    """A POSCAR of one atom, and what is put into it."""
+    """Build a POSCAR of one atom with the given parts."""
     return f"{c}\n{scale}\n{cell}\n{sym}\n{count}\n{mode}\n{coords}"
 
 
 def distinct_operators(count: int) -> str:
-    """A loop of as many different operators that look like those of space groups."""
+    """Build a loop of `count` different operators that resemble those of space groups."""
     shifts = product(("", "+1/2", "+1/3", "+2/3", "+1/4", "+3/4"), repeat=3)
     turns = [
         [f"{sign}{axis}" for sign, axis in zip(signs, axes, strict=True)]

@@ -3,29 +3,28 @@
     python -m benchmarks.serving [--quick] [--litserve PATH]
 
 Real crystals as CIF, the shipped bulk-modulus model, the embedded broker, one torch thread a process, eager networks,
-on all sides the same parser and predictor. Load comes from a process of its own; every answer that it keeps is compared
-with the pipeline's. Sides take turns, A B A B; ratios are medians over the rounds. LitServe is no dependency: install
-it anywhere (`pip install --target PATH litserve`). The last line is one JSON object:
+the same parser and predictor on all sides. A separate process makes the load; stored answers are compared with those of
+the pipeline. Sides alternate, A B A B; ratios are medians over the rounds. LitServe is not a dependency: install it
+anywhere (`pip install --target PATH litserve`). The last line is one JSON object:
 
 - `single_ratio` (64 clients), `batch_ratio` (batches of 256), both without attention, and both `_with_attention`:
   answers/s over crystals/s of the pipeline in one process, in its best batch size.
-- `litserve_ratio`, `litserve_ratio_small` (a network as small as can be): answers/s over LitServe's in its best batch
+- `litserve_ratio`, `litserve_ratio_small` (the smallest network): answers/s over those of LitServe in its best batch
   size and timeout, one worker on each side, graphs of a batch built together; `litserve_p99_ratio`,
   `litserve_p99_ratio_small`; `litserve_each_ratio`: the same where LitServe builds the graph of each request as it
   decodes it; `litserve_two_workers_ratio`: with two workers on each side; each also `_small`.
 - `naive_ratio`: answers/s over FastAPI that predicts one by one.
 - `overload_goodput`: answers/s at 5 times the capacity over those at 1 time, in an open loop; `overload_told`: share
-  of refusals that are 429 with Retry-After; `overload_p99_ratio`: p99 of those admitted over that at 0.8 times.
-- `bulk_interference`: p99 of rare single requests with a bulk stream beside them over that without.
+  of refusals that are 429 with Retry-After; `overload_p99_ratio`: p99 of the admitted requests over that at 0.8 times.
+- `bulk_interference`: p99 of rare single requests beside a bulk stream over that without one.
 - `idle_overhead_ms`: median of a lone request's total minus parse, graph and inference.
-- `scale_ratio`: two workers over one, all models, batches of the crystals that are dearest to compute;
-  `machine_scale`: what two processes without a server do more than one on this machine; `duplicates`: with the result
-  cache over without.
+- `scale_ratio`: two workers over one, all models, batches of the crystals that cost most to compute;
+  `machine_scale`: two pipelines without a server over one on this machine; `duplicates`: with the result cache over
+  without it.
 
-What could not be measured is null, and `skipped` says why.
+A figure that could not be measured is null; `skipped` gives the reason.
 """
 
-import json
 import subprocess
 import tempfile
 import time
@@ -35,11 +34,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import pressure, speed
-from benchmarks.load.bench import Bench, Model, UnavailableError
-from benchmarks.load.crystals import texts
-from benchmarks.load.driver import Helper, Load
-from benchmarks.load.servers import COMMAND, ENVIRONMENT, Server, service, started
+from benchmarks.report import finish
+from benchmarks.serving.harness import Bench, Model, UnavailableError
+from benchmarks.serving.measures import overload, throughput
+from benchmarks.serving.processes import Helper, Load
+from benchmarks.serving.request_bodies import texts
+from benchmarks.serving.servers import COMMAND, ENVIRONMENT, Server, service, started
 from benchmarks.timing import parser
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.service.settings import Settings
@@ -81,10 +81,10 @@ FIGURES = (
 
 @contextmanager
 def tools(options: Namespace) -> Iterator[Bench]:
-    """Everything that the measures share."""
+    """Start the processes that the measures share."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepergatgnn-serving-")))
-        pipeline = stack.enter_context(Helper("benchmarks.load.inprocess", **ENVIRONMENT))
+        pipeline = stack.enter_context(Helper("benchmarks.serving.pipeline_process", **ENVIRONMENT))
         load, background = stack.enter_context(Load()), stack.enter_context(Load())
         yield Bench(
             load=load,
@@ -99,7 +99,7 @@ def tools(options: Namespace) -> Iterator[Bench]:
 
 
 def train_small(folder: Path) -> Model:
-    """The smallest network that can be served, trained for real, in a store of its own."""
+    """Train the smallest network that can be served, in a store of its own."""
     config = folder / "small.yaml"
     config.write_text(SMALL, encoding="utf-8")
     store = folder / "store"
@@ -113,7 +113,7 @@ def train_small(folder: Path) -> Model:
 
 
 class Report:
-    """Figures as they come, and why some do not."""
+    """Figures, details, and reasons of missing figures."""
 
     def __init__(self, only: Sequence[str] = ()) -> None:
         self.only = only
@@ -122,7 +122,7 @@ class Report:
         self.skipped: dict[str, str] = {}
 
     def take(self, names: str, measure: Callable[[], dict[str, Any]]) -> None:
-        """Run a measure, if it is wanted; note its figures, or why there are none."""
+        """Run a measure, if selected, and record its figures or the reason why there are none."""
         if self.only and not set(names.split(", ")) & set(self.only):
             return
         started_at = time.perf_counter()
@@ -135,12 +135,12 @@ class Report:
         self.skipped |= found.pop("skipped", {})
         for name, value in found.items():
             (self.figures if name in self.figures else self.details)[name] = value
-        said = ", ".join(f"{name} {value}" for name, value in found.items() if name in self.figures)
-        print(f"{said} [{time.perf_counter() - started_at:.0f} s]", flush=True)
+        line = ", ".join(f"{name} {value}" for name, value in found.items() if name in self.figures)
+        print(f"{line} [{time.perf_counter() - started_at:.0f} s]", flush=True)
 
 
 def litserve(bench: Bench, options: Namespace, server: Server, model: Model) -> dict[str, Any]:
-    """Against LitServe, under the names of the report."""
+    """Compare with LitServe; the keys are those of the report."""
     suffix = "" if model == SHIPPED else "_small"
     reachable = subprocess.run(  # noqa: S603 - asks whether it can be imported
         [*COMMAND[:1], "-c", "import litserve"],
@@ -149,8 +149,8 @@ def litserve(bench: Bench, options: Namespace, server: Server, model: Model) -> 
         check=False,
     )
     if reachable.returncode:
-        raise UnavailableError("litserve cannot be imported: install it, or say where it is with --litserve PATH")
-    found = speed.against_litserve(bench, server, model, path=options.litserve, search=not options.quick)
+        raise UnavailableError("litserve cannot be imported: install it, or give its folder with --litserve PATH")
+    found = throughput.against_litserve(bench, server, model, path=options.litserve, search=not options.quick)
     return {
         f"litserve_ratio{suffix}": found.pop("ratio"),
         f"litserve_p99_ratio{suffix}": found.pop("p99_ratio"),
@@ -161,22 +161,22 @@ def litserve(bench: Bench, options: Namespace, server: Server, model: Model) -> 
 
 
 def measure(bench: Bench, options: Namespace) -> Report:
-    """Everything, in turn."""
+    """Run every measure in turn."""
     report = Report(options.only)
-    with service(1, **speed.environment(bench, SHIPPED)) as server:
-        report.take("idle_overhead_ms", lambda: pressure.lone(bench, server, SHIPPED))
-        report.take("single_ratio, batch_ratio", lambda: speed.against_pipeline(bench, server, SHIPPED))
-        report.take("overload_goodput", lambda: pressure.overload(bench, server, SHIPPED))
-        report.take("bulk_interference", lambda: pressure.beside_bulk(bench, server, SHIPPED))
-        report.take("naive_ratio", lambda: speed.against_naive(bench, server, SHIPPED))
+    with service(1, **throughput.environment(bench, SHIPPED)) as server:
+        report.take("idle_overhead_ms", lambda: overload.lone(bench, server, SHIPPED))
+        report.take("single_ratio, batch_ratio", lambda: throughput.against_pipeline(bench, server, SHIPPED))
+        report.take("overload_goodput", lambda: overload.overload(bench, server, SHIPPED))
+        report.take("bulk_interference", lambda: overload.beside_bulk(bench, server, SHIPPED))
+        report.take("naive_ratio", lambda: throughput.against_naive(bench, server, SHIPPED))
         if "cache_entries" in Settings.model_fields:
-            report.take("duplicates", lambda: speed.with_repeated_crystals(bench, server, SHIPPED))
+            report.take("duplicates", lambda: throughput.with_repeated_crystals(bench, server, SHIPPED))
         else:
             report.skipped["duplicates"] = "the service has no setting cache_entries"
-        report.take("scale_ratio", lambda: speed.with_two_workers(bench, server, ModelStore().names()))
+        report.take("scale_ratio", lambda: throughput.with_two_workers(bench, server, ModelStore().names()))
         report.take("litserve_ratio", lambda: litserve(bench, options, server, SHIPPED))
     small = train_small(bench.folder)
-    with service(1, **speed.environment(bench, small)) as server:
+    with service(1, **throughput.environment(bench, small)) as server:
         report.take("litserve_ratio_small", lambda: litserve(bench, options, server, small))
     return report
 
@@ -192,7 +192,8 @@ def main() -> None:
     with tools(chosen) as bench:
         head = {"data": chosen.data, "crystals": len(bench.texts), "rounds": bench.rounds, "seconds": bench.seconds}
         report = measure(bench, chosen)
-    print(json.dumps(head | report.figures | {"skipped": report.skipped} | report.details))
+    figures = head | report.figures | {"skipped": report.skipped} | report.details
+    finish("serving", figures, quick=chosen.quick or bool(chosen.only))
 
 
 if __name__ == "__main__":

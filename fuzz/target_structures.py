@@ -1,33 +1,34 @@
-"""The structures door under atheris, a fuzzer that is led by coverage.
+"""Fuzz target of `read_structure` for atheris, a coverage-guided fuzzer.
 
-    python -m fuzz.structures SEEDS... [libFuzzer options]
+    python -m fuzz.target_structures SEEDS... [libFuzzer options]
 
-Whatever the bytes, the door gives a checked crystal or raises a `StructureError` with one short sentence. Anything
-else, a hang or a heap beyond the limit ends the run and leaves the file that did it in the current folder.
+For any bytes `read_structure` returns a checked crystal or raises a `StructureError` with one short sentence. Any other
+result, a timeout or a heap above the limit ends the run and stores the file in the current folder.
 """
 
 import random
 import sys
+from typing import get_args
 
 import atheris
 
 with atheris.instrument_imports(include=["deepergatgnn.structures", "pymatgen.io.cif", "pymatgen.io.vasp.inputs"]):
-    from deepergatgnn.structures import StructureFormat
-    from fuzz.promises import broken_promise
+    from deepergatgnn.structures.text import TextFormat
+    from fuzz.properties import violated_property
 from fuzz.mutations import mutate
 
-_FORMATS: tuple[StructureFormat, ...] = ("cif", "poscar", "extxyz", "json")
+_FORMATS: tuple[TextFormat, ...] = get_args(TextFormat)
 
 
 def check(data: bytes) -> None:
-    """Read one file; the format is mostly told from the content, and named where the last byte says so."""
+    """Read one file; the last byte selects a format or, in most cases, its detection."""
     named = data[-1] % 32 if data else len(_FORMATS)
-    if broken := broken_promise(data, _FORMATS[named] if named < len(_FORMATS) else "auto"):
+    if broken := violated_property(data, _FORMATS[named] if named < len(_FORMATS) else "auto"):
         raise RuntimeError(broken)
 
 
 class _Mutator:
-    """Damage of whole words and lines, half of the time; else libFuzzer's own."""
+    """Mutates whole words and lines in half of the cases, else with libFuzzer's mutator."""
 
     def __init__(self) -> None:
         self.other = b""
@@ -43,7 +44,7 @@ class _Mutator:
 
 
 def main() -> None:
-    """Fuzz until a time, a number of runs or a finding ends it."""
+    """Fuzz until the time, the number of runs or a finding ends the run."""
     atheris.Setup(sys.argv, check, custom_mutator=_Mutator())
     atheris.Fuzz()
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.load`: one JSON plan a line on standard input, one JSON outcome a line on standard output.
+"""Load process, `python -m benchmarks.serving.load_process`: reads plans and writes outcomes, one line of JSON each.
 
 A plan: `address`, `path`, `headers`, `bodies` (a file, one JSON body a line), `seconds`, `warm_s`, `kept`, and either
 `clients`, and `most` requests, for a closed loop, or `rate` and `seed`, for an open one.
@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.load.connection import post
-from benchmarks.load.generator import Generator, Outcome
+from benchmarks.serving.http_client import post
+from benchmarks.serving.load_generator import Generator, Outcome
 
 PRIORITY = -10
 
 
-async def carry_out(plan: dict[str, Any]) -> Outcome:
-    """Run one plan."""
+async def run_plan(plan: dict[str, Any]) -> Outcome:
+    """Run the load of one plan."""
     where = urlsplit(plan["address"])
     assert where.hostname is not None and where.port is not None  # noqa: PT018
     bodies = await asyncio.to_thread(Path(plan["bodies"]).read_bytes)
     requests = [post(where.netloc, plan["path"], body, *plan["headers"]) for body in bodies.splitlines()]
     generator = Generator(where.hostname, where.port, requests, kept=plan["kept"])
     gc.collect()
-    gc.disable()  # its pauses would count as the service's
+    gc.disable()  # its pauses would be measured as the service's
     try:
         if "rate" in plan:
             return await generator.open(plan["rate"], plan["seconds"], plan["warm_s"], plan["seed"])
@@ -39,11 +39,11 @@ async def carry_out(plan: dict[str, Any]) -> Outcome:
 
 
 def main() -> None:
-    """Until standard input ends."""
-    with contextlib.suppress(PermissionError):  # load from elsewhere would not wait for this machine's cores
+    """Run plans until standard input ends."""
+    with contextlib.suppress(PermissionError):  # real clients do not compete for the cores of the server
         os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     for line in sys.stdin:
-        print(json.dumps(vars(asyncio.run(carry_out(json.loads(line))))), flush=True)
+        print(json.dumps(vars(asyncio.run(run_plan(json.loads(line))))), flush=True)
 
 
 if __name__ == "__main__":

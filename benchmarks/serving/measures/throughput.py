@@ -1,25 +1,25 @@
-"""How fast: against the pipeline without a server, against other servers, with two workers, with repeated crystals."""
+"""Measures of throughput: against the pipeline, against other servers, with two workers, with repeated crystals."""
 
 import statistics
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from benchmarks.load.bench import Bench, Model, UnavailableError, cpu_ms, interleaved, median, ratio
-from benchmarks.load.crystals import BATCH, dearest, write_batches
-from benchmarks.load.driver import Helper, Result
-from benchmarks.load.servers import ENVIRONMENT, Server, resting, rival, service
+from benchmarks.serving.harness import Bench, Model, UnavailableError, cpu_ms, interleaved, median, ratio
+from benchmarks.serving.processes import Helper, Result
+from benchmarks.serving.request_bodies import BATCH, most_expensive, write_batches
+from benchmarks.serving.servers import ENVIRONMENT, Server, resting, rival, service
 
 BATCHES_TRIED = (64, 128, 256)
 ATTENTION = {"": "none", "_with_attention": "global"}
-# LitServe: batch size, timeout in seconds. In the whole run the best of each column in turn; else the first.
+# LitServe: batch size, timeout in seconds. The full run searches the best of each column in turn; --quick takes FIRST.
 FIRST = (64, 0.005)
-SHORTER = 3  # times as many rounds, of half the seconds, where two servers are compared
+SHORTER = 3  # where two servers are compared: this many times the rounds, each of half the seconds
 COLUMNS: tuple[tuple[float, ...], ...] = ((32, 128), (0.0, 0.001, 0.02))
 
 
 def against_pipeline(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
-    """`single_ratio`, `batch_ratio`: what of the pipeline's speed is left behind HTTP."""
+    """Measure `single_ratio` and `batch_ratio`: throughput of the service over that of the pipeline in one process."""
     bench.in_process(model, seconds=0.5, batch=BATCHES_TRIED[0])
     tried = {size: bench.in_process(model, seconds=bench.seconds / 2, batch=size)["rate"] for size in BATCHES_TRIED}
     best = max(tried, key=lambda size: tried[size])
@@ -39,7 +39,7 @@ def against_pipeline(bench: Bench, server: Server, model: Model) -> dict[str, An
     refused: dict[str, dict[str, int]] = {}
     p99: dict[str, float | None] = {}
     sides: dict[str, Callable[[], float]] = {"in_process": in_process}
-    # Batches before single requests: within a second and a half of these the worker keeps bulk work short.
+    # Batches before single requests: for 1.5 s after one the worker keeps bulk batches short.
     for name, attention in ATTENTION.items():
         sides[f"batch{name}"] = partial(counted, f"batch{name}", partial(bench.batch, server, model, attention), BATCH)
     for name, attention in ATTENTION.items():
@@ -67,24 +67,24 @@ def against_pipeline(bench: Bench, server: Server, model: Model) -> dict[str, An
 
 
 def against_naive(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
-    """`naive_ratio`: over FastAPI that computes one crystal after the other."""
-    with rival("naive", model.store, model.name, bench.device) as naive:
+    """Measure `naive_ratio`: throughput over FastAPI that predicts one crystal after the other."""
+    with rival("fastapi_naive", model.store, model.name, bench.device) as naive:
         return {"naive_ratio": _compared(bench, model, {"ours": server, "theirs": naive})["ratio"]}
 
 
 def against_litserve(bench: Bench, server: Server, model: Model, *, path: str, search: bool) -> dict[str, Any]:
-    """Ratio and p99 over LitServe, with the best settings found for it.
+    """Compare throughput and p99 with LitServe in the best settings found for it.
 
     Args:
-        bench: the tools.
-        server: ours, with one worker.
-        model: on both sides.
-        path: where LitServe is, if not installed here.
-        search: for its settings; else those that usually are the best.
+        bench: the harness.
+        server: the service with one worker.
+        model: model on both sides.
+        path: folder of LitServe, if it is not installed.
+        search: search the best settings of LitServe instead of taking `FIRST`.
 
     Returns:
-        `ratio`, `p99_ratio`, of one worker on each side, `each_ratio` where LitServe builds the graph of each request
-        as it decodes it instead of those of a batch together, `two_workers_ratio`, and what they are of.
+        `ratio` and `p99_ratio` with one worker on each side; `each_ratio`, where LitServe builds the graph of each
+        request on decoding instead of all graphs of a batch together; `two_workers_ratio`; and the details.
     """
     start = partial(_litserve, bench, model, path)
 
@@ -118,13 +118,13 @@ def _litserve(
     bench: Bench, model: Model, path: str, settings: tuple[float, ...], workers: int = 1, graphs: str = "together"
 ) -> Any:
     arguments = [model.store, model.name, bench.device, *(f"{value:g}" for value in settings), str(workers), graphs]
-    return rival("batching_rival", *arguments, **({"PYTHONPATH": path} if path else {}))
+    return rival("litserve", *arguments, **({"PYTHONPATH": path} if path else {}))
 
 
 def _compared(bench: Bench, model: Model, servers: dict[str, Server]) -> dict[str, Any]:
-    """Ours over theirs in answers a second; one at a time, while the other rests.
+    """Compare answers per second of servers; while one is measured, the others are stopped.
 
-    In many short rounds: how fast a machine of which others have a share is changes from one second to the next.
+    The rounds are many and short, because the speed of a shared machine changes from one second to the next.
     """
 
     def alone(name: str) -> Result:
@@ -145,7 +145,7 @@ def _compared(bench: Bench, model: Model, servers: dict[str, Server]) -> dict[st
 
 
 def environment(bench: Bench, model: Model, **settings: str) -> dict[str, str]:
-    """Settings of a service."""
+    """Return the settings of a service."""
     return {
         "DEEPERGATGNN_DEVICE": bench.device,
         "DEEPERGATGNN_MODEL_STORE": model.store,
@@ -154,17 +154,16 @@ def environment(bench: Bench, model: Model, **settings: str) -> dict[str, str]:
 
 
 def with_two_workers(bench: Bench, one: Server, models: list[str]) -> dict[str, Any]:
-    """`scale_ratio`: two workers over one, each one thread, fed by batches of the crystals that are dearest to compute.
+    """Measure `scale_ratio`: two workers over one, one thread each, on the crystals that cost most to compute.
 
-    What two processes can do more than one on this machine is measured beside it: `machine_scale`, the pipeline
-    without a server twice at once over once.
+    `machine_scale` is the bound of this machine: two pipelines without a server at the same time over one.
 
     Args:
-        bench: the tools.
+        bench: the harness.
         one: a service with one worker.
-        models: so many that computing, not parsing, is what there is to do.
+        models: as many models as make computation the main cost.
     """
-    bodies = write_batches(bench.folder / "dearest-batch.jsonl", dearest(bench.texts, BATCH), models)
+    bodies = write_batches(bench.folder / "most-expensive-batch.jsonl", most_expensive(bench.texts, BATCH), models)
 
     def run(server: Server) -> float:
         result = bench.load.run(server.address, "/predict/batch", bodies, **bench.whole_batches)
@@ -174,7 +173,7 @@ def with_two_workers(bench: Bench, one: Server, models: list[str]) -> dict[str, 
 
     with (
         service(2, **environment(bench, Model(""))) as two,
-        Helper("benchmarks.load.inprocess", **ENVIRONMENT) as second,
+        Helper("benchmarks.serving.pipeline_process", **ENVIRONMENT) as second,
     ):
         rates = interleaved(
             {
@@ -193,10 +192,10 @@ def with_two_workers(bench: Bench, one: Server, models: list[str]) -> dict[str, 
 
 
 def with_repeated_crystals(bench: Bench, server: Server, model: Model) -> dict[str, Any]:
-    """`duplicates`: answers/s with the result cache over those without, on a stream in which every crystal repeats."""
+    """Measure `duplicates`: answers/s with the result cache over those without it, if every crystal repeats."""
     cached = environment(bench, model, DEEPERGATGNN_CACHE_ENTRIES="100000")
     with service(1, **cached) as caching:
-        bench.single(caching, model)  # every crystal of the stream has come once
+        bench.single(caching, model)  # fills the cache
         found = interleaved(
             {"with": lambda: bench.single(caching, model).rate, "without": lambda: bench.single(server, model).rate},
             bench.rounds,

@@ -1,4 +1,4 @@
-"""Real crystals as the bodies of requests."""
+"""Request bodies made of real crystals."""
 
 import json
 import random
@@ -16,7 +16,7 @@ BATCH = 256
 
 
 def texts(data: str) -> list[str]:
-    """CIF of every crystal of a data set, in an order that makes any stretch of them like the whole."""
+    """Write every crystal of a data set as CIF, in random order, so that any stretch represents the whole set."""
     rows = list(read_dataset(data).rows)
     random.Random(0).shuffle(rows)  # noqa: S311 - an order, no secret
     with warnings.catch_warnings():
@@ -24,8 +24,8 @@ def texts(data: str) -> list[str]:
         return [str(crystal_to_pymatgen(row.crystal).to(fmt="cif")) for row in rows]
 
 
-def dearest(some: Sequence[str], count: int) -> list[str]:
-    """Those with the most edges after merging: the most to compute for what there is to parse."""
+def most_expensive(some: Sequence[str], count: int) -> list[str]:
+    """Select the crystals with the most edges after reduction: the most computation for a given amount of parsing."""
 
     def edges(text: str) -> int:
         return reduce_graph(build_graph(read_structure(text), GraphConfig())).n_links
@@ -34,18 +34,18 @@ def dearest(some: Sequence[str], count: int) -> list[str]:
 
 
 def write_singles(path: Path, some: Sequence[str], models: Sequence[str], attention: str) -> Path:
-    """Bodies of `POST /predict`, one a line, a crystal each."""
+    """Write bodies of `POST /predict`, one a line, with one crystal each."""
     lines = (json.dumps({"structure": text, "models": models, "attention": attention}) for text in some)
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
 
 def write_batches(path: Path, some: Sequence[str], models: Sequence[str], attention: str = "none") -> Path:
-    """Bodies of `POST /predict/batch`, one a line; ids are the crystals' indices."""
+    """Write bodies of `POST /predict/batch`, one a line; the ids are the indices of the crystals."""
     structures = [{"id": str(index), "structure": text, "format": "cif"} for index, text in enumerate(some)]
-    structures += structures[: -len(structures) % BATCH]  # the last batch is whole as well
+    structures += structures[: -len(structures) % BATCH]  # the last batch is full too
     starts = range(0, len(structures), BATCH)
-    wanted = {"models": models, "attention": attention}
-    lines = (json.dumps({"structures": structures[start : start + BATCH]} | wanted) for start in starts)
+    options = {"models": models, "attention": attention}
+    lines = (json.dumps({"structures": structures[start : start + BATCH]} | options) for start in starts)
     path.write_text("\n".join(lines), encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""Closed and open loops of requests; run by `benchmarks.load.__main__` in a process of its own."""
+"""Closed and open loops of requests; run by `benchmarks.serving.load_process` in a process of its own."""
 
 import asyncio
 import math
@@ -10,26 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from benchmarks.load.connection import LOST, Connection, Reply, header
+from benchmarks.serving.http_client import LOST, Connection, Reply, header
 
 CONNECTIONS = 4000  # at once, at most
-PATIENCE_S = 40.0  # for answers after the last request; longer than the service's deadline
+DRAIN_S = 40.0  # wait for answers after the last request; longer than the service's deadline
 
 
 @dataclass
 class Outcome:
-    """What one run of load saw.
+    """Outcome of one load run.
 
     Attributes:
-        seconds: counted.
-        answers: with status 200 that came in them.
-        replies: all, those of the warming up too.
-        statuses: how many replies of each status; 0 for broken connections.
-        refusals_with_retry_after: of the 429.
-        latencies_ms: of answers with status 200; from the scheduled time in an open loop.
+        seconds: length of the measured interval.
+        answers: number of replies with status 200 in it.
+        replies: number of all replies, including the warm-up.
+        statuses: number of replies of each status; 0 for broken connections.
+        refusals_with_retry_after: number of replies 429 that have the header Retry-After.
+        latencies_ms: of replies with status 200; from the scheduled time in an open loop.
         samples: (index of the request, body) of the first answers.
-        cpu_share: of one core, that the load itself cost.
-        late_ms: the 99th percentile of how late requests left, in an open loop.
+        cpu_share: processor time of the load itself, as a share of one core.
+        late_ms: 99th percentile of the delay between schedule and sending, in an open loop.
     """
 
     seconds: float = 0.0
@@ -44,13 +44,13 @@ class Outcome:
 
 
 class Generator:
-    """Requests to one address.
+    """Load generator for one address.
 
     Args:
-        host: where.
-        port: where.
-        requests: whole HTTP requests, sent in turn.
-        kept: bodies of so many answers, the first ones, to be looked at.
+        host: host name of the server.
+        port: port of the server.
+        requests: complete HTTP requests, sent in turn.
+        kept: number of answers, from the first, whose bodies are stored.
     """
 
     def __init__(self, host: str, port: int, requests: Sequence[bytes], kept: int) -> None:
@@ -59,50 +59,50 @@ class Generator:
         self._outcome = Outcome()
         self._begin = self._end = 0.0
         self._next = 0
-        self._asked = 0  # of an open loop, not answered yet
+        self._pending = 0  # unanswered requests of an open loop
         self._late: list[float] = []
         self._idle: deque[Connection] = deque()
         self._every: list[Connection] = []
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def closed(self, clients: int, seconds: float, warm_s: float, most: float = math.inf) -> Outcome:
-        """So many clients, each with its next request as soon as the last is answered; at most so many requests.
+        """Run a closed loop: each client sends its next request as soon as the last one is answered.
 
-        Few and long requests are counted whole: what was asked before the end, until its answers are there.
+        With a limit `most` of requests the interval ends with the last answer, so that long requests count in full.
         """
         connections = [await self._connect() for _ in range(clients)]
         self._begin = time.perf_counter() + warm_s
         self._end = self._begin + seconds
-        gone = asyncio.get_running_loop().create_future()
-        left, asked = clients, 0
+        finished = asyncio.get_running_loop().create_future()
+        active, sent = clients, 0
 
-        def ask(connection: Connection) -> None:
-            nonlocal left, asked
+        def send_next(connection: Connection) -> None:
+            nonlocal active, sent
             now = time.perf_counter()
-            if now >= self._end or asked >= most or not connection.usable:
-                left -= 1
-                if not left:
-                    gone.set_result(None)
+            if now >= self._end or sent >= most or not connection.usable:
+                active -= 1
+                if not active:
+                    finished.set_result(None)
                 return
-            asked += 1
+            sent += 1
             index = self._take()
 
             def done(reply: Reply) -> None:
                 self._note(index, now, reply)
-                ask(connection)
+                send_next(connection)
 
             connection.send(self._requests[index], done)
 
         used = _cpu()
         for connection in connections:
-            ask(connection)
-        await gone
+            send_next(connection)
+        await finished
         if most < math.inf:
             self._end = time.perf_counter()
         return self._close(connections, (_cpu() - used) / (warm_s + seconds))
 
     async def open(self, rate: float, seconds: float, warm_s: float, seed: int) -> Outcome:
-        """Poisson arrivals, whether or not earlier requests are answered; each latency counts from its schedule."""
+        """Run an open loop: Poisson arrivals, independent of the answers; latencies count from the scheduled times."""
         rng = random.Random(seed)  # noqa: S311 - arrivals, no secrets
         due = time.perf_counter() + 0.05
         self._begin = due + warm_s
@@ -115,38 +115,38 @@ class Generator:
                 self._arrive(due)
                 due += rng.expovariate(rate)
         cpu = _cpu() - used
-        patience = time.perf_counter() + PATIENCE_S
-        while self._asked and time.perf_counter() < patience:  # noqa: ASYNC110 - not while it is measured
+        drained_by = time.perf_counter() + DRAIN_S
+        while self._pending and time.perf_counter() < drained_by:  # noqa: ASYNC110 - not while it is measured
             await asyncio.sleep(0.05)
         self._outcome.late_ms = 1e3 * sorted(self._late)[int(0.99 * len(self._late))]
         outcome = self._close(self._every, cpu / (warm_s + seconds))
-        outcome.statuses[LOST] += self._asked  # what is still not answered
+        outcome.statuses[LOST] += self._pending  # requests without an answer
         return outcome
 
     def _arrive(self, scheduled: float) -> None:
-        """Send the next request on a free connection, or on a new one."""
-        self._asked += 1
+        """Send the next request on an idle connection, or on a new one."""
+        self._pending += 1
         while self._idle and not self._idle[-1].usable:
             self._idle.pop()
         if self._idle:
-            self._ask(self._idle.pop(), scheduled)
+            self._send(self._idle.pop(), scheduled)
         elif len(self._every) < CONNECTIONS:
-            task = asyncio.create_task(self._connect_and_ask(scheduled))
+            task = asyncio.create_task(self._connect_and_send(scheduled))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
         else:
             self._answered(0, scheduled, Reply(LOST, b"", b""))
 
-    async def _connect_and_ask(self, scheduled: float) -> None:
+    async def _connect_and_send(self, scheduled: float) -> None:
         try:
             connection = await self._connect()
         except OSError:
             self._answered(0, scheduled, Reply(LOST, b"", b""))
             return
         self._every.append(connection)
-        self._ask(connection, scheduled)
+        self._send(connection, scheduled)
 
-    def _ask(self, connection: Connection, scheduled: float) -> None:
+    def _send(self, connection: Connection, scheduled: float) -> None:
         index = self._take()
         self._late.append(time.perf_counter() - scheduled)
 
@@ -158,7 +158,7 @@ class Generator:
         connection.send(self._requests[index], done)
 
     def _answered(self, index: int, scheduled: float, reply: Reply) -> None:
-        self._asked -= 1
+        self._pending -= 1
         self._note(index, scheduled, reply)
 
     async def _connect(self) -> Connection:

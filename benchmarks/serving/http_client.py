@@ -1,4 +1,4 @@
-"""HTTP/1.1 over a kept connection, with just enough parsing to tell answers apart."""
+"""Minimal HTTP/1.1 client over a persistent connection."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,17 +7,17 @@ from typing import cast
 
 HEAD_END = b"\r\n\r\n"
 LOST = 0  # status of a request whose connection broke
-NOT_YET, CHUNKED = -1, -2  # lengths of a body before its head, and of one in chunks
+UNKNOWN, CHUNKED = -1, -2  # length of a body before its header is read, and of a chunked body
 
 
 @dataclass(slots=True)
 class Reply:
-    """What came back.
+    """Reply of the server.
 
     Attributes:
         status: of HTTP, or LOST.
         head: header lines, lower case.
-        body: without its transfer coding.
+        body: decoded from its transfer coding.
     """
 
     status: int
@@ -29,7 +29,7 @@ Done = Callable[[Reply], None]
 
 
 class Connection(asyncio.Protocol):
-    """One kept connection; one request at a time."""
+    """One persistent connection; one request at a time."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -37,7 +37,7 @@ class Connection(asyncio.Protocol):
         self._done: Done | None = None
         self._head = b""
         self._status = LOST
-        self._wanted = NOT_YET  # bytes of the body
+        self._length = UNKNOWN  # bytes of the body
         self._chunks: list[bytes] = []
 
     @property
@@ -46,11 +46,11 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
+        """Store the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Whoever waits is told."""
+        """Finish the pending request with the status `LOST`."""
         del exc
         self._transport = None
         self._finish(Reply(LOST, b"", b""))
@@ -59,22 +59,22 @@ class Connection(asyncio.Protocol):
         """Send a request; `done` is called with the reply, once."""
         self._buffer.clear()
         self._chunks.clear()
-        self._wanted, self._done = NOT_YET, done
+        self._length, self._done = UNKNOWN, done
         if self._transport is None or self._transport.is_closing():
             self._finish(Reply(LOST, b"", b""))
         else:
             self._transport.write(request)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes until the reply is whole."""
+        """Collect bytes until the reply is complete."""
         buffer = self._buffer
         buffer += data
-        if self._wanted == NOT_YET:
+        if self._length == UNKNOWN:
             end = buffer.find(HEAD_END)
             if end < 0:
                 return
@@ -82,15 +82,15 @@ class Connection(asyncio.Protocol):
             self._status = int(self._head[9:12])
             del buffer[: end + 4]
             length = header(self._head, b"content-length")
-            self._wanted = CHUNKED if length is None else int(length)
-        if self._wanted == CHUNKED:
+            self._length = CHUNKED if length is None else int(length)
+        if self._length == CHUNKED:
             if self._dechunk():
                 self._finish(Reply(self._status, self._head, b"".join(self._chunks)))
-        elif len(buffer) >= self._wanted:
-            self._finish(Reply(self._status, self._head, bytes(buffer[: self._wanted])))
+        elif len(buffer) >= self._length:
+            self._finish(Reply(self._status, self._head, bytes(buffer[: self._length])))
 
     def _dechunk(self) -> bool:
-        """Take whole chunks off the buffer; true after the last."""
+        """Remove complete chunks from the buffer; return True after the last."""
         buffer = self._buffer
         while (line := buffer.find(b"\r\n")) >= 0:
             size = int(bytes(buffer[:line]).split(b";")[0], 16)
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
 
 
 def header(head: bytes, name: bytes) -> bytes | None:
-    """A header's value; `name` in lower case."""
+    """Return the value of a header; `name` in lower case."""
     start = head.find(b"\r\n" + name + b":")
     if start < 0:
         return None
@@ -120,6 +120,6 @@ def header(head: bytes, name: bytes) -> bytes | None:
 
 
 def post(host: str, path: str, body: bytes, *headers: str) -> bytes:
-    """A whole POST request with a JSON body."""
+    """Build a POST request with a JSON body."""
     lines = [f"POST {path} HTTP/1.1", f"Host: {host}", "Content-Type: application/json", *headers]
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body

@@ -1,15 +1,15 @@
-"""What the structures door promises for any input."""
+"""Properties of `read_structure` that hold for any input."""
 
 import numpy as np
 
 from deepergatgnn.errors import StructureError
 from deepergatgnn.structures import Crystal, StructureFormat, read_structure
 
-_LONGEST_DETAIL = 400  # characters; every value that is quoted is cut
+_LONGEST_DETAIL = 400  # characters; quoted values are truncated
 
 
-def broken_promise(source: str | bytes, format_: StructureFormat = "auto") -> str | None:
-    """Read one file, and say which promise was broken; whatever but a `StructureError` is raised escapes.
+def violated_property(source: str | bytes, format_: StructureFormat = "auto") -> str | None:
+    """Read a file and return the property that it violates; exceptions other than `StructureError` propagate.
 
     Args:
         source: any bytes or text.
@@ -18,9 +18,9 @@ def broken_promise(source: str | bytes, format_: StructureFormat = "auto") -> st
     try:
         crystal = read_structure(source, format_)
     except StructureError as error:
-        said = error.detail
-        is_sentence = said.endswith(".") and "\n" not in said and said.isprintable() and "site-packages" not in said
-        return None if is_sentence and len(said) < _LONGEST_DETAIL else f"the refusal is no short sentence: {said!r}"
+        text = error.detail
+        is_sentence = text.endswith(".") and "\n" not in text and text.isprintable() and "site-packages" not in text
+        return None if is_sentence and len(text) < _LONGEST_DETAIL else f"the refusal is not a short sentence: {text!r}"
     return _flaw(crystal)
 
 
@@ -29,5 +29,5 @@ def _flaw(crystal: Crystal) -> str | None:
         return f"{crystal.n_atoms} atoms have coordinates of the shape {crystal.frac_coords.shape}"
     if not np.isfinite(crystal.frac_coords).all() or not np.isfinite(crystal.lattice).all() or crystal.volume <= 0:
         return "a number of the crystal is not finite, or its cell has no volume"
-    unclear = [said for said in crystal.warnings if not (said.endswith(".") and said.isprintable())]
-    return f"a warning is no sentence: {unclear[0]!r}" if unclear else None
+    unclear = [text for text in crystal.warnings if not (text.endswith(".") and text.isprintable())]
+    return f"a warning is not a sentence: {unclear[0]!r}" if unclear else None

@@ -1,9 +1,9 @@
-"""CIF files, and texts that are none, that are meant to stall or to exhaust memory."""
+"""CIF files, and texts that are not CIF, that try to stall the reader or to exhaust memory."""
 
 import json
 from typing import Final
 
-from fuzz.makers import Rows, cif, operators
+from fuzz.corpus.builders import Rows, cif, operators
 
 CIFS: Final[Rows] = {
     "10^6 data blocks": ("unreadable", lambda: "data_x\n" * 500000),

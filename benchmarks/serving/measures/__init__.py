@@ -1,0 +1,1 @@
+"""Measures of the serving benchmark; each returns its figures as a dictionary."""
