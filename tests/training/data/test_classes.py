@@ -23,7 +23,7 @@ from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import collate
 from deepergatgnn.nn.network import NetworkOutput
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.service.messages import Answer, Entry, UnreadableError
+from deepergatgnn.service.messages import InferenceReply, InferenceRequest, UnreadableError
 from deepergatgnn.service.parsing.featurize import parse
 from deepergatgnn.service.prediction.pipeline import Posted, _prediction
 from deepergatgnn.service.schemas import SALT, PropertyPrediction
@@ -267,9 +267,9 @@ def test_probabilities_reach_the_answer_through_the_message(trained: Trained) ->
     version = store.version("cubic-or-not")
     parsed = parse(EXAMPLE.read_bytes(), "auto", [version.manifest.graph])
     engine = Engine(store, CPU, "test")
-    entry = Entry("e", "api", (version.identity,), parsed.graphs[0].content, time.time() + 60)
+    entry = InferenceRequest("e", "api", (version.identity,), parsed.graphs[0].content, time.time() + 60)
     content = engine.answer([entry]).answers[0].pack()
-    [answer] = Answer.unpack(content).predictions
+    [answer] = InferenceReply.unpack(content).predictions
     local = Predictor.load(store.folder("cubic-or-not")).predict_structure(EXAMPLE)
     assert answer.probabilities == pytest.approx(local.probabilities)
     posted = Posted(b"", "auto", (), attention=True, embedding=False, id=None)
@@ -281,7 +281,7 @@ def test_probabilities_reach_the_answer_through_the_message(trained: Trained) ->
         message = json.loads(content)
         message["predictions"][0]["probabilities"] = bad
         with pytest.raises(UnreadableError):
-            Answer.unpack(json.dumps(message).encode())
+            InferenceReply.unpack(json.dumps(message).encode())
 
 
 def test_the_card_says_how_good_and_how_honest_the_classes_are(trained: Trained) -> None:

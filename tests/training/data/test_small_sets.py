@@ -12,7 +12,7 @@ from deepergatgnn.checkpoints.manifest import LEVELS, Manifest
 from deepergatgnn.commands.main import app
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
-from deepergatgnn.service.messages import Answer
+from deepergatgnn.service.messages import InferenceReply
 from deepergatgnn.service.parsing.featurize import Parsed
 from deepergatgnn.service.prediction.pipeline import Posted, _missing_intervals, _prediction
 from deepergatgnn.service.worker.engine import _model_answer
@@ -56,7 +56,9 @@ def test_four_calibration_crystals_give_no_interval_and_card_answer_and_log_say_
     assert (prediction.low, prediction.high) == (None, None)
     assert list(prediction.intervals) == ["0.5", "0.8"]
 
-    answer = Answer.unpack(Answer("1", (_model_answer(manifest.reference, prediction),)).pack()).predictions[0]
+    answer = InferenceReply.unpack(
+        InferenceReply("1", (_model_answer(manifest.reference, prediction),)).pack()
+    ).predictions[0]
     posted = Posted("", "cif", (), attention=False, embedding=False, id=None)
     document = _prediction(manifest, answer, object.__new__(Parsed), posted)
     assert document["interval"] is None
