@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -91,7 +92,9 @@ def pymatgen_structures(rows: tuple[Row, ...]) -> list[Structure]:
 
 
 @contextmanager
-def running(*arguments: str, ready: str | None, **environment: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def running(
+    *arguments: str, ready: str | None, stderr: IO[bytes] | None = None, **environment: str
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """Run a command of the project until the block ends.
 
     Yields:
@@ -100,6 +103,7 @@ def running(*arguments: str, ready: str | None, **environment: str) -> Iterator[
     process = subprocess.Popen(
         [*COMMAND, *arguments],
         stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         cwd=ROOT,
         env=os.environ

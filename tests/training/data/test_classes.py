@@ -25,7 +25,7 @@ from deepergatgnn.nn.network import NetworkOutput
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.messages import InferenceReply, InferenceRequest, UnreadableError
 from deepergatgnn.service.parsing.featurize import parse
-from deepergatgnn.service.prediction.pipeline import Posted, _prediction
+from deepergatgnn.service.prediction.pipeline import PredictionInput, _prediction
 from deepergatgnn.service.schemas import SALT, PropertyPrediction
 from deepergatgnn.service.worker.engine import Engine
 from deepergatgnn.training.config.optimization import OptimizationConfig
@@ -272,7 +272,7 @@ def test_probabilities_reach_the_answer_through_the_message(trained: Trained) ->
     [answer] = InferenceReply.unpack(content).predictions
     local = Predictor.load(store.folder("cubic-or-not")).predict_structure(EXAMPLE)
     assert answer.probabilities == pytest.approx(local.probabilities)
-    posted = Posted(b"", "auto", (), attention=True, embedding=False, id=None)
+    posted = PredictionInput(b"", "auto", (), attention=True, embedding=False, id=None)
     document = _prediction(version.manifest, answer, parsed, posted)
     checked = PropertyPrediction.model_validate(document)
     assert (checked.value, checked.unit, checked.interval) == (answer.value, "probability", None)

@@ -14,7 +14,7 @@ from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.messages import InferenceReply
 from deepergatgnn.service.parsing.featurize import Parsed
-from deepergatgnn.service.prediction.pipeline import Posted, _missing_intervals, _prediction
+from deepergatgnn.service.prediction.pipeline import PredictionInput, _missing_intervals, _prediction
 from deepergatgnn.service.worker.engine import _model_answer
 from deepergatgnn.training.config.run import TrainingConfig
 from deepergatgnn.training.data.run_data import assemble_run_data, interval_sentences
@@ -59,7 +59,7 @@ def test_four_calibration_crystals_give_no_interval_and_card_answer_and_log_say_
     answer = InferenceReply.unpack(
         InferenceReply("1", (_model_answer(manifest.reference, prediction),)).pack()
     ).predictions[0]
-    posted = Posted("", "cif", (), attention=False, embedding=False, id=None)
+    posted = PredictionInput("", "cif", (), attention=False, embedding=False, id=None)
     document = _prediction(manifest, answer, object.__new__(Parsed), posted)
     assert document["interval"] is None
     [warning] = _missing_intervals([manifest])
