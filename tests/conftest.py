@@ -125,7 +125,7 @@ def running(
             process.send_signal(signal.SIGCONT)
             process.terminate()
             try:
-                process.wait(30)
+                process.wait(60)
             finally:
                 if process.poll() is None:
                     process.kill()

@@ -17,7 +17,7 @@ from deepergatgnn.service.operations.serve import worker_environment
 from deepergatgnn.service.settings import Settings
 from tests.conftest import running, until
 from tests.support.brokers import broker_server
-from tests.support.processes import CIF, HEADERS, PREDICT, api, load, post, small_store, until_ready, worker
+from tests.support.processes import CIF, HEADERS, PREDICT, admitted, api, load, post, small_store, until_ready, worker
 from tests.support.versions import other_weights
 
 Process = subprocess.Popen[str]
@@ -72,7 +72,8 @@ def test_answers_in_flight_get_out_when_every_process_gets_the_signal(store: Pat
             [computing] = [each for each in children(process) if "deepergatgnn.service.worker.worker" in each.cmdline()]
             computing.suspend()  # so that all are in flight
             asked = [asyncio.create_task(post(client)) for _ in range(8)]
-            await asyncio.sleep(1)
+            await asyncio.to_thread(until, lambda: admitted(address, "interactive") == len(asked), "all are in flight")
+            await asyncio.sleep(1)  # and parsed
             for each in (*children(process), psutil.Process(process.pid)):
                 each.send_signal(number)
             computing.resume()
@@ -80,7 +81,7 @@ def test_answers_in_flight_get_out_when_every_process_gets_the_signal(store: Pat
 
     with served(store, DEEPERGATGNN_DRAIN_GRACE_S="1") as (process, line):
         replies = asyncio.run(scenario(process, line.removeprefix("ready on ")))
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert [reply.status_code for reply in replies] == [200] * 8
 
 
@@ -90,7 +91,7 @@ def test_a_broker_outlives_nobody(store: Path) -> None:
         broker, everyone = broker_of(process), children(process)
         for each in (*(each for each in everyone if each != broker), psutil.Process(process.pid)):
             each.kill()
-        until(lambda: not broker.is_running() or broker.status() == psutil.STATUS_ZOMBIE, "the broker ends", 20)
+        until(lambda: not broker.is_running() or broker.status() == psutil.STATUS_ZOMBIE, "the broker ends")
 
 
 def test_a_worker_gets_every_setting_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def test_an_entry_that_breaks_its_batch_fails_alone(engine: Engine, entries: lis
     [failure] = [line for line in logs if line["log_level"] == "error"]
     assert (failure["entry"], failure["request_id"]) == (poison.id, poison.request_id) == (poison.id, "of-poison")
     assert answers[3].error is not None
-    assert answers[3].error[1] == "prediction_failed"
+    assert answers[3].error[0] == "prediction_failed"
     for ours, theirs in zip(good[:3] + good[4:], answers[:3] + answers[4:], strict=True):
         assert theirs.error is None
         assert [p.value for p in ours.predictions] == pytest.approx([p.value for p in theirs.predictions], abs=1e-5)
