@@ -36,6 +36,7 @@ MARKS = {
     "test_readme.py": "service",
     "training": "training",
     "training/config": "unit",
+    "training/config/test_sweep.py": "training",
 }
 # Fixtures too dear to be made in two processes: the files that use one of them run in the same process.
 SHARED = ("whole_stage", "address", "validated")

@@ -8,10 +8,10 @@ import math
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
 from torch import Tensor, nn
-from torch_geometric.utils import scatter, softmax
 
 from deepergatgnn.graphs.angular_features import surroundings_size
 from deepergatgnn.nn.normalization import WeightedBatchNorm
+from deepergatgnn.nn.segments import segment_softmax, segment_sum
 
 _LEAST = -80.0  # an exponent whose power is still a normal float32
 
@@ -121,9 +121,9 @@ class AGATLayer(nn.Module):
         score = F.softplus(self.norm(score, weights))
         if log_counts is not None:
             score = score + log_counts.unsqueeze(-1)
-        alpha = softmax(score, receivers, num_nodes=x.shape[0]) / self.heads
+        alpha = segment_softmax(score, receivers, x.shape[0]) / self.heads
         message = torch.einsum("eh,ehf->ef", alpha, h_j)
-        out: Tensor = scatter(message, receivers, dim=0, dim_size=x.shape[0], reduce="sum")
+        out = segment_sum(message, receivers, x.shape[0])
         return out + self.bias
 
     def extra_repr(self) -> str:

@@ -6,9 +6,9 @@ Legend: N nodes, B crystals, F channels, C elements.
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own habit
 from torch import Tensor, nn
-from torch_geometric.utils import scatter, softmax
 
 from deepergatgnn.nn.batch import GraphBatch
+from deepergatgnn.nn.segments import segment_softmax, segment_sum
 
 
 def composition(batch: GraphBatch, size: int) -> Tensor:
@@ -49,8 +49,7 @@ class GlobalAttention(nn.Module):
         hidden = F.softplus(F.linear(x, W_x) + per_crystal[batch.crystals])
         hidden = F.softplus(self.second(hidden))
         score = self.output(hidden).squeeze(-1)
-        weights: Tensor = softmax(score + batch.multiplicities.log(), batch.crystals, num_nodes=batch.n_crystals)
-        return weights
+        return segment_softmax(score + batch.multiplicities.log(), batch.crystals, batch.n_crystals)
 
 
 def attention_sum(x: Tensor, weights: Tensor, batch: GraphBatch) -> Tensor:
@@ -60,5 +59,4 @@ def attention_sum(x: Tensor, weights: Tensor, batch: GraphBatch) -> Tensor:
         x: [N, F]. weights: [N].
         output: [B, F].
     """
-    pooled: Tensor = scatter(weights.unsqueeze(-1) * x, batch.crystals, dim=0, dim_size=batch.n_crystals, reduce="sum")
-    return pooled
+    return segment_sum(weights.unsqueeze(-1) * x, batch.crystals, batch.n_crystals)
