@@ -13,8 +13,9 @@ import httpx
 import psutil
 import pytest
 
+from deepergatgnn.errors import ConfigError
 from deepergatgnn.service.operations.serve import worker_environment
-from deepergatgnn.service.settings import Settings
+from deepergatgnn.service.settings import Settings, read_settings
 from tests.conftest import running, until
 from tests.support.brokers import broker_server
 from tests.support.processes import CIF, HEADERS, PREDICT, admitted, api, load, post, small_store, until_ready, worker
@@ -195,7 +196,7 @@ def test_a_named_store_is_that_of_the_worker_too(store: Path, tmp_path: Path) ->
     assert abs(values[0] - values[1]) > 0.01
 
 
-BAD = {
+BAD_SETTINGS = {
     "no scheme": {"DEEPERGATGNN_REDIS_URL": "localhost:6379"},
     "a scheme of something else": {"DEEPERGATGNN_REDIS_URL": "http://127.0.0.1:6379"},
     "no number as port of the broker": {"DEEPERGATGNN_REDIS_URL": "redis://127.0.0.1:x/0"},
@@ -205,6 +206,8 @@ BAD = {
     "not a number": {"DEEPERGATGNN_BATCH_S": "nan"},
     "endless": {"DEEPERGATGNN_DRAIN_S": "inf"},
     "too many": {"DEEPERGATGNN_THREADS": "1000000000"},
+}
+BAD_SURROUNDINGS = {
     "store that is not there": {"DEEPERGATGNN_MODEL_STORE": "/nowhere/at/all"},
     "store that is a file": {"DEEPERGATGNN_MODEL_STORE": __file__},
     "store that is empty": {"DEEPERGATGNN_MODEL_STORE": str(Path(__file__).parent)},
@@ -213,13 +216,23 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_a_bad_setting_is_one_sentence_and_status_2(case: str, tmp_path: Path) -> None:
-    done = (
-        console("serve", "--port", "0", cwd=tmp_path, **BAD[case])
-        if case != "port"
-        else console("serve", cwd=tmp_path, **BAD[case])
-    )
+@pytest.mark.parametrize("case", BAD_SETTINGS)
+def test_a_bad_setting_is_one_sentence(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in BAD_SETTINGS[case].items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        read_settings()
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "environment", [BAD_SETTINGS["port"], *BAD_SURROUNDINGS.values()], ids=["port", *BAD_SURROUNDINGS]
+)
+def test_a_service_that_cannot_start_ends_with_one_sentence_and_status_2(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    words = [] if "DEEPERGATGNN_PORT" in environment else ["--port", "0"]
+    done = console("serve", *words, cwd=tmp_path, **environment)
     told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     assert (done.returncode, len(told)) == (2, 1), done.stderr
     assert told[0].startswith("deepergatgnn: ")
