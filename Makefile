@@ -1,17 +1,45 @@
-# make demo | test | serve | bench. Only Python 3.11+ and make are assumed; `make PYTHON=python3.12 demo` picks one.
+# make demo | test | unit | lint | serve | bench. Only Python 3.11+ and make are assumed; `make PYTHON=python3.12 demo` picks one.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
+PROCESSES ?= 2
+SHELL := bash
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test serve bench setup clean
+.PHONY: demo test unit lint ruff format types layers hooks serve bench setup clean
 
 demo: setup
 	@$(BIN)/python -m deepergatgnn.service.operations.demo
 
+# The linters run beside the tests; what they find is printed before the last line of pytest.
 test: setup
-	@$(BIN)/python -m pytest
+	@log=$$(mktemp -d); trap 'rm -rf $$log' EXIT; \
+	$(MAKE) --no-print-directory --keep-going lint >$$log/lint 2>&1 & lint=$$!; \
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder \
+		$$(test ! -t 1 || echo --color=yes) | tee $$log/tests; tests=$${PIPESTATUS[0]}; \
+	wait $$lint || { cat $$log/lint; tail -n 1 $$log/tests; exit 1; }; \
+	exit $$tests
+
+unit: setup
+	@$(BIN)/python -m pytest -q -m unit
+
+lint: ruff format types layers
+
+ruff: setup
+	@$(BIN)/ruff check .
+
+format: setup
+	@$(BIN)/ruff format --check .
+
+types: setup
+	@$(BIN)/mypy
+
+layers: setup
+	@$(BIN)/lint-imports --no-cache
+
+hooks: setup
+	@$(BIN)/pre-commit install
 
 serve: setup
 	@exec $(BIN)/deepergatgnn serve --port $(PORT)

@@ -15,9 +15,9 @@ import pytest
 
 from tests.conftest import running, until
 from tests.support.faulty_service import TIMES, WORKERS, Stage
-from tests.support.processes import CIF, is_seen, post, small_store, until_ready
+from tests.support.processes import CIF, admitted, is_seen, post, small_store, until_ready
 
-GRACE_S = 2.0
+GRACE_S = 4.0
 CLIENTS = 6
 Process = subprocess.Popen[str]
 
@@ -114,8 +114,8 @@ def test_an_api_process_and_a_worker_end_under_load_and_no_request_fails(stage: 
             in_grace = await asyncio.gather(*(post(client, second.address) for _ in range(CLIENTS)))
             assert time.monotonic() - told < GRACE_S
             assert [reply.status_code for reply in in_grace] == [200] * CLIENTS
-            assert await asyncio.to_thread(second.api.wait, 30) == 0
-            assert await asyncio.to_thread(second.worker.wait, 30) == 0
+            assert await asyncio.to_thread(second.api.wait, 60) == 0
+            assert await asyncio.to_thread(second.worker.wait, 60) == 0
             await balancer.more(40)
             balancer.stopping = True
             await asyncio.gather(*tasks)
@@ -143,13 +143,14 @@ def test_a_bulk_request_that_cannot_be_finished_is_told_so_item_by_item(tmp_path
             assert (await post(client)).status_code == httpx.codes.OK
             worker.suspend()
             asked = asyncio.create_task(client.post("/predict/batch", json=body))
+            await asyncio.to_thread(until, lambda: admitted(address, "bulk") > 0, "it is admitted")
             await asyncio.sleep(1)
             process.send_signal(signal.SIGTERM)
             return await asked
 
     with running("serve", "--port", "0", ready="^ready on ", **settings) as (process, line):
         reply = asyncio.run(scenario(process, line.removeprefix("ready on ")))
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert reply.status_code == httpx.codes.OK
     results = reply.json()["results"]
     assert [result["id"] for result in results] == [item["id"] for item in body["structures"]]

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import COMMAND, ROOT, until
+from tests.conftest import COMMAND, ROOT, SMALL, until
 from tests.support.brokers import BrokerServer, broker_server
 from tests.support.processes import (
     CIF,
@@ -222,6 +222,7 @@ def test_without_a_network_it_starts_and_answers() -> None:
     namespace = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
     allowed = subprocess.run([*namespace, "true"], check=False, capture_output=True).returncode == 0
     command = [*(namespace if allowed else []), sys.executable, "-c", LOOPBACK_UP]
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=240)
+    environment = os.environ | {"DEEPERGATGNN_MODELS": SMALL, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ZrO2" in done.stdout

@@ -53,7 +53,7 @@ class BrokerServer:
         """Start it and wait until it answers."""
         fixed = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", "/tmp"]  # noqa: S108 - nothing is written
         self._process = subprocess.Popen([self._binary, *fixed, *self._options], stdout=subprocess.DEVNULL)
-        until(self.answers, "the broker answers", 20)
+        until(self.answers, "the broker answers")
 
     def answers(self) -> bool:
         """Whether it does now."""
@@ -84,7 +84,7 @@ class BrokerServer:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
 

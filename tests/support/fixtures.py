@@ -1,5 +1,6 @@
 """Real crystals, small networks and two published versions, made once and shared by the tests."""
 
+import fcntl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -22,6 +23,7 @@ from deepergatgnn.structures import Crystal, crystal_from_arrays, crystal_from_p
 from deepergatgnn.training.config.run import TargetConfig, TrainingConfig
 from deepergatgnn.training.data.catalogue import Dataset, Row, read_dataset
 from deepergatgnn.training.experiments.run import run
+from tests.conftest import shared_folder
 
 BUNDLED = "elastic_tensor_2015"
 Files = dict[str, bytes]  # of a version
@@ -152,19 +154,24 @@ PAIR = TINY.model_copy(
 
 
 @cache
-def _publish(config: TrainingConfig, root: Path) -> Published:
-    store, runs = ModelStore(root / "store"), root / "runs"
-    [manifest] = run(config, store, runs, device=torch.device("cpu"), report=lambda _: None, plots=False)
-    return Published(config, store, runs, manifest)
+def _publish(config: TrainingConfig, folder: Path) -> Published:
+    """Train and publish in the first process of the suite that asks; the others wait for it."""
+    store, runs = ModelStore(folder / config.name / "store"), folder / config.name / "runs"
+    with (folder / f"{config.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not store.names():
+            run(config, store, runs, device=torch.device("cpu"), report=lambda _: None, plots=False)
+    [name] = store.names()
+    return Published(config, store, runs, store.manifest(name))
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Published:
     """One tiny version of a single network; read it, never write it."""
-    return _publish(TINY, tmp_path_factory.getbasetemp() / "tiny")
+    return _publish(TINY, shared_folder(tmp_path_factory))
 
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Published:
     """One tiny version of an ensemble of two; read it, never write it."""
-    return _publish(PAIR, tmp_path_factory.getbasetemp() / "pair")
+    return _publish(PAIR, shared_folder(tmp_path_factory))

@@ -1,6 +1,7 @@
 """API and worker processes on a broker, clients that post without pause, and a store that starts fast."""
 
 import asyncio
+import re
 import shutil
 import subprocess
 import time
@@ -77,16 +78,23 @@ def is_seen(process: "subprocess.Popen[str]", url: str) -> bool:
     return any(f"-{process.pid}-" in each.worker for each in heartbeats(url))
 
 
+def admitted(address: str, lane: str) -> float:
+    """Crystals that the API has let into a lane and not answered yet."""
+    pattern = rf'^deepergatgnn_admitted{{lane="{lane}"}} (\S+)$'
+    found = re.search(pattern, httpx.get(f"{address}/metrics", timeout=60).text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
 def ready(address: str) -> bool:
     """Whether the API says so."""
-    return httpx.get(f"{address}/readyz", timeout=10).status_code == httpx.codes.OK
+    return httpx.get(f"{address}/readyz", timeout=60).status_code == httpx.codes.OK
 
 
 def until_ready(address: str, workers: int = 1) -> None:
     """Wait until the API sees its broker and that many workers."""
 
     def seen() -> bool:
-        reply = httpx.get(f"{address}/readyz", timeout=10)
+        reply = httpx.get(f"{address}/readyz", timeout=60)
         return reply.status_code == httpx.codes.OK and reply.json()["workers"] == workers
 
     until(seen, f"the API is ready with {workers} workers")

@@ -43,7 +43,7 @@ class Proxy:
     def start(self) -> None:
         """Begin; `port` is known then."""
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(60)
 
     def stop(self) -> None:
         """End all connections."""

@@ -23,14 +23,15 @@ EXAMPLES = int(os.environ.get("DEEPERGATGNN_TEST_EXAMPLES", "30"))  # of each op
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 CIF = Path("examples/ZrO2.cif").read_text("utf-8")
 POSCAR = Path("examples/ZnO.POSCAR").read_text("utf-8")
+MODELS = "bulk-modulus@1.0.0,band-gap@1.0.0"
 METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH", "TRACE")
 Document = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A service that asks for a key."""
-    with service(DEEPERGATGNN_API_KEYS=KEY) as where:
+    """A service that requires a key, with the models of the examples."""
+    with service(DEEPERGATGNN_API_KEYS=KEY, DEEPERGATGNN_MODELS=MODELS) as where:
         yield where
 
 

@@ -141,9 +141,12 @@ def test_a_client_that_leaves_takes_its_work_along_and_bulk_is_refused_when_much
 
 
 def test_answers_are_the_same_when_the_next_batch_is_prepared_while_one_computes(client: httpx.Client) -> None:
-    body = {"structures": mixed(40), "models": ["bulk-modulus", "refractive-index"], "attention": "none"}
+    models = ["bulk-modulus@1.0.0", "shear-modulus@1.0.0"]
+    body = {"structures": mixed(40), "models": models, "attention": "none"}
     with (
-        service(DEEPERGATGNN_PREFETCH="on", DEEPERGATGNN_BATCH_S="0.02") as address,
+        service(
+            DEEPERGATGNN_PREFETCH="on", DEEPERGATGNN_BATCH_S="0.02", DEEPERGATGNN_MODELS=",".join(models)
+        ) as address,
         httpx.Client(base_url=address, timeout=60) as ahead,
     ):
         found, expected = (each.post("/predict/batch", json=body).json()["results"] for each in (ahead, client))

@@ -1,18 +1,20 @@
 """Metrics: named and counted as documented, none undocumented; ids of requests in logs and answers."""
 
 import json
-import os
 import re
-import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 from prometheus_client import Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from deepergatgnn.service.telemetry import metrics
-from tests.conftest import COMMAND, ROOT, running, until
+from tests.conftest import SMALL, running, until
+from tests.support.brokers import free_port
 
 TABLE = re.compile(r"^\| `(deepergatgnn_\w+)` \| (API|worker) \| (.*?) \| (.*?) \|$", re.MULTILINE)
 POSCAR = Path("examples/ZnO.POSCAR").read_text("utf-8")
@@ -50,35 +52,62 @@ def test_names_are_in_base_units() -> None:
             assert name.endswith(("_seconds", "_ratio", "_admitted", "_ready", "_workers", "_threads")), name
 
 
-def scraped(address: str) -> dict[str, dict[tuple[str, ...], float]]:
-    samples: dict[str, dict[tuple[str, ...], float]] = {}
+Samples = dict[str, dict[tuple[str, ...], float]]
+
+
+def scraped(address: str) -> Samples:
+    samples: Samples = {}
     for family in text_string_to_metric_families(httpx.get(f"{address}/metrics", timeout=10).text):
         for sample in family.samples:
             samples.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
     return samples
 
 
-def batches(samples: dict[str, dict[tuple[str, ...], float]]) -> float:
+def batches(samples: Samples) -> float:
     """Crystals that went through batches, of all workers."""
     return sum(samples["deepergatgnn_batch_structures_sum"].values())
 
 
-def test_the_processes_serve_what_the_table_says_and_count_what_happens() -> None:
-    """One service of its own, with logs of requests and a port for the worker's metrics."""
-    environment = {"DEEPERGATGNN_LOG_LEVEL": "info", "DEEPERGATGNN_DRAIN_GRACE_S": "0"}
-    with running("serve", "--port", "0", ready="^ready on ", DEEPERGATGNN_METRICS_PORT="39100", **environment) as (
-        _,
-        line,
-    ):
-        address = line.removeprefix("ready on ")
-        body = {"structure": POSCAR, "models": ["bulk-modulus"]}
-        for _ in range(3):
-            assert httpx.post(f"{address}/predict", json=body, timeout=60).status_code == 200
-        bad = httpx.post(f"{address}/predict", json={"structure": "x"}, timeout=60)
-        assert bad.status_code == 422
-        worker = scraped("http://127.0.0.1:39100")
-        until(lambda: batches(scraped(address)) == batches(worker) == 3, "the worker's heartbeat has told the API", 10)
-        api = scraped(address)
+@dataclass(frozen=True)
+class Observed:
+    """What a service exported and logged.
+
+    Attributes:
+        api, worker: metrics of the processes.
+        reply: to the request with an id of its own.
+        lines: of the log.
+    """
+
+    api: Samples
+    worker: Samples
+    reply: httpx.Response
+    lines: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
+    """A service with logs of requests and a port for the worker's metrics, after a few requests."""
+    port, log = str(free_port()), tmp_path_factory.mktemp("log") / "stderr"
+    environment = {"DEEPERGATGNN_LOG_LEVEL": "info", "DEEPERGATGNN_METRICS_PORT": port, "DEEPERGATGNN_MODELS": SMALL}
+    with log.open("wb") as errors:
+        command = ("serve", "--port", "0")
+        with running(*command, ready="^ready on ", stderr=errors, **environment) as (_, line):
+            address = line.removeprefix("ready on ")
+            body = {"structure": POSCAR, "models": ["bulk-modulus"]}
+            for _ in range(2):
+                assert httpx.post(f"{address}/predict", json=body, timeout=60).status_code == 200
+            reply = httpx.post(f"{address}/predict", json=body, headers={"X-Request-ID": "my-run:7"}, timeout=60)
+            assert reply.status_code == 200
+            bad = httpx.post(f"{address}/predict", json={"structure": "x"}, timeout=60)
+            assert bad.status_code == 422
+            worker = scraped(f"http://127.0.0.1:{port}")
+            until(lambda: batches(scraped(address)) == batches(worker) == 3, "the worker's heartbeat has told the API")
+            api = scraped(address)
+    return Observed(api, worker, reply, [json.loads(line) for line in log.read_text("utf-8").splitlines()])
+
+
+def test_the_processes_serve_what_the_table_says_and_count_what_happens(observed: Observed) -> None:
+    api, worker = observed.api, observed.worker
     assert {name for name in worker if not name.startswith("process_") and not name.endswith("_created")} <= api.keys()
     for name, (process, _, _) in documented().items():
         family, labels = defined()[name]
@@ -96,26 +125,11 @@ def test_the_processes_serve_what_the_table_says_and_count_what_happens() -> Non
     assert worker["deepergatgnn_batch_seconds_count"][()] == 3
 
 
-def test_the_id_of_a_request_is_in_its_answer_and_in_the_logs() -> None:
+def test_the_id_of_a_request_is_in_its_answer_and_in_the_logs(observed: Observed) -> None:
     """From the header into the log of the API; that of the worker names it where an entry fails (`test_engine`)."""
-    process = subprocess.Popen(
-        [*COMMAND, "serve", "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"DEEPERGATGNN_LOG_LEVEL": "info", "DEEPERGATGNN_COMPILE_AFTER_S": "0"},
-    )
-    assert process.stdout is not None
-    address = next(line for line in process.stdout if line.startswith("ready on ")).removeprefix("ready on ").strip()
-    reply = httpx.post(
-        f"{address}/predict", json={"structure": POSCAR}, headers={"X-Request-ID": "my-run:7"}, timeout=60
-    )
-    process.send_signal(2)
-    _, errors = process.communicate(timeout=60)
+    reply, lines = observed.reply, observed.lines
     assert reply.headers["x-request-id"] == "my-run:7"
     assert reply.json()["id"] == "my-run:7"
-    lines = [json.loads(line) for line in errors.splitlines()]
     [request] = [line for line in lines if line.get("request_id") == "my-run:7"]
     assert (request["event"], request["status"], request["route"]) == ("request", 200, "/predict")
     assert request["milliseconds"] > 0

@@ -1,6 +1,7 @@
 """A whole run, from the YAML's content to published versions."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,8 @@ def test_a_finished_run_started_again_is_published_already(tiny: Published, tmp_
     store = ModelStore(tmp_path / "store")
     store.publish("tiny-bulk-modulus", "1.0.0", tiny.files())
     epochs: list[object] = []
-    [manifest] = run(tiny.config, store, tiny.runs, device=CPU, report=epochs.append, plots=False)
+    finished = Path(shutil.copytree(tiny.runs, tmp_path / "finished"))
+    [manifest] = run(tiny.config, store, finished, device=CPU, report=epochs.append, plots=False)
     assert epochs == []
     assert manifest == tiny.manifest
     assert store.versions("tiny-bulk-modulus") == ["1.0.0"]

@@ -2,6 +2,8 @@
 
 import io
 import re
+import shutil
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -40,8 +42,9 @@ def moduli() -> tuple[np.ndarray, np.ndarray]:
 def illustrated(tiny: Published, tmp_path_factory: pytest.TempPathFactory) -> Published:
     """The tiny version again, with its images."""
     store = ModelStore(tmp_path_factory.mktemp("illustrated"))
-    [manifest] = run(tiny.config, store, tiny.runs, device=torch.device("cpu"), report=lambda _: None)
-    return Published(tiny.config, store, tiny.runs, manifest)
+    runs = Path(shutil.copytree(tiny.runs, tmp_path_factory.mktemp("runs"), dirs_exist_ok=True))
+    [manifest] = run(tiny.config, store, runs, device=torch.device("cpu"), report=lambda _: None)
+    return Published(tiny.config, store, runs, manifest)
 
 
 def pixels(content: bytes) -> np.ndarray:
