@@ -60,14 +60,13 @@ def worker(store: StoreOption = None, models: ModelsOption = None) -> None:
     Example: DEEPERGATGNN_REDIS_URL=redis://127.0.0.1:6379/0 deepergatgnn worker
     """
     from deepergatgnn.service.settings import read_settings
+    from deepergatgnn.service.worker.process import run
 
     settings = read_settings(model_store=store, models=models)
     open_store(settings.model_store)
     SelectedModels(settings.model_store, settings.models).check()
     if settings.redis_url is None:
         raise ConfigError("a worker needs a broker: set DEEPERGATGNN_REDIS_URL, for example redis://127.0.0.1:6379/0")
-    from deepergatgnn.service.worker.process import run
-
     run(settings, settings.redis_url.get_secret_value())
 
 
