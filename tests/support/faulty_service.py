@@ -1,4 +1,4 @@
-"""A whole service on a broker that tests may hurt: API, two workers, TLS and a password, a proxy in between."""
+"""A whole service on a broker with TLS, password and a faulty proxy: API and two workers."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ class Stage:
     Attributes:
         address: of the API.
         url: of the broker, as the service has it.
-        broker, proxy: what may be hurt.
+        broker, proxy: where tests inject faults.
         process: the API, and supervisor of the workers.
         store: its models.
     """
@@ -48,28 +48,28 @@ class Stage:
     store: Path
 
     def workers(self) -> list[int]:
-        """Process ids of the workers that have a heartbeat."""
+        """Return the process ids of the workers that have a heartbeat."""
         return [int(each.worker.split("-")[-2]) for each in heartbeats(self.broker.url)]
 
     def pending(self) -> Counter[int]:
-        """Entries in the hands of each worker."""
+        """Return the number of requests that each worker holds."""
         with redis.Redis.from_url(self.broker.url, protocol=2) as client:
             found = client.xpending(STREAM, GROUP)
         return Counter({int(each["name"].split(b"-")[-2]): each["pending"] for each in found["consumers"]})
 
     def waiting(self) -> int:
-        """Entries in the stream."""
+        """Return the number of requests in the stream."""
         with redis.Redis.from_url(self.broker.url) as client:
             return int(client.xlen(STREAM))
 
     def metric(self, name: str) -> float:
-        """A number that the API exports."""
+        """Return a metric of the API, summed over its labels."""
         lines = httpx.get(f"{self.address}/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
     @contextmanager
     def stopped(self, *processes: int) -> Iterator[None]:
-        """Processes that stand still."""
+        """Suspend processes within the context."""
         for process in processes:
             os.kill(process, signal.SIGSTOP)
         try:
@@ -79,14 +79,14 @@ class Stage:
                 os.kill(process, signal.SIGCONT)
 
     def heal(self) -> None:
-        """Wait until all is well again."""
+        """Remove the fault and wait until the service is ready."""
         self.proxy.fault = Fault()
         until_ready(self.address, WORKERS)
-        until(lambda: len(self.workers()) == WORKERS, "both workers beat")
+        until(lambda: len(self.workers()) == WORKERS, "both workers have a heartbeat")
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for loopback that signs itself, and its key."""
+    """Return a self-signed certificate for loopback and its key."""
     made, key = folder / "broker.crt", folder / "broker.key"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]

@@ -131,7 +131,7 @@ class Load:
 
     @property
     def statuses(self) -> Counter[int]:
-        """How many of each."""
+        """Number of replies by status."""
         return Counter(reply.status_code for reply in self.replies)
 
     @property
@@ -140,14 +140,14 @@ class Load:
         return [reply.json()["predictions"][0]["version"] for reply in self.replies]
 
     async def more(self, count: int = 40, seconds: float = 60) -> None:
-        """Wait for so many replies more."""
+        """Wait for `count` more replies."""
         wanted, end = len(self.replies) + count, time.monotonic() + seconds
         while len(self.replies) < wanted:
             assert time.monotonic() < end, f"{len(self.replies)} replies, {wanted} wanted, {self.broken[:3]}"
             await asyncio.sleep(0.02)
 
     async def post_on(self, client: httpx.AsyncClient) -> None:
-        """What one client does."""
+        """Post again and again, as one client."""
         while not self.stopping:
             asked = time.monotonic()
             try:

@@ -26,7 +26,7 @@ class Served:
     metrics: str
 
     async def models(self, *arguments: str) -> int:
-        """Exit status of a `models` command, which others do not wait for."""
+        """Return the exit status of a `models` command, without blocking the event loop."""
         command = [*COMMAND, "models", *arguments, "--store", str(self.store.root)]
         process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return await process.wait()
@@ -71,7 +71,7 @@ def publish_tampered(store: ModelStore) -> None:
 
 
 def point(pointer: Path, version: str) -> None:
-    """At once, as the store does it: whoever reads sees one version or the other."""
+    """Replace the pointer atomically, as the store does."""
     new = pointer.with_name("pointed")
     new.write_text(version, "utf-8")
     new.replace(pointer)
