@@ -30,8 +30,8 @@ class OptimizationConfig:
         ema: decay of the averaged weights, which are validated and published; 0 for none.
         precision: of the forward pass; "bfloat16" for GPUs that have it, normalizations and sums stay in float32.
         compile: use torch.compile where a compiler exists; compiling takes minutes, which only long runs earn back.
-        frozen_layers: of a run that starts from a published version: this many AGAT layers from below, and the
-            embeddings with them, are not changed. 0 changes everything.
+        frozen_layers: of a run that starts from a published version: this many layers of the body from below, and the
+            embedding with them, are not changed. 0 changes everything.
         layer_decay: likewise: each layer learns this much more slowly than the one above it.
         attention_weight: of the loss that ties the attention of atoms to what taking them away does to the prediction
             (`deepergatgnn.training.fit.attention_loss`); 0 leaves the attention to the pooling alone.
