@@ -1,1 +1,1 @@
-"""Networks: batches of graphs to outputs; torch."""
+"""Networks: `config` names their parts, `crystal_model` puts them together; torch, but for `config`."""

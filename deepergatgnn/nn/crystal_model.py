@@ -73,21 +73,25 @@ class CrystalModel(nn.Module):
         return self.forward_from(self.embed(batch), batch)
 
     def forward_from(self, x: Tensor, batch: GraphBatch) -> NetworkOutput:
-        """Predict from embedded nodes [N, F] in place of those of `embed`, as explanations do."""
+        """Predict from embedded nodes [N, F] in place of those of `embed`, as explanations do.
+
+        Parts are called by `forward`: hooks of layers and of the attention run, and a small crystal does not wait for
+        the bookkeeping of modules that have none.
+        """
         x = self.propagate(x, batch)
         weights = self.attend(x, batch)
         vectors = self.pool(x, weights, batch)
-        values, log_scales = self.head(vectors)
+        values, log_scales = self.head.forward(vectors)
         return NetworkOutput(values, weights, vectors, log_scales)
 
     def embed(self, batch: GraphBatch) -> Tensor:
         """Embed the nodes: [N, F]."""
-        return cast("Tensor", self.embedding(batch))
+        return cast("Tensor", self.embedding.forward(batch))
 
     def propagate(self, x: Tensor, batch: GraphBatch) -> Tensor:
         """Run all layers of the body: [N, F] → [N, F]."""
         e = self.embedding.embed_distances(batch.distances)
-        return cast("Tensor", self.body(x, e, Neighbourhood.of(batch)))
+        return self.body.forward(x, e, Neighbourhood.of(batch))
 
     def attend(self, x: Tensor, batch: GraphBatch) -> Tensor | None:
         """Weigh the nodes [N] by the global attention; None without one."""
@@ -95,7 +99,7 @@ class CrystalModel(nn.Module):
 
     def pool(self, x: Tensor, weights: Tensor | None, batch: GraphBatch) -> Tensor:
         """Pool the nodes to crystal vectors: [N, F] → [B, P]."""
-        return cast("Tensor", self.pooling(x, weights, batch))
+        return cast("Tensor", self.pooling.forward(x, weights, batch))
 
     def stages(self) -> list[list[nn.Module]]:
         """Modules from below: the embedding, each layer of the body with its normalization, and all above them."""
