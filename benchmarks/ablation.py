@@ -81,10 +81,10 @@ def train_variant(config: TrainingConfig, runs: Path) -> dict[str, object]:
     device = torch.device("cpu")
     trained = train_members(config, run_data, ModelStore(runs), runs, device=device, report=lambda _: None)
     rows = np.concatenate([run_data.split.validation, run_data.split.calibration])
-    said = np.stack([predicted(network.eval(), run_data, rows) for network, _ in trained])
+    outputs = np.stack([predicted(network.eval(), run_data, rows) for network, _ in trained])
     found: dict[str, object] = {"rows": len(rows), "parameters": sum(p.numel() for p in trained[0][0].parameters())}
     for index, target in enumerate(config.targets):
-        values = unscale(said[:, :, index], run_data.scalers[index])
+        values = unscale(outputs[:, :, index], run_data.scalers[index])
         truth = run_data.truth[rows, index]
         alone = np.nanmean(np.abs(values - truth), axis=1)
         found[target.key] = {

@@ -108,7 +108,7 @@ def _one_by_one(predictor: Predictor, graphs: Sequence[CrystalGraph], truth: NDA
     alone = []
     for network in predictor.networks:
         predictor.adopt([network])
-        alone.append(_mae(np.array([said.value for said in predictor.predict_graphs(graphs)]), truth))
+        alone.append(_mae(np.array([prediction.value for prediction in predictor.predict_graphs(graphs)]), truth))
     predictor.adopt(predictor.networks)
     spread = round(float(np.std(alone, ddof=1)), 4) if len(alone) > 1 else None
     return {"mean": round(float(np.mean(alone)), 4), "spread": spread, "each": [round(mae, 4) for mae in alone]}

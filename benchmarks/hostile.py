@@ -78,9 +78,9 @@ def files(folder: Path | None, every: int) -> Iterator[tuple[str, bytes]]:
         yield row["path"], (folder / row["path"]).read_bytes() if folder else b""
 
 
-def expected(said: str) -> tuple[str, int]:
+def expected(reading: str) -> tuple[str, int]:
     """Return formula and number of atoms of `ok:4 sites:Ac:ordered`."""
-    _, sites, formula, _ = said.split(":")
+    _, sites, formula, _ = reading.split(":")
     return formula, int(sites.split()[0])
 
 
@@ -150,7 +150,7 @@ async def measure(address: str, process: psutil.Process, folder: Path | None, ev
     if folder:
         posted = list(rows_of(folder))[::every]
         ordered = {r["path"]: r["pymatgen_result"] for r in posted if r["pymatgen_result"].endswith(":ordered")}
-        right = [path for path, said in ordered.items() if seen.answers.get(path) == expected(said)]
+        right = [path for path, reading in ordered.items() if seen.answers.get(path) == expected(reading)]
         report |= {"ordered_files": len(ordered), "ordered_answered_alike": round(len(right) / len(ordered), 4)}
     return report
 

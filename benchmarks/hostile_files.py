@@ -65,9 +65,9 @@ def in_child(name: str) -> tuple[str, float, float]:
         os._exit(0)
     os.close(sending)
     with os.fdopen(receiving, "rb") as pipe:
-        said = pipe.read()
+        reply = pipe.read()
     os.waitpid(child, 0)
-    code, seconds, grown = json.loads(said) if said else ("killed", float("inf"), float("inf"))
+    code, seconds, grown = json.loads(reply) if reply else ("killed", float("inf"), float("inf"))
     return code, seconds, grown
 
 
@@ -91,19 +91,19 @@ def rows_of(folder: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(lines, delimiter="\t")
 
 
-def agrees(crystal: Crystal, said: str) -> bool:
+def agrees(crystal: Crystal, reading: str) -> bool:
     """Return whether the crystal has the atoms and the formula of `ok:4 sites:Ac:ordered`."""
-    _, sites, formula, _ = said.split(":")
+    _, sites, formula, _ = reading.split(":")
     return crystal.n_atoms == int(sites.split()[0]) and crystal.reduced_formula == formula
 
 
-def contradicted(path: Path, said: str) -> bool:
+def contradicted(path: Path, reading: str) -> bool:
     """Return whether the file states another formula than pymatgen reads."""
     stated = FORMULA.search(path.read_text("latin-1"))
     if stated is None:
         return False
     try:
-        return bool(Composition(stated[1]).reduced_formula != Composition(said.split(":")[2]).reduced_formula)
+        return bool(Composition(stated[1]).reduced_formula != Composition(reading.split(":")[2]).reduced_formula)
     except ValueError:
         return False  # no formula that could contradict
 
