@@ -29,8 +29,8 @@ class OptimizationConfig:
         ema: decay of the averaged weights, which are validated and published; 0 for none.
         precision: precision of the forward pass; with "bfloat16" normalizations and sums stay in float32.
         compile: use torch.compile if a compiler exists; compilation takes minutes and pays off in long runs only.
-        frozen_layers: number of layers of the body, from below and with the embeddings, that a run with `start` does not
-            change; 0 for none.
+        frozen_layers: number of layers of the body, from below and with the embedding, that a run with `start` does
+            not change; 0 for none.
         layer_decay: factor of the learning rate of each layer relative to the layer above it, in a run with `start`.
         attention_weight: weight of the loss that fits the attention of atoms to the effect of their removal
             (`deepergatgnn.training.fit.attention_loss`); 0 for none.
