@@ -22,7 +22,7 @@ test: setup
 	exit $$tests
 
 unit: setup
-	@$(BIN)/python -m pytest -q -m unit
+	@$(BIN)/python -m pytest -q -m unit --numprocesses $(PROCESSES)
 
 lint: ruff format types layers
 

@@ -38,6 +38,8 @@ MARKS = {
     "training/config": "unit",
     "training/config/test_sweep.py": "training",
 }
+# Fixtures that train a network: what uses them is no unit.
+TRAINED = {"tiny", "pair"}
 # Fixtures too dear to be made in two processes: the files that use one of them run in the same process.
 SHARED = ("whole_stage", "address", "validated")
 
@@ -49,15 +51,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         path = item.path.relative_to(ROOT / "tests").as_posix()
         place = max((each for each in MARKS if not each or f"{path}/".startswith(f"{each}/")), key=len)
-        item.add_marker(MARKS[place])
-        used.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
+        fixtures = set(getattr(item, "fixturenames", ()))
+        item.add_marker("training" if MARKS[place] == "unit" and TRAINED & fixtures else MARKS[place])
+        used.setdefault(item.path, set()).update(fixtures)
     if not hasattr(config, "workerinput"):
         return
     for item in items:
         shared = next((name for name in SHARED if name in used[item.path]), str(item.path.relative_to(ROOT)))
         item.add_marker(pytest.mark.xdist_group(shared))
     order = ("faults", "service", "training", "unit")
-    items.sort(key=lambda item: next(place for place, mark in enumerate(order) if item.get_closest_marker(mark)))
+    first: dict[Path, int] = {}
+    for item in items:
+        rank = next(number for number, mark in enumerate(order) if item.get_closest_marker(mark))
+        first[item.path] = min(rank, first.get(item.path, rank))
+    items.sort(key=lambda item: first[item.path])
 
 
 def pytest_configure() -> None:
