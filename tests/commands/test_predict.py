@@ -124,7 +124,7 @@ def test_good_files_end_well_and_their_vectors_are_written(command: Command, fil
         (["x.cif", "--model", "no-such-model"], 2, "no model 'no-such-model'"),
         (["x.cif", "--model", "tiny-bulk-modulus@3.0.0"], 2, "no version 3.0.0"),
         (["x.cif", "--store", "nowhere"], 2, "nowhere"),
-        (["x.cif", "--embeddings", "nowhere/out.npz"], 2, "nowhere/out.npz is in a folder that is not there"),
+        (["x.cif", "--embeddings", "nowhere/out.npz"], 2, "nowhere/out.npz is in a folder that does not exist"),
         (["x.cif", "--device", "cuda:99"], 2, "no device"),
         ([], 2, "FILE"),
     ],
