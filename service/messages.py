@@ -121,8 +121,8 @@ class ModelOutput(_Message):
     reasons: tuple[str, ...]
     attention: tuple[Finite, ...] | None
     embedding: tuple[Finite, ...] = ()
-    probabilities: Annotated[dict[str, Probability], Meta(min_length=2)] | None = None
     attention_reason: str | None = None
+    probabilities: Annotated[dict[str, Probability], Meta(min_length=2)] | None = None
 
     def __post_init__(self) -> None:
         if (self.low is None) != (self.high is None):

@@ -39,9 +39,9 @@ class ResolvedModels:
         for version in unique:
             identities.setdefault(version.manifest.graph, []).append(version.identity)
         layers = max(version.manifest.network.layers for version in unique)
-        # Manifests without the field are of AGAT networks, which see distances and angles only.
-        scopes = {version.identity: getattr(version.manifest, "cache_scope", "crystal") for version in unique}
-        bound = frozenset(identity for identity, scope in scopes.items() if scope != "crystal")
+        bound = frozenset(
+            version.identity for version in unique if not version.manifest.network.may_share_between_cells
+        )
         return cls(unique, identities, layers, bound)
 
 

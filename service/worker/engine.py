@@ -288,7 +288,8 @@ def _model_output(identity: str, prediction: Prediction) -> ModelOutput:
         in_domain=prediction.domain.in_domain,
         score=prediction.domain.score,
         reasons=prediction.domain.reasons,
-        attention=() if prediction.attention is None else tuple(prediction.attention.tolist()),
+        attention=None if prediction.attention is None else tuple(prediction.attention.tolist()),
+        attention_reason=prediction.attention_reason,
         embedding=tuple(prediction.embedding.tolist()),
         probabilities=prediction.probabilities,
     )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepergatgnn.checkpoints.manifest import Manifest
+from deepergatgnn.nn.config import NetworkConfig
 from deepergatgnn.service.errors import ServiceError, broker_unavailable
 from deepergatgnn.service.lanes import BULK, INTERACTIVE, LANES
 from deepergatgnn.service.schemas import PredictResponse
@@ -217,7 +217,7 @@ def test_a_network_without_attention_is_cached_and_says_why() -> None:
 def test_a_network_that_sees_more_than_the_digest_shares_results_of_the_identical_graph_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Manifest, "cache_scope", "graph", raising=False)
+    monkeypatch.setattr(NetworkConfig, "may_share_between_cells", property(lambda _: False))
 
     async def work(desk: Desk) -> None:
         posted = [desk.post(POSCAR), desk.post(SUPERCELL), desk.post(POSCAR)]
