@@ -117,7 +117,7 @@ def test_a_client_that_leaves_takes_its_work_along_and_bulk_is_refused_when_much
     structures = [{"structure": strained(index)} for index in range(1000)]
     body = {"structures": structures, "attention": "none"}
     with (
-        service(DEEPERGATGNN_MAX_BULK_WAIT_S="0.02", DEEPERGATGNN_DRAIN_GRACE_S="0") as address,
+        service(DEEPERGATGNN_MAX_BULK_WAIT_S="0.001", DEEPERGATGNN_DRAIN_GRACE_S="0") as address,
         httpx.Client(base_url=address, timeout=60) as client,
         ThreadPoolExecutor(1) as pool,
     ):

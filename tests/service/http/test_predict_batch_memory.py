@@ -60,8 +60,8 @@ class PredictionPipeline:
         self.begun += 1
         for _ in range(50 if self.begun % 7 == 0 else 1):
             await asyncio.sleep(0)
-        ticket.priced(0.001)
-        ticket.answered(0.001)
+        with ticket.crystal() as crystal:
+            crystal.price(0.001)
         return {"id": posted.id, "text": "x" * self.size}
 
 
