@@ -84,9 +84,10 @@ def _show(console: Console, name: str, answer: dict[str, Any], round_trip_ms: fl
             "inside" if domain["in_domain"] else "; ".join(domain["reasons"]),
         )
     console.print(values)
-    models = [prediction["model"] for prediction in answer["predictions"]]
+    attentive = [prediction for prediction in answer["predictions"] if prediction["attention"] is not None]
+    models = [prediction["model"] for prediction in attentive]
     weights = Table("atom", "fractional coordinates", *models, title="attention", title_justify="left")
-    for atoms in zip(*(prediction["attention"] for prediction in answer["predictions"]), strict=True):
+    for atoms in zip(*(prediction["attention"] for prediction in attentive), strict=True):
         place = " ".join(f"{x:8.4f}" for x in atoms[0]["frac_coords"])
         weights.add_row(f"{atoms[0]['element']}{atoms[0]['index']}", place, *(f"{a['weight']:.4f}" for a in atoms))
     console.print(weights)

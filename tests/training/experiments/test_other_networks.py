@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.training.config.run import TrainingConfig, completed, read_config
 from deepergatgnn.training.experiments.run import run
+from tests.conftest import service
 from tests.support.fixtures import some_crystals, supercell
 
 CPU = torch.device("cpu")
@@ -82,6 +84,30 @@ def test_it_answers_without_attention_and_says_why(gated: Trained) -> None:
     assert predictor.embed_structures([]).shape == (0, 24)
 
 
+def test_it_is_served_without_attention_and_says_why(gated: Trained) -> None:
+    crystal = some_crystals(1)[0]
+    posted = {
+        "lattice": crystal.lattice.tolist(),
+        "species": list(crystal.symbols),
+        "frac_coords": crystal.frac_coords.tolist(),
+    }
+    models = {"DEEPERGATGNN_MODEL_STORE": str(gated.store.root), "DEEPERGATGNN_MODELS": "gated-bulk-modulus"}
+    with service(**models, DEEPERGATGNN_CACHE_ENTRIES="100") as address:
+        for attention in ("global", "none", "global"):  # computed, then twice from the result cache
+            body = {"structure": posted, "attention": attention}
+            reply = httpx.post(f"{address}/predict", json=body, timeout=60)
+            assert reply.status_code == httpx.codes.OK, reply.text
+            [prediction] = reply.json()["predictions"]
+            assert prediction["value"] == pytest.approx(
+                Predictor.load("gated-bulk-modulus", store=gated.store.root).predict_structures([crystal])[0].value,
+                abs=1e-5,
+            )
+            if attention == "none":
+                assert "attention" not in prediction
+            else:
+                assert (prediction["attention"], prediction["attention_reason"]) == (None, REASON)
+
+
 def test_its_card_names_the_network_and_its_publication(gated: Trained) -> None:
     card = " ".join((gated.store.folder(gated.manifest.reference) / CARD).read_text("utf-8").split())
     assert "CGCNN with set2set pooling (Xie and Grossman, doi:10.1103/PhysRevLett.120.145301)" in card
@@ -122,7 +148,7 @@ def test_attention_that_is_not_there_cannot_be_fitted(gated: Trained, tmp_path: 
     ("network", "message"),
     [
         ({"body": "cgcn"}, "network.body: .*no body 'cgcn': did you mean 'cgcnn'"),
-        ({"body": {"kind": "cgcnn", "agregation": "sum"}}, "agregation is no key: did you mean 'aggregation'"),
+        ({"body": {"kind": "cgcnn", "agregation": "sum"}}, "agregation is not a known key: did you mean 'aggregation'"),
         ({"pooling": {"kind": "set2set", "steps": 0}}, "network.pooling.set2set: .*steps is 0"),
         ({"attention": "none"}, "pooling weighted needs an attention"),
     ],
