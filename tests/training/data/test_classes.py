@@ -276,7 +276,7 @@ def test_probabilities_reach_the_answer_through_the_message(trained: Trained) ->
         deadline=time.time() + 60,
         packed=parsed.graphs[0].content,
     )
-    content = engine.answer([entry]).answers[0].pack()
+    content = engine.answer([entry]).replies[0].pack()
     [answer] = InferenceReply.unpack(content).predictions
     local = Predictor.load(store.folder("cubic-or-not")).predict_structure(EXAMPLE)
     assert answer.probabilities == pytest.approx(local.probabilities)

@@ -61,7 +61,7 @@ def test_four_calibration_crystals_give_no_interval_and_card_answer_and_log_say_
         InferenceReply("1", (_model_output(manifest.reference, prediction),)).pack()
     ).predictions[0]
     posted = PredictionInput(b"", "cif", (), attention=False, embedding=False, id=None)
-    document = _prediction(manifest, answer, object.__new__(ParsedStructure), posted)
+    document = _prediction(manifest, answer, ParsedStructure.__new__(ParsedStructure), posted)
     assert document["interval"] is None
     [warning] = missing_intervals([manifest])
     assert warning.startswith(f"{manifest.reference} gives no 90 % interval: 4 calibration crystals")
