@@ -13,7 +13,6 @@ from deepergatgnn.commands.main import app
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.predictor import Predictor
 from deepergatgnn.service.messages import InferenceReply
-from deepergatgnn.service.parsing.wire import ParsedStructure
 from deepergatgnn.service.prediction.answers import missing_intervals
 from deepergatgnn.service.prediction.pipeline import PredictionInput, _prediction
 from deepergatgnn.service.worker.engine import _model_output
@@ -24,6 +23,7 @@ from deepergatgnn.training.experiments.run import run
 from deepergatgnn.training.experiments.tasks import load_run, save_run
 from deepergatgnn.training.fit.loop import outputs
 from tests.support.fixtures import some_crystals
+from tests.support.parsing import parse
 from tests.training.data.test_catalogue import real_documents, written
 from tests.training.experiments.test_run import changed
 
@@ -61,7 +61,8 @@ def test_four_calibration_crystals_give_no_interval_and_card_answer_and_log_say_
         InferenceReply("1", (_model_output(manifest.reference, prediction),)).pack()
     ).predictions[0]
     posted = PredictionInput(b"", "cif", (), attention=False, embedding=False, id=None)
-    document = _prediction(manifest, answer, ParsedStructure.__new__(ParsedStructure), posted)
+    parsed = parse((Path(__file__).parents[3] / "examples" / "ZrO2.cif").read_bytes(), "cif", [manifest.graph])
+    document = _prediction(manifest, answer, parsed, posted)
     assert document["interval"] is None
     [warning] = missing_intervals([manifest])
     assert warning.startswith(f"{manifest.reference} gives no 90 % interval: 4 calibration crystals")
