@@ -127,14 +127,15 @@ def plain_columns(text: str) -> Columns | None:
             n_columns += 1
         elif (loop := item.loop) is not None and loop.length():
             tags: list[str] = loop.tags
-            values: Sequence[str] = loop.values
+            values: list[str] = loop.values
             loops += 1
             # Once as many quotes as the file has are found, there are no more to look for.
             if 2 * quoted < quotes:
-                values, in_quotes = _unquoted(tuple(values))
+                unquoted, in_quotes = _unquoted(tuple(values))
+                values = [*unquoted]
                 quoted += in_quotes
             n_columns += len(tags)
-            columns |= {_folded(tag): [*values[start :: len(tags)]] for start, tag in enumerate(tags)}
+            columns |= {_folded(tag): values[start :: len(tags)] for start, tag in enumerate(tags)}
             of_loops.append(tags)
         else:
             return None
@@ -160,14 +161,18 @@ def _unquoted(values: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
 
 
 def _is_plain(text: str, lowered: str, quotes: int) -> bool:
-    if not text.isascii() or text.startswith(";") or any(word in lowered for word in _NOT_PLAIN):
+    if not text.isascii() or text.startswith(";"):
         return False
+    for word in _NOT_PLAIN:
+        if word in lowered:
+            return False
     comments = text.count("#")
     own_lines = text.count("\n#") + text.startswith("#")
     one_block = lowered.count("data_") == 1 and _BLOCK.search(lowered) is not None
     return one_block and comments == own_lines and quotes * len(text) <= MOST_QUOTE_WORK
 
 
+@lru_cache(maxsize=4096)
 def _folded(key: str) -> str:
     """Keys do not depend on case, and the newer dictionaries write _atom_site.fract_x."""
     return key.lower().replace(".", "_")

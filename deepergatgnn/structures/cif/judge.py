@@ -61,7 +61,8 @@ class Reading:
     @property
     def atomic_numbers(self) -> NDArray[np.int64]:
         """Element of every atom, [N]."""
-        return np.repeat(np.array(self.numbers, dtype=np.int64), self.copies.counts)
+        numbers = np.array(self.numbers, dtype=np.int64)
+        return numbers if len(numbers) == len(self.copies.frac_coords) else np.repeat(numbers, self.copies.counts)
 
 
 def read_elements(sites: Sites, copies: Copies, statements: Statements) -> tuple[tuple[int, ...], list[str]]:

@@ -47,10 +47,12 @@ def whole_occupancies(
         StructureError: `disordered` for a site that is partly vacant or shared, or one of several alternatives;
             `unreadable` for an occupancy that is no number.
     """
+    mixtures = {text for text in set(types) if is_mixture(text)}
+    if not mixtures and _are_full(columns, len(labels)):
+        return [True] * len(types)
     occupancies = _read(columns, labels)
     is_dummy = _dummies(columns, labels, said)
     occupancies = [0.0 if dummy else x for x, dummy in zip(occupancies, is_dummy, strict=True)]
-    mixtures = {text for text in set(types) if is_mixture(text)}
     if set(occupancies) == {1.0} and not mixtures:
         return [True] * len(types)
     partial = [i for i, x in enumerate(occupancies) if x != 0 and not abs(x - 1) <= _FULL]  # nan is partial, too
@@ -70,6 +72,13 @@ def whole_occupancies(
         if occupancy == 0 and not is_dummy[index]:
             said.append(f"The {place_of(index, labels[index])} has the occupancy 0 and is left out.")
     return [occupancy != 0 and index not in left_out for index, occupancy in enumerate(occupancies)]
+
+
+def _are_full(columns: Columns, rows: int) -> bool:
+    """Whether all occupancies are written as 1, or none are, and no row can be a dummy."""
+    column = next((columns[tag] for tag in _OCCUPANCY_TAGS if tag in columns), None)
+    is_full = not column or (len(column) == rows and _WRITTEN_FULL.issuperset(column))
+    return is_full and "_atom_site_calc_flag" not in columns
 
 
 def _dummies(columns: Columns, labels: Sequence[str], said: list[str]) -> list[bool]:
@@ -95,8 +104,6 @@ def _read(columns: Columns, labels: Sequence[str]) -> list[float]:
     column = next((columns[tag] for tag in _OCCUPANCY_TAGS if tag in columns), None) or ["1"] * rows
     if len(column) != rows:
         raise StructureError("unreadable", f"The CIF has {len(column)} occupancies for {rows} sites: complete them.")
-    if _WRITTEN_FULL.issuperset(column):
-        return [1.0] * rows
     try:
         occupancies = list(map(float, column))
     except ValueError:

@@ -232,14 +232,32 @@ def _ignored(columns: Columns) -> list[str]:
 
 
 def _lattice(columns: Columns, said: list[str]) -> NDArray[np.float64]:
-    a, b, c = (_positive(key, value_of(columns, key)) for key in _LENGTHS)
-    texts = {key: value_of(columns, key) for key in _ANGLES}
-    if missing := [key for key, text in texts.items() if text == "?"]:  # the default of the CIF dictionary
-        said.append(f"The file does not give {', '.join(missing)}: taken to be 90°.")
-    angles = [90.0 if text == "?" else _positive(key, text) for key, text in texts.items()]
+    numbers = _plain_numbers(columns)
+    if numbers is not None:
+        (a, b, c), angles = numbers[:3], numbers[3:]
+    else:
+        (a, b, c), angles = _cell_as_written(columns, said)
     (a_x, a_z), (sin_alpha, cos_gamma_star, sin_gamma_star, b_z) = _directions(*angles)
     vector_b = [-b * sin_alpha * cos_gamma_star, b * sin_alpha * sin_gamma_star, b * b_z]
     return np.array([[a * a_x, 0.0, a * a_z], vector_b, [0.0, 0.0, c]])
+
+
+def _plain_numbers(columns: Columns) -> list[float] | None:
+    """Return lengths and angles of a cell of positive numbers without uncertainties; None for any other."""
+    try:
+        texts = [columns[key][0] for key in (*_LENGTHS, *_ANGLES)]
+        numbers = list(map(float, texts))
+    except (KeyError, ValueError):
+        return None
+    return numbers if "_" not in "".join(texts) and min(numbers) > 0 and sum(numbers) < math.inf else None
+
+
+def _cell_as_written(columns: Columns, said: list[str]) -> tuple[list[float], list[float]]:
+    lengths = [_positive(key, value_of(columns, key)) for key in _LENGTHS]
+    texts = {key: value_of(columns, key) for key in _ANGLES}
+    if missing := [key for key, text in texts.items() if text == "?"]:  # the default of the CIF dictionary
+        said.append(f"The file does not give {', '.join(missing)}: taken to be 90°.")
+    return lengths, [90.0 if text == "?" else _positive(key, text) for key, text in texts.items()]
 
 
 @lru_cache(maxsize=1024)
