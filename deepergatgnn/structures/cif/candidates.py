@@ -260,7 +260,7 @@ def _named_by(statements: Statements) -> _Named:
     )
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=1024)
 def _named(
     names: tuple[Name, ...], types: tuple[Name, ...], halls: tuple[Name, ...], numbers: tuple[Name, ...], code: str
 ) -> _Named:

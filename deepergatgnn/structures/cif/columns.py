@@ -153,7 +153,7 @@ def _has_structure(columns: Columns, lowered: str) -> bool:
     return spelled and _ATOMS[0] in columns and _CELL[0] in columns
 
 
-@lru_cache(maxsize=256)  # many files have the same symmetry operators
+@lru_cache(maxsize=1024)  # many files have the same symmetry operators
 def _unquoted(values: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
     """Return the values of a loop without quotes, stripped as by pymatgen, and how many had quotes."""
     in_quotes = sum(value[0] in _QUOTES for value in values)

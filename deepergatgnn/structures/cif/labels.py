@@ -95,7 +95,6 @@ def _of_letters(text: str, letters: str, numbers: tuple[int, ...], is_type: bool
 
 
 @lru_cache(maxsize=4096)
-@lru_cache(maxsize=4096)
 def is_mixture(text: str) -> bool:
     """Whether a type symbol or a label names two elements on one site: `Fe/Mn`, `(Fe,Mn)`, `Fe0.5Mn0.5`, `FeMn1`.
 
