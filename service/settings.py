@@ -225,10 +225,6 @@ class Settings(BaseSettings):
         """Return the predicted seconds of queued work above which requests of a lane are refused."""
         return {INTERACTIVE: self.max_wait_s, BULK: self.max_bulk_wait_s}.get(lane, lane.max_wait_s)
 
-    def deadline_of(self, lane: Lane) -> float:
-        """Return the seconds until a request of a lane fails."""
-        return {INTERACTIVE: self.deadline_s, BULK: self.bulk_deadline_s}.get(lane, lane.deadline_s)
-
     def environment(self) -> dict[str, str]:
         """Return the environment variables of these settings."""
         return {PREFIX + name.upper(): _text(value) for name, value in self if value is not None}

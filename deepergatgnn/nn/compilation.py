@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch._inductor import config as inductor
 
 from deepergatgnn.nn.batch import GraphBatch
 from deepergatgnn.nn.crystal_model import CrystalModel, NetworkOutput
@@ -25,8 +26,6 @@ def compile_network(network: CrystalModel, examples: Sequence[GraphBatch]) -> Ca
     Raises:
         RuntimeError: if there is no compiler, or the compiled network gives other values.
     """
-    from torch._inductor import config as inductor  # noqa: PLC0415 - a second, of a process that may never compile
-
     inductor.compile_threads = 1  # in this process: no pool of compilers that could outlive it
     compiled = torch.compile(network, dynamic=True)
     device = next(network.parameters()).device

@@ -20,6 +20,8 @@ Where several processes train together (`torch.distributed` is initialised), mom
 are computed in the precision of the running statistics, also under autocast.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
 
@@ -28,14 +30,31 @@ def _ones(x: Tensor) -> Tensor:
     return x.new_ones(x.shape[0])
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """Σ over processes; the sum reaches the loss of each of them, so the gradient is summed as well."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        total = x.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        [gradient] = gradients
+        total: Tensor = _SumOverRanks.apply(gradient)  # type: ignore[no-untyped-call]
+        return total
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _sum_of_all(x: Tensor) -> Tensor:
+    total: Tensor = _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
+    return total
+
+
 def _over_ranks(x: Tensor) -> Tensor:
     """Sum over the processes that train together; x itself for a single one."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return x
-    from deepergatgnn.nn.ranks import sum_over_ranks  # noqa: PLC0415 - it loads the compiler, a second of a start
-
-    total: Tensor = sum_over_ranks(x)
-    return total
+    return _sum_of_all(x) if distributed.is_available() and distributed.is_initialized() else x
 
 
 class DifferentiableGroupNorm(nn.Module):

@@ -109,10 +109,10 @@ def test_a_passed_deadline_is_an_error_of_each(client: httpx.Client) -> None:
 
 
 def test_a_client_that_leaves_takes_its_work_along_and_bulk_is_refused_when_much_waits() -> None:
-    """More work than may wait is let in once, and refused while it waits; single crystals still pass.
+    """Work beyond the limit is admitted once and refused while it is queued; single crystals are still admitted.
 
-    No two crystals are the same, so that none is answered from the cache, and the answers are short, so that they fit
-    into the socket although nobody reads them.
+    No two crystals are the same, so that the cache answers none, and the answers are short, so that they fit into the
+    socket while the client does not read.
     """
     structures = [{"structure": strained(index)} for index in range(1000)]
     body = {"structures": structures, "attention": "none"}

@@ -101,7 +101,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
             bad = httpx.post(f"{address}/predict", json={"structure": "x"}, timeout=60)
             assert bad.status_code == 422
             worker = scraped(f"http://127.0.0.1:{port}")
-            until(lambda: batches(scraped(address)) == batches(worker) == 3, "the worker's heartbeat has told the API")
+            until(lambda: batches(scraped(address)) == batches(worker) == 3, "the API has the metrics of the heartbeat")
             api = scraped(address)
     return Observed(api, worker, reply, [json.loads(line) for line in log.read_text("utf-8").splitlines()])
 

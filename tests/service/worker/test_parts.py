@@ -90,7 +90,7 @@ def test_withdrawn_entries_are_dropped_before_the_device(settings: Settings) -> 
         batch = list(parts.leases.deliveries.values())
         async with asyncio.timeout(10):
             while len(parts.leases.split_stale(batch)[0]) > 2:
-                await api.withdraw(INTERACTIVE, [*added[:2], b"1-1"])  # nobody holds the last one
+                await api.withdraw(INTERACTIVE, [*added[:2], b"1-1"])  # no worker holds the last one
                 await asyncio.sleep(0.05)
         live, stale = parts.leases.split_stale(batch)
         assert [delivery.stream_id for delivery in live] == added[2:]

@@ -206,8 +206,8 @@ def test_reserved_rows_are_learned_and_change_no_other_draw() -> None:
     assert {11, 12} <= set(split.train.tolist())
     assert sum(split.sizes().values()) == len(dataset())
     assert config.record().items() >= {"reserved_field": "two", "reserved_ids": late}.items()
-    with pytest.raises(ConfigError, match=r"reserved_ids: .* has no row 'nobody'"):
-        split_rows(replace(dataset(), fields=fields), config.model_copy(update={"reserved_ids": ("nobody",)}), seed=3)
+    with pytest.raises(ConfigError, match=r"reserved_ids: .* has no row 'absent'"):
+        split_rows(replace(dataset(), fields=fields), config.model_copy(update={"reserved_ids": ("absent",)}), seed=3)
 
 
 @pytest.mark.parametrize(("old", "new"), [("apart_field", "reserved_field"), ("apart_ids", "reserved_ids")])
