@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from msgspec import Meta, Struct
 from msgspec.msgpack import Decoder, Encoder
@@ -19,6 +19,7 @@ from deepergatgnn.service.lanes import Lane
 
 Text = Annotated[str, Meta(min_length=1, max_length=1024)]
 Finite = Annotated[float, Meta(ge=-1.7e308, le=1.7e308)]  # the bounds refuse NaN and infinities
+ErrorCode = Literal["prediction_failed", "model_unavailable"]  # of workers
 Probability = Annotated[float, Meta(ge=0, le=1)]
 _DECODE_ERRORS = (ValueError, RecursionError, MemoryError)
 _encode = Encoder().encode
@@ -146,7 +147,7 @@ class InferenceReply(_Message):
     inference_ms: Finite = 0.0
     held_ms: Finite = 0.0
     worker: str = ""
-    error: tuple[str, str] | None = None
+    error: tuple[ErrorCode, str] | None = None
 
     def __post_init__(self) -> None:
         if bool(self.predictions) == (self.error is not None):

@@ -35,7 +35,7 @@ WAIT_FACTOR = 10  # times the limit of processor time that a client waits before
 WARM_UP = b'{"lattice": [[4.2, 0, 0], [0, 4.2, 0], [0, 0, 4.2]], "species": ["Na"], "frac_coords": [[0, 0, 0]]}'
 WARM_UP_S = 120.0
 # The event loop has the highest priority: while it waits for the processor, parse processes and workers soon idle.
-# Processes of single files equal a worker on a CPU, `worker.YIELDING`, since each supplies the other.
+# Processes of single files equal a worker on a CPU, `worker.process.NICENESS`, since each supplies the other.
 SINGLE_NICENESS = 5
 BODY_NICENESS = 8  # of bulk bodies: one takes half a second of the processor, too long at the lowest priority
 BULK_NICENESS = 15  # below a worker on a CPU, which single files wait for too

@@ -17,12 +17,11 @@ from deepergatgnn.service.messages import InferenceReply, InferenceRequest, Pack
 from deepergatgnn.service.queue.clock import BrokerClock
 from deepergatgnn.service.queue.producer import RequestProducer
 from deepergatgnn.service.queue.redis_client import connect
-from deepergatgnn.service.tasks import cancel_all, restart_on_failure
+from deepergatgnn.service.tasks import PAUSE_S, cancel_all, restart_on_failure
 from deepergatgnn.service.telemetry import metrics
 
 POLL_S = 1.0
 SUBMIT_S = 2.0  # a slower broker counts as unavailable
-RETRY_S = 0.25
 log = structlog.get_logger("queue")
 T = TypeVar("T")
 
@@ -197,7 +196,7 @@ class InferenceClient:
                         pending.future.set_result(reply)
             except (RedisError, OSError) as error:
                 log.warning("replies not read", error=str(error))
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(PAUSE_S)
 
 
 async def _next_batch(queue: "asyncio.Queue[T]") -> list[T]:

@@ -10,7 +10,14 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from deepergatgnn.service.lanes import LANE_BY_NAME, LANES, Lane
-from deepergatgnn.service.messages import Delivery, InferenceReply, InferenceRequest, UnreadableError, WorkerHeartbeat
+from deepergatgnn.service.messages import (
+    Delivery,
+    ErrorCode,
+    InferenceReply,
+    InferenceRequest,
+    UnreadableError,
+    WorkerHeartbeat,
+)
 from deepergatgnn.service.queue.heartbeats import worker_heartbeats
 from deepergatgnn.service.queue.producer import ANSWERS, DEAD, FIELD, GROUP, STREAMS, WITHDRAWN
 from deepergatgnn.service.telemetry import metrics
@@ -19,7 +26,10 @@ REPLIES_KEPT_S = 120
 DEAD_KEPT = 1000
 LISTEN_S = 5.0
 MAX_NOTE = 64 * 1024  # bytes of an unreadable request in the dead-letter stream
-UNREADABLE = ("prediction_failed", "the crystal did not reach a worker whole: report the request id")
+UNREADABLE: tuple[ErrorCode, str] = (
+    "prediction_failed",
+    "the crystal did not reach a worker whole: report the request id",
+)
 log = structlog.get_logger("worker")
 Unreadable = tuple[bytes, Mapping[bytes, bytes], Exception]  # stream id, fields, reason
 

@@ -1,8 +1,9 @@
 """Tuning of a worker to its device: threads on a CPU, edges of a batch on a GPU, compiled networks."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import structlog
 
@@ -15,7 +16,7 @@ from deepergatgnn.service.worker.engine import Engine
 from deepergatgnn.service.worker.measurements import golden_graphs, measure_edge_capacity, measure_threads
 from deepergatgnn.threads import available_cores, candidates, fastest, set_threads, torch_threads
 
-COMPILER = "compile"  # prefix of the name of the thread
+COMPILER = "compile"  # name of the thread
 THREADS_S = 60.0  # between comparisons of numbers of threads
 log = structlog.get_logger("worker")
 
@@ -62,15 +63,24 @@ class DeviceTuner:
 
     async def compile(self) -> None:
         """Compile the networks of a worker that lives long enough, in a thread beside the computations."""
-        loop, executor = asyncio.get_running_loop(), ThreadPoolExecutor(1, thread_name_prefix=COMPILER)
         tried: set[str] = set()
         while self._settings.compile_after_s:
             await asyncio.sleep(self._settings.compile_after_s)
             loaded = self._engine.loaded
             if not tried.issuperset(loaded):
                 tried.update(loaded)
-                if await loop.run_in_executor(executor, compile_networks, self._engine.predictors):
+                done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+                # A daemon, since a worker that fails must not wait for a compiler before it exits.
+                arguments = (self._engine.predictors, done)
+                threading.Thread(target=_compile_networks, args=arguments, name=COMPILER, daemon=True).start()
+                if await done:
                     log.info("compiled", models=loaded)
+
+
+def _compile_networks(predictors: Sequence[Predictor], done: "asyncio.Future[bool]") -> None:
+    compiled = compile_networks(predictors)
+    with suppress(RuntimeError):  # the worker has stopped and closed its event loop
+        done.get_loop().call_soon_threadsafe(done.set_result, compiled)
 
 
 def compile_networks(predictors: Sequence[Predictor]) -> bool:

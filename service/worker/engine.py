@@ -14,7 +14,7 @@ from deepergatgnn.errors import ArtifactError, DeeperGATGNNError, ModelNotFoundE
 from deepergatgnn.model_store import ModelStore
 from deepergatgnn.nn.batch import GraphBatch, collate, edges_at_once, split_by_edges
 from deepergatgnn.predictor import Prediction, Predictor
-from deepergatgnn.service.messages import InferenceReply, InferenceRequest, ModelOutput
+from deepergatgnn.service.messages import ErrorCode, InferenceReply, InferenceRequest, ModelOutput
 from deepergatgnn.service.scheduling.cost import Cost, CostModel
 from deepergatgnn.service.worker.measurements import measure_costs
 
@@ -105,6 +105,8 @@ class Engine:
         predictor = Predictor.load(self._store.folder(reference), self._device)
         if predictor.manifest != version.manifest:
             raise ArtifactError(f"{reference} changed while it was read: versions are immutable, publish a new one")
+        if not predictor.manifest.network.may_merge_atoms:
+            raise ArtifactError(f"{reference}: the network sees more than symmetry reduction preserves: not served yet")
         predictor.check_golden()
         self._costs[version.identity] = measure_costs(predictor)
         self._predictors[version.identity] = predictor
@@ -152,7 +154,7 @@ class Engine:
         try:
             outputs = self._predict(requests, prepared)
         except ModelUnavailableError as error:
-            failure = ("model_unavailable", str(error))
+            failure: tuple[ErrorCode, str] = ("model_unavailable", str(error))
         except BATCH_ERRORS as error:
             self.check_device()
             if _is_out_of_memory(error):

@@ -21,7 +21,6 @@ from deepergatgnn.service.worker.model_loader import ModelLoader
 
 IDLE_S = 1.0  # after which an idle device is probed
 DEAD_AFTER = 6.0  # times `stuck_s`; nothing gentler than the end of its process frees a thread that hangs in a device
-EX_SOFTWARE = 70
 log = structlog.get_logger("worker")
 
 
@@ -56,7 +55,7 @@ class Heartbeat:
                     hung_s += interval_s  # counted by turns of this loop, since the process may have been suspended
                     if hung_s > DEAD_AFTER * self.settings.stuck_s:
                         log.critical("device does not respond: exiting, so that another worker takes over")
-                        os._exit(EX_SOFTWARE)
+                        os._exit(os.EX_SOFTWARE)
             except (RedisError, OSError) as error:
                 log.warning("no heartbeat", error=str(error))
             await asyncio.sleep(interval_s)

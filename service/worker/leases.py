@@ -9,7 +9,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from deepergatgnn.service.lanes import Lane
-from deepergatgnn.service.messages import Delivery, InferenceReply
+from deepergatgnn.service.messages import Delivery, ErrorCode, InferenceReply
 from deepergatgnn.service.queue.clock import BrokerClock
 from deepergatgnn.service.queue.consumer import RequestConsumer
 from deepergatgnn.service.settings import Settings
@@ -17,7 +17,10 @@ from deepergatgnn.service.telemetry import metrics
 from deepergatgnn.service.worker.device_thread import DeviceThread
 
 MAX_TAKEN = 256  # expired entries of a lane at once
-DEAD_LETTER = ("prediction_failed", "workers failed on this crystal several times: check the structure")
+DEAD_LETTER: tuple[ErrorCode, str] = (
+    "prediction_failed",
+    "workers failed on this crystal several times: check the structure",
+)
 log = structlog.get_logger("worker")
 
 

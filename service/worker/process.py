@@ -23,7 +23,7 @@ from deepergatgnn.service.queue.clock import BrokerClock
 from deepergatgnn.service.queue.consumer import RequestConsumer
 from deepergatgnn.service.queue.redis_client import connect
 from deepergatgnn.service.settings import Settings
-from deepergatgnn.service.tasks import run_until_done
+from deepergatgnn.service.tasks import PAUSE_S, run_until_done
 from deepergatgnn.service.telemetry.logs import configure_logs
 from deepergatgnn.service.telemetry.worker_metrics import serve_worker_metrics
 from deepergatgnn.service.worker.device_thread import DeviceThread
@@ -39,7 +39,6 @@ SWITCH_S = 2e-4  # the device's thread takes Python's lock for every operation, 
 # Niceness on a CPU. Parse processes have the same one, and the API a lower one: it feeds both, and what is parsed
 # meanwhile shares the next batch, in which 64 crystals cost a tenth each of what one alone does.
 NICENESS = 5
-RETRY_S = 0.25
 WARN_AGAIN_S = 30.0
 STDIN = 0
 log = structlog.get_logger("worker")
@@ -133,7 +132,7 @@ async def _join_queue(parts: WorkerParts) -> None:
             if time.monotonic() - warned_at > WARN_AGAIN_S:
                 warned_at = time.monotonic()
                 log.warning("waiting for the broker", error=str(error))
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(PAUSE_S)
 
 
 async def _follow_supervisor(parts: WorkerParts, supervisor: int, *, owns_broker: bool) -> None:

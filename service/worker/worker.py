@@ -15,6 +15,7 @@ from deepergatgnn.service.queue.consumer import RequestConsumer
 from deepergatgnn.service.scheduling.batching import Backlog, Budget
 from deepergatgnn.service.scheduling.cost import Cost, batch_overhead, price
 from deepergatgnn.service.settings import Settings
+from deepergatgnn.service.tasks import PAUSE_S
 from deepergatgnn.service.telemetry import metrics
 from deepergatgnn.service.telemetry.worker_metrics import observe_batch
 from deepergatgnn.service.worker.device_thread import DeviceThread
@@ -24,7 +25,6 @@ from deepergatgnn.service.worker.leases import Leases
 
 MAX_READ = 256
 BLOCK_S = 0.5
-RETRY_S = 0.25  # while the broker is unavailable
 BATCHES_AHEAD = 2.0  # in the backlog
 INTERACTIVE_LATELY_S = 1.5
 LINGER_S = 0.02  # for which a single crystal waits on a CPU for others that are being parsed
@@ -73,7 +73,7 @@ class Worker:
                 self.accept(await self.queue.read(lane, count, BLOCK_S))
             except (RedisError, OSError) as error:
                 log.warning("broker unavailable", error=str(error))
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(PAUSE_S)
 
     async def compute(self, readers: Sequence["asyncio.Task[None]"]) -> None:
         """Compute batches until the readers have ended and nothing is left to compute or to write.
@@ -119,7 +119,7 @@ class Worker:
                     log.warning("replies cannot be written yet", error=str(error))
                     if self.stopping.is_set():
                         break
-                    await asyncio.sleep(RETRY_S)
+                    await asyncio.sleep(PAUSE_S)
             self.leases.release(delivery for delivery, _ in answers)
             self._results.task_done()
 

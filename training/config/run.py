@@ -4,7 +4,17 @@ import operator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from deepergatgnn.checkpoints.manifest import MOST_CLASSES, NAME_PATTERN, PROBABILITY, VERSION_PATTERN
 from deepergatgnn.graphs.crystal_graph import GraphConfig
@@ -130,6 +140,14 @@ class TrainingConfig(_Section):
     optimization: OptimizationConfig = OptimizationConfig()
     members: int = Field(default=1, ge=1, le=32)
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
+
+    @field_validator("network")
+    @classmethod
+    def _is_reducible(cls, network: NetworkConfig) -> NetworkConfig:
+        """Training data are graphs after symmetry reduction."""
+        if not network.may_merge_atoms:
+            raise ValueError(f"{network.title} sees {sorted(network.sees)}, more than symmetry reduction preserves")
+        return network
 
     @model_validator(mode="before")
     @classmethod
